@@ -1,0 +1,173 @@
+"""`guildmesh tasks`: list, show, create, cancel and watch tasks."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any
+
+import grpc
+import typer
+from google.protobuf.json_format import MessageToDict
+from guildmesh.events.v1 import task_event_pb2
+from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
+from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as stubs
+from guildmesh.scheduler.v1 import task_pb2
+from rich.markup import escape
+from rich.table import Table
+
+from guildmesh_client.cli.connection import Connection, connect
+from guildmesh_client.cli.errors import CommandError
+from guildmesh_client.cli.output import STATE_STYLES, err, out, print_json
+
+app = typer.Typer(help="Tasks: list, get, create, cancel, watch.", no_args_is_help=True)
+
+_SECONDS = 30.0
+_RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+_STATES = {name.removeprefix("TASK_STATE_").lower(): name for name, number in task_pb2.TaskState.items() if number}
+
+TaskId = Annotated[str, typer.Argument(help="The id of the task.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@app.command("list")
+def list_tasks(
+    state: Annotated[str, typer.Option(help=f"Only those in this state: {', '.join(_STATES)}.")] = "",
+    queue: Annotated[str, typer.Option(help="Only those of this queue.")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List your tasks, the newest first."""
+    if state and state not in _STATES:
+        raise CommandError(f"No state {state!r}; the states are {', '.join(_STATES)}.")
+    wanted = task_pb2.TaskState.Value(_STATES[state]) if state else task_pb2.TASK_STATE_UNSPECIFIED
+    tasks: list[task_pb2.Task] = []
+    with connect() as connection:
+        stub = stubs.SchedulerServiceStub(connection.channel)
+        page_token = ""
+        while len(tasks) < limit:
+            request = pb.ListTasksRequest(
+                page_size=min(limit - len(tasks), 200), page_token=page_token, state=wanted, queue=queue
+            )
+            response = stub.ListTasks(request, metadata=connection.metadata, timeout=_SECONDS)
+            tasks += response.tasks
+            page_token = response.next_page_token
+            if not page_token:
+                break
+    if as_json:
+        print_json(pb.ListTasksResponse(tasks=tasks, next_page_token=page_token))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("task", "status", "queue", "created", "description"):
+        table.add_column(heading, no_wrap=True, overflow="ellipsis" if heading == "description" else "fold")
+    for task in tasks:
+        created = task.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
+        style = STATE_STYLES.get(task.status, "")
+        description = escape(" ".join(task.description.split()))
+        table.add_row(task.task_id, f"[{style}]{task.status}[/]" if style else task.status, task.queue, created, description)
+    out.print(table)
+    if not tasks:
+        err.print("no tasks", style="dim")
+
+
+@app.command("get")
+def get_task(task_id: TaskId) -> None:
+    """Show one task as JSON."""
+    with connect() as connection:
+        stub = stubs.SchedulerServiceStub(connection.channel)
+        print_json(stub.GetTask(pb.GetTaskRequest(task_id=task_id), metadata=connection.metadata, timeout=_SECONDS))
+
+
+@app.command("create")
+def create_task(
+    description: Annotated[str, typer.Argument(help="What is to be done, in plain words.")],
+    queue: Annotated[str, typer.Option(help="The queue; the default one if empty.")] = "",
+    context: Annotated[str, typer.Option(help="A JSON object that goes with it.")] = "",
+    priority: Annotated[int | None, typer.Option(min=1, max=10, help="1 to 10, the highest.")] = None,
+    request_id: Annotated[str, typer.Option(help="Sent again with the same id, it is created once.")] = "",
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Watch it to its end.")] = False,
+) -> None:
+    """Create a task and print its id."""
+    task = task_pb2.Task(description=description, queue=queue)
+    if priority is not None:
+        task.priority = priority
+    if context:
+        task.context.update(_json_object(context))
+    with connect() as connection:
+        stub = stubs.SchedulerServiceStub(connection.channel)
+        request = pb.CreateTaskRequest(task=task, request_id=request_id)
+        created = stub.CreateTask(request, metadata=connection.metadata, timeout=_SECONDS)
+        out.print(created.task_id, highlight=False)
+        if watch:
+            _watch(connection, created.task_id, 0, as_json=False)
+
+
+@app.command("cancel")
+def cancel_task(task_id: TaskId, cause: Annotated[str, typer.Option(help="Why, for those who read its events.")] = "") -> None:
+    """Cancel a task."""
+    with connect() as connection:
+        stub = stubs.SchedulerServiceStub(connection.channel)
+        request = pb.CancelTaskRequest(task_id=task_id, cause=cause)
+        task = stub.CancelTask(request, metadata=connection.metadata, timeout=_SECONDS)
+    out.print(f"{task.task_id} is {task.status}", highlight=False)
+
+
+@app.command("watch")
+def watch_task(
+    task_id: TaskId,
+    after: Annotated[int, typer.Option(min=0, help="Only events with a higher number.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Print each event of a task as it happens, until its end; exit 1 when it failed or was cancelled."""
+    with connect() as connection:
+        _watch(connection, task_id, after, as_json=as_json)
+
+
+def _watch(connection: Connection, task_id: str, after: int, *, as_json: bool) -> None:
+    stub = stubs.SchedulerServiceStub(connection.channel)
+    last: task_event_pb2.TaskEvent | None = None
+    failures = 0
+    while True:
+        try:
+            request = pb.WatchTaskRequest(task_id=task_id, after_event_number=after)
+            for event in stub.WatchTask(request, metadata=connection.metadata):
+                failures, after, last = 0, event.number, event
+                print_json(event) if as_json else _print_event(event)
+            break
+        except grpc.RpcError as error:
+            # The number of the last event seen is all that is needed to go on, wherever the stream ended.
+            retry = isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.UNAVAILABLE
+            if not retry or failures == len(_RECONNECT_SECONDS):
+                raise
+            time.sleep(_RECONNECT_SECONDS[failures])
+            failures += 1
+    if last is not None and last.WhichOneof("change") in ("failed", "cancelled"):
+        raise typer.Exit(1)
+
+
+def _print_event(event: task_event_pb2.TaskEvent) -> None:
+    change = event.WhichOneof("change") or event.type
+    style = STATE_STYLES.get(change, "cyan")
+    at = event.event_time.ToDatetime().strftime("%H:%M:%S.%f")[:-3]
+    detail = _detail(getattr(event, change)) if event.WhichOneof("change") else ""
+    out.print(f"{event.number:>4}  {at}  [{style}]{change}[/]  {escape(detail)}", highlight=False, soft_wrap=True)
+
+
+def _detail(change: Any) -> str:
+    fields = MessageToDict(change, preserving_proto_field_name=True)
+    parts = []
+    for name, value in fields.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        parts.append(f"{name}: {text}")
+    line = "  ".join(parts)
+    return line if len(line) <= 500 else line[:499] + "…"
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise CommandError(f'--context is not JSON: {error}; give an object such as \'{{"city": "Bonn"}}\'.') from error
+    if not isinstance(value, dict):
+        raise CommandError('--context must be a JSON object, such as \'{"city": "Bonn"}\'.')
+    return value

@@ -1,0 +1,38 @@
+"""What a task function raises, and what the library raises."""
+
+from __future__ import annotations
+
+import re
+
+_REASON = re.compile(r"^[A-Z][A-Z0-9_]{0,62}$")
+
+
+class TaskFailed(Exception):
+    """Raise it in a task function to fail the attempt.
+
+    Args:
+        reason: machine-readable, such as "TOOL_FAILED": at most 63 of A-Z, 0-9 and _.
+        message: for people.
+        retryable: whether the task may be tried again while attempts remain.
+    """
+
+    def __init__(self, reason: str, message: str = "", *, retryable: bool = False) -> None:
+        super().__init__(f"{reason}: {message}" if message else reason)
+        if not _REASON.match(reason):
+            raise ValueError(f"reason {reason!r} must match {_REASON.pattern}")
+        self.reason = reason
+        self.message = message
+        self.retryable = retryable
+
+
+class StepRefused(Exception):
+    """The scheduler did not take a step: this attempt is over, or the step's result is not one it accepts."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+
+
+class WorkerRefused(Exception):
+    """The scheduler does not let this worker in; trying again would not help."""

@@ -1,0 +1,53 @@
+"""One attempt that runs on this worker, and the end of its lease."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+
+from guildmesh.scheduler.v1 import worker_service_pb2 as pb
+
+from guildmesh_client.worker.task import Task
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """One attempt that runs, and the end of its lease."""
+
+    def __init__(self, task: Task, work: Awaitable[None], leased_until: float, margin: float) -> None:
+        self.task = task
+        self.running = asyncio.ensure_future(work)
+        self._until = leased_until
+        self._margin = margin
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_at(leased_until - margin, self._check)
+
+    def heartbeat(self) -> pb.TaskHeartbeat:
+        """What to tell of it."""
+        beat = pb.TaskHeartbeat(task_id=self.task.task_id, attempt=self.task.attempt)
+        if self.task.told_progress is not None:
+            beat.progress = self.task.told_progress
+        return beat
+
+    def leased_until(self, moment: float) -> None:
+        """Moves the end of the lease, by the monotonic clock."""
+        self._until = max(self._until, moment)
+
+    def stop(self, reason: str) -> None:
+        """Cancels the function."""
+        if not self.task.stop_reason:
+            self.task.stop_reason = reason
+            self.running.cancel()
+
+    def close(self) -> None:
+        """Stops watching the lease."""
+        self._timer.cancel()
+
+    def _check(self) -> None:
+        if self._loop.time() >= self._until - self._margin:
+            log.warning("task %s attempt %d: the lease ends without a renewal", self.task.task_id, self.task.attempt)
+            self.stop("LEASE_ENDED")
+        else:
+            self._timer = self._loop.call_at(self._until - self._margin, self._check)

@@ -1,0 +1,387 @@
+"""The worker: keeps a stream to the scheduler, runs what it leases, and tells every outcome until it is durable."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.struct_pb2 import Value
+from guildmesh.scheduler.v1 import task_pb2
+from guildmesh.scheduler.v1 import worker_service_pb2 as pb
+from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
+
+from guildmesh_client.worker.errors import StepRefused, TaskFailed, WorkerRefused
+from guildmesh_client.worker.json_values import JsonValue, to_value
+from guildmesh_client.worker.reports import Report, Reports, key_of
+from guildmesh_client.worker.run import Run
+from guildmesh_client.worker.stream import Stream
+from guildmesh_client.worker.task import Task
+
+TaskFunction: TypeAlias = Callable[[Task], Awaitable[JsonValue]]
+F = TypeVar("F", bound=TaskFunction)
+Metadata: TypeAlias = Sequence[tuple[str, str]]
+OpenChannel: TypeAlias = Callable[[], AbstractAsyncContextManager[grpc.aio.Channel]]
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 3.0
+_MOST_MESSAGE = 10_000
+# Trying again with the same certificate, token or kinds gives the same answer.
+_REFUSED = {
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+}
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
+    ("grpc.keepalive_time_ms", 15_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+
+
+class Worker:
+    """Runs tasks. Everything it tells is fenced by the attempt, and told again after a reconnect until it is acknowledged.
+
+    A run is cancelled (asyncio.CancelledError in its function) when the scheduler says so, when its timeout passes, or when its
+    lease is about to end without a renewal, by the monotonic clock: whoever gets the task next never runs beside it, as long as
+    the function does not block the event loop and lets the cancellation through.
+    """
+
+    def __init__(
+        self,
+        target: str = "",
+        *,
+        channel: grpc.aio.Channel | None = None,
+        open_channel: OpenChannel | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Metadata | Callable[[], Metadata] = (),
+        queues: Sequence[str] = (),
+        concurrency: int = 10,
+        worker_id: str = "",
+        all_tenants: bool = False,
+        drain_seconds: float = 30.0,
+    ) -> None:
+        """Describes the worker; `run` connects it.
+
+        Args:
+            target: host:port to connect to with `credentials` (none: without TLS), unless a channel is given.
+            channel: a channel to use; it stays the caller's to close.
+            open_channel: opens the channel to use, for as long as the worker runs.
+            credentials: of the channel to `target`.
+            metadata: sent with each stream, such as ("authorization", "Bearer …"); a function is asked each time.
+            queues: queues to take from; none for all.
+            concurrency: how many tasks run at once.
+            worker_id: unique among running workers; made from host and process when empty.
+            all_tenants: ask for every tenant's tasks; only the mesh's own agent workers may.
+            drain_seconds: how long running tasks may still take after `stop`.
+
+        Raises:
+            ValueError: not exactly one way to connect, or a concurrency below 1.
+        """
+        if sum((bool(target), channel is not None, open_channel is not None)) != 1:
+            raise ValueError("give exactly one of target, channel and open_channel")
+        if concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+        self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._open_channel = open_channel or _opener(target, channel, credentials)
+        self._metadata = metadata
+        self._queues = tuple(queues)
+        self._concurrency = concurrency
+        self._all_tenants = all_tenants
+        self._drain_seconds = drain_seconds
+        self._functions: dict[str, TaskFunction] = {}
+        self._reports = Reports()
+        self._runs: dict[tuple[str, int], Run] = {}
+        self._stream: Stream | None = None
+        self._stopping = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._lease = 15.0
+        self._interval = 5.0
+        self._welcomed = False
+        self._ever_welcomed = False
+        self._suspicious = False
+
+    def task(self, kind: str) -> Callable[[F], F]:
+        """Registers an async function for tasks of `kind`; what it returns (a JSON value) is the task's result."""
+
+        def register(function: F) -> F:
+            if kind in self._functions:
+                raise ValueError(f"kind {kind!r} has a function already")
+            self._functions[kind] = function
+            return function
+
+        return register
+
+    @property
+    def running(self) -> int:
+        """How many tasks run now."""
+        return len(self._runs)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the scheduler has welcomed the current stream."""
+        return self._stream is not None and self._welcomed
+
+    async def run(self) -> None:
+        """Works until `stop`, reconnecting for ever; when cancelled it stops what runs at once.
+
+        Raises:
+            WorkerRefused: the scheduler does not let this worker in.
+            ValueError: no function is registered.
+        """
+        if not self._functions:
+            raise ValueError("register at least one function with @worker.task(kind)")
+        try:
+            async with self._open_channel() as channel:
+                await self._work(pb_grpc.WorkerServiceStub(channel))
+        finally:
+            await self._cancel_runs("WORKER_STOPPED")
+
+    def stop(self) -> None:
+        """Takes no more tasks; `run` returns when the running ones have ended, or after `drain_seconds`."""
+        self._stopping.set()
+        if self._stream is not None:
+            self._stream.drain()
+
+    async def tell_step(self, task: Task, step_id: str, result: JsonValue) -> Value:
+        """Puts a step into the journal; for Task.step."""
+        value = to_value(result)
+        step = pb.TaskStep(task_id=task.task_id, attempt=task.attempt, step_id=step_id, result=value)
+        refusal = await self._tell(step)
+        if refusal is not None:
+            raise StepRefused(refusal.reason, refusal.message)
+        return value
+
+    async def _work(self, stub: pb_grpc.WorkerServiceAsyncStub) -> None:
+        stopper = asyncio.create_task(self._stop_when_asked())
+        pause = _FIRST_PAUSE
+        try:
+            while not stopper.done():
+                streaming = asyncio.create_task(self._talk(stub))
+                await asyncio.wait({streaming, stopper}, return_when=asyncio.FIRST_COMPLETED)
+                if not streaming.done():
+                    streaming.cancel()
+                    await asyncio.gather(streaming, return_exceptions=True)
+                    return
+                problem = streaming.exception()
+                if problem is not None and not isinstance(problem, grpc.aio.AioRpcError):
+                    raise problem
+                if isinstance(problem, grpc.aio.AioRpcError):
+                    self._judge(problem)
+                    log.warning("worker %s lost its stream: %s %s", self.worker_id, problem.code().name, problem.details())
+                pause = _FIRST_PAUSE if self._welcomed else min(pause * 2, _LONGEST_PAUSE)
+                with contextlib.suppress(TimeoutError):
+                    # Full jitter: a restarted scheduler does not meet all its workers at once.
+                    await asyncio.wait_for(asyncio.shield(stopper), pause * random.uniform(0.5, 1.5))  # noqa: S311
+        finally:
+            stopper.cancel()
+            await asyncio.gather(stopper, return_exceptions=True)
+
+    def _judge(self, problem: grpc.aio.AioRpcError) -> None:
+        """Decides whether another stream may fare better."""
+        invalid = problem.code() is grpc.StatusCode.INVALID_ARGUMENT
+        if not self._ever_welcomed and (problem.code() in _REFUSED or invalid):
+            raise WorkerRefused(f"{problem.code().name}: {problem.details()}") from problem
+        if not invalid:
+            return
+        # One of the reports is not accepted. They are told one by one until it is found, then it fails alone.
+        if self._suspicious and len(self._reports):
+            self._drop(self._reports.all()[0], problem.details() or "not accepted")
+        self._suspicious = True
+
+    def _drop(self, report: Report, message: str) -> None:
+        task_id, attempt, step_id = key_of(report)
+        if isinstance(report, pb.TaskCompletion):
+            self._reports.replace(_failure(task_id, attempt, "INVALID_RESULT", message, retryable=False))
+        else:
+            refusal = pb.TaskRefusal(
+                task_id=task_id, attempt=attempt, step_id=step_id, reason="INVALID_ARGUMENT", message=message
+            )
+            self._reports.answer((task_id, attempt, step_id), refusal)
+
+    async def _talk(self, stub: pb_grpc.WorkerServiceAsyncStub) -> None:
+        """One stream, from hello to its end."""
+        hello = pb.WorkerHello(
+            worker_id=self.worker_id, queues=self._queues, kinds=sorted(self._functions), all_tenants=self._all_tenants
+        )
+        stream = self._stream = Stream(hello)
+        self._welcomed = False
+        stream.beat([run.heartbeat() for run in self._runs.values()])
+        self._suspicious = self._suspicious and len(self._reports) > 0
+        stream.report(self._reports.all()[:1] if self._suspicious else self._reports.all())
+        if self._stopping.is_set():
+            stream.drain()
+        self._offer()
+        metadata = self._metadata() if callable(self._metadata) else self._metadata
+        call = stub.Work(stream.requests(), metadata=tuple(metadata))
+        beating = asyncio.create_task(self._beat(stream))
+        try:
+            async for response in call:
+                self._hear(response, stream)
+        finally:
+            self._stream = None
+            beating.cancel()
+            call.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+
+    def _hear(self, response: pb.WorkResponse, stream: Stream) -> None:
+        if response.HasField("welcome"):
+            self._lease = response.welcome.lease_duration.ToTimedelta().total_seconds()
+            self._interval = response.welcome.heartbeat_interval.ToTimedelta().total_seconds()
+            self._welcomed = self._ever_welcomed = True
+            stream.welcomed.set()
+        for renewal in response.renewals:
+            sent = stream.renewed(renewal.task_id, renewal.attempt)
+            run = self._runs.get((renewal.task_id, renewal.attempt))
+            if run is not None and sent is not None:
+                run.leased_until(sent + self._lease)
+        for cancel in response.cancels:
+            run = self._runs.get((cancel.task_id, cancel.attempt))
+            if run is not None:
+                run.stop(cancel.reason)
+        for ack in response.acks:
+            self._answered((ack.task_id, ack.attempt, ack.step_id), None, stream)
+        for refusal in response.refusals:
+            log.warning("task %s attempt %d: %s", refusal.task_id, refusal.attempt, refusal.message)
+            self._answered((refusal.task_id, refusal.attempt, refusal.step_id), refusal, stream)
+        for lease in response.leases:
+            stream.outstanding -= 1
+            self._start(lease)
+        if response.drain and not stream.draining:
+            stream.draining = True
+            stream.end()
+
+    def _answered(self, key: tuple[str, int, str], refusal: pb.TaskRefusal | None, stream: Stream) -> None:
+        self._reports.answer(key, refusal)
+        if self._suspicious:
+            rest = self._reports.all()
+            self._suspicious = len(rest) > 1
+            stream.report(rest[:1])
+        self._offer()
+
+    def _offer(self) -> None:
+        """Gives credits for what could run besides what runs and what is promised."""
+        stream = self._stream
+        if stream is None or stream.draining or self._stopping.is_set():
+            return
+        # A scheduler that does not acknowledge gets no more work to have acknowledged.
+        if len(self._reports) > 10 * self._concurrency + 100:
+            return
+        free = self._concurrency - len(self._runs) - stream.outstanding
+        if free > 0:
+            stream.give_credits(free)
+
+    def _start(self, lease: pb.TaskLease) -> None:
+        task = Task(lease, self)
+        key = (task.task_id, task.attempt)
+        for other in [run for (task_id, _), run in self._runs.items() if task_id == task.task_id]:
+            # Only one attempt is valid, and it is the newest.
+            other.stop("STALE_ATTEMPT")
+        run = Run(task, self._run(task), asyncio.get_running_loop().time() + self._lease, self._lease / 5)
+        self._runs[key] = run
+        self._idle.clear()
+
+        def ended(_: asyncio.Task[None]) -> None:
+            run.close()
+            self._runs.pop(key, None)
+            if self._stream is not None:
+                self._stream.forget(*key)
+            if not self._runs:
+                self._idle.set()
+            self._offer()
+
+        run.running.add_done_callback(ended)
+
+    async def _run(self, task: Task) -> None:
+        """Runs a function and tells how it ended; a stopped run tells nothing, unless it is this worker that stops."""
+        report: Report
+        try:
+            report = _completion(task, await self._functions[task.message.kind](task))
+        except asyncio.CancelledError:
+            if task.stop_reason and task.stop_reason != "WORKER_STOPPED":
+                return
+            report = _failure(task.task_id, task.attempt, "WORKER_STOPPED", "The worker stopped.", retryable=True)
+        except TaskFailed as error:
+            report = _failure(task.task_id, task.attempt, error.reason, error.message, retryable=error.retryable)
+        except StepRefused as error:
+            if error.reason == "STALE_ATTEMPT":
+                return
+            report = _failure(task.task_id, task.attempt, "INVALID_STEP", error.message, retryable=False)
+        except Exception as error:
+            log.exception("task %s attempt %d failed", task.task_id, task.attempt)
+            report = _failure(task.task_id, task.attempt, "WORKER_ERROR", f"{type(error).__name__}: {error}", retryable=True)
+        if task.stop_reason in ("", "WORKER_STOPPED"):
+            self._tell(report)
+
+    def _tell(self, report: Report) -> asyncio.Future[pb.TaskRefusal | None]:
+        future = self._reports.add(report)
+        if self._stream is not None and not self._stream.draining and not self._suspicious:
+            self._stream.report([report])
+        return future
+
+    async def _beat(self, stream: Stream) -> None:
+        # The welcome says how often.
+        await stream.welcomed.wait()
+        while True:
+            await asyncio.sleep(self._interval)
+            stream.beat([run.heartbeat() for run in self._runs.values()])
+
+    async def _stop_when_asked(self) -> None:
+        await self._stopping.wait()
+        try:
+            async with asyncio.timeout(self._drain_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            await self._cancel_runs("WORKER_STOPPED")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await self._reports.answered()
+
+    async def _cancel_runs(self, reason: str) -> None:
+        runs = list(self._runs.values())
+        for run in runs:
+            run.stop(reason)
+        await asyncio.gather(*(run.running for run in runs), return_exceptions=True)
+
+
+def _completion(task: Task, result: JsonValue) -> Report:
+    try:
+        return pb.TaskCompletion(task_id=task.task_id, attempt=task.attempt, result=to_value(result))
+    except ValueError as error:
+        return _failure(task.task_id, task.attempt, "INVALID_RESULT", str(error), retryable=False)
+
+
+def _failure(task_id: str, attempt: int, reason: str, message: str, *, retryable: bool) -> pb.TaskFailure:
+    text = message.replace("\x00", "").encode("utf-8", "replace").decode()[:_MOST_MESSAGE]
+    error = task_pb2.TaskError(reason=reason, message=text)
+    return pb.TaskFailure(task_id=task_id, attempt=attempt, error=error, retryable=retryable)
+
+
+def _opener(target: str, channel: grpc.aio.Channel | None, credentials: grpc.ChannelCredentials | None) -> OpenChannel:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[grpc.aio.Channel]:
+        if channel is not None:
+            yield channel
+        elif credentials is not None:
+            async with grpc.aio.secure_channel(target, credentials, options=_OPTIONS) as own:
+                yield own
+        else:
+            async with grpc.aio.insecure_channel(target, options=_OPTIONS) as own:
+                yield own
+
+    return opened
