@@ -1,0 +1,1 @@
+"""What every service shares: server, channels, database, telemetry, settings, errors. It imports no service."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: pools, transactions under one of a service's two roles, migrations."""

@@ -1,0 +1,1 @@
+"""gRPC: servers with a checked chain of interceptors, and mutual-TLS channels between the services."""

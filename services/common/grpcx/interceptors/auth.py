@@ -1,0 +1,54 @@
+"""Stage "auth": who calls, and whether the method's policy lets them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from services.common.context import ANONYMOUS, Principal, current_call, enter_call
+from services.common.errors import CallerNotAllowed, RoleRequired, TokenRequired
+from services.common.grpcx.call import ServerCall
+from services.common.grpcx.chain import PassingStage
+from services.common.grpcx.principal import CLAIMS_KEY, PRINCIPAL_KEY, claims_principal, decode_principal
+
+GATEWAY = "gateway"
+
+
+class AuthStage(PassingStage):
+    """Checks the connection's certificate, then the end caller."""
+
+    name = "auth"
+    after: tuple[str, ...] = ("errors",)
+
+    @asynccontextmanager
+    async def around(self, call: ServerCall) -> AsyncIterator[None]:
+        """Refuses whom the policy does not let in.
+
+        Raises:
+            CallerNotAllowed: the certificate is not one of the policy's callers.
+            TokenRequired: no verified end caller.
+            RoleRequired: the end caller has none of the roles.
+        """
+        policy = call.policy
+        current = current_call()
+        if not current.peer or (policy.callers and current.peer not in policy.callers):
+            raise CallerNotAllowed(current.peer or "nobody", policy.method)
+        principal = _principal(call, current.peer)
+        if policy.access == "authenticated" and principal.kind == "anonymous":
+            raise TokenRequired
+        # A service is held by its certificate and the policy's callers; roles are for people.
+        if policy.roles and principal.kind != "service" and not policy.roles & principal.roles:
+            raise RoleRequired(*sorted(policy.roles))
+        enter_call(replace(current, principal=principal))
+        yield
+
+
+def _principal(call: ServerCall, peer: str) -> Principal:
+    """The end caller: from the gateway its verified claims, from a service whom it acts for, or the service itself."""
+    if peer == GATEWAY:
+        return claims_principal(call.metadata.get(CLAIMS_KEY, "")) or ANONYMOUS
+    handed_on = call.metadata.get(PRINCIPAL_KEY)
+    if handed_on is None:
+        return Principal(subject=f"service:{peer}", tenant_id="", roles=frozenset(), kind="service")
+    return decode_principal(handed_on) or ANONYMOUS

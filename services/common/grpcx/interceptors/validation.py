@@ -1,0 +1,30 @@
+"""Stage "validation": every message that comes in obeys its contract (requirement row 3)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from services.common.grpcx.call import ServerCall
+from services.common.validation import validate
+
+
+class ValidationStage:
+    """Refuses a message that breaks a rule of its contract; strips HTML from plain text."""
+
+    name = "validation"
+    after: tuple[str, ...] = ("errors", "auth")
+
+    @asynccontextmanager
+    async def around(self, call: ServerCall) -> AsyncIterator[None]:
+        """Has nothing to do around the call."""
+        yield
+
+    def on_message(self, call: ServerCall, message: Any) -> None:
+        """Validates the message.
+
+        Raises:
+            InvalidRequest: one or more fields break their rules.
+        """
+        validate(message)

@@ -1,0 +1,99 @@
+"""Settings that every service reads from the environment and from `.env` (requirement row 15)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """Settings of a service process; the names are the plan's, and `GUILDMESH_…` where the plan has none."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        case_sensitive=False,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    profile: Literal["development", "production"] = Field("development", validation_alias="GUILDMESH_PROFILE")
+    listen_host: str = Field("127.0.0.1", validation_alias="GUILDMESH_LISTEN_HOST", description="address the gRPC port binds to")
+    port: int = Field(50051, ge=0, le=65535, validation_alias="GUILDMESH_PORT", description="gRPC port; 0 takes a free one")
+    admin_port: int = Field(
+        9091,
+        ge=0,
+        le=65535,
+        validation_alias="GUILDMESH_ADMIN_PORT",
+        description="plain HTTP port of /health, /ready, /metrics",
+    )
+    tls_dir: Path = Field(
+        Path(".guildmesh/tls"),
+        validation_alias="GUILDMESH_TLS_DIR",
+        description="folder with ca.crt, tls.crt and tls.key of this process",
+    )
+    drain_seconds: float = Field(
+        5.0,
+        ge=0,
+        validation_alias="GUILDMESH_DRAIN_SECONDS",
+        description="how long running calls may still take at a stop",
+    )
+    state_dir: Path = Field(Path(".guildmesh"), validation_alias="GUILDMESH_STATE_DIR")
+    log_level: str = Field("INFO", validation_alias="LOG_LEVEL")
+
+    identity_target: str = Field("identity:50051", validation_alias="GUILDMESH_IDENTITY_TARGET")
+    scheduler_target: str = Field("scheduler:50051", validation_alias="GUILDMESH_SCHEDULER_TARGET")
+    agent_target: str = Field("agent:50051", validation_alias="GUILDMESH_AGENT_TARGET")
+    tool_target: str = Field("tool:50051", validation_alias="GUILDMESH_TOOL_TARGET")
+    memory_target: str = Field("memory:50051", validation_alias="GUILDMESH_MEMORY_TARGET")
+    monitor_target: str = Field("monitor:50051", validation_alias="GUILDMESH_MONITOR_TARGET")
+
+    database_url: SecretStr = Field(SecretStr("postgresql://guildmesh@127.0.0.1:5432/guildmesh"), validation_alias="DATABASE_URL")
+    db_pool_size: int = Field(
+        20, ge=1, validation_alias="DB_POOL_SIZE", description="connections kept per process (requirement row 5)"
+    )
+    db_max_overflow: int = Field(40, ge=0, validation_alias="DB_MAX_OVERFLOW")
+    db_pool_timeout: float = Field(30.0, gt=0, validation_alias="DB_POOL_TIMEOUT", description="seconds to wait for a connection")
+    db_pool_recycle: int = Field(
+        3600, ge=1, validation_alias="DB_POOL_RECYCLE", description="seconds after which a connection is replaced"
+    )
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        validation_alias="REDIS_URL",
+        description="limits and revocations; must not evict",
+    )
+    redis_cache_url: SecretStr | None = Field(None, validation_alias="REDIS_CACHE_URL", description="cache; default REDIS_URL")
+    redis_max_connections: int = Field(50, ge=1, validation_alias="REDIS_MAX_CONNECTIONS")
+    kafka_bootstrap_servers: str = Field("127.0.0.1:9092", validation_alias="KAFKA_BOOTSTRAP_SERVERS")
+
+    enable_metrics: bool = Field(True, validation_alias="ENABLE_METRICS")
+    enable_tracing: bool = Field(False, validation_alias="ENABLE_TRACING", description="send spans to OTLP_ENDPOINT")
+    otlp_endpoint: str = Field("http://localhost:4317", validation_alias="OTLP_ENDPOINT")
+    trace_sample_rate: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        validation_alias="TRACE_SAMPLE_RATE",
+        description="default 1 in development, 0.1 in production",
+    )
+
+    @field_validator("redis_cache_url", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return value or None
+
+    @property
+    def sample_rate(self) -> float:
+        """Share of new traces that are sent (requirement row 8)."""
+        if self.trace_sample_rate is not None:
+            return self.trace_sample_rate
+        return 0.1 if self.profile == "production" else 1.0
+
+    def target(self, service: str) -> str:
+        """host:port of another service."""
+        value: str = getattr(self, f"{service}_target")
+        return value

@@ -1,0 +1,227 @@
+"""Validation of messages: protovalidate's rules and the ones that they cannot say.
+
+Beyond protovalidate: strings hold no NUL (PostgreSQL cannot store it) and no more than 50,000 characters unless their field says
+otherwise; `json_max_bytes` measures a Struct or Value as compact JSON in UTF-8; `plain_text` is stripped of HTML, then checked
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import protovalidate
+from buf.validate import validate_pb2
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from guildmesh.common.v1 import policy_pb2
+
+from services.common.errors import InvalidRequest
+from services.common.json_values import size_of
+from services.common.plain_text import strip_html
+
+MAX_STRING = 50_000
+# JSON is at most this many times longer than the protobuf encoding of the same value (control characters become \u00XX), so a
+# value whose encoding is small enough need not be measured.
+_JSON_GROWTH = 7
+
+_validator = protovalidate.Validator()
+Violation = tuple[str, str]
+_Check = Callable[[Message, str], Iterator[Violation]]
+
+
+def validate(message: Message) -> None:
+    """Checks a message, stripping HTML from its plain-text fields.
+
+    Raises:
+        InvalidRequest: one or more fields break their rules; each is named.
+    """
+    violations = _rule_violations(message)
+    if not violations:
+        checks = _checks(message.DESCRIPTOR)
+        violations = [violation for check in checks for violation in check(message, "")]
+        if not violations and _strip(message):
+            violations = _rule_violations(message)
+    if violations:
+        raise InvalidRequest(violations)
+
+
+def json_size(value: Message) -> int:
+    """Bytes of a Struct or Value as compact JSON in UTF-8."""
+    return size_of(json_format.MessageToDict(value))
+
+
+def _rule_violations(message: Message) -> list[Violation]:
+    return [
+        (_path(violation.proto.field), violation.proto.message or violation.proto.rule_id)
+        for violation in _validator.collect_violations(message)
+    ]
+
+
+def _path(field: Any) -> str:
+    text = ""
+    for element in field.elements if field is not None else ():
+        text += f".{element.field_name}" if text else element.field_name
+        subscript = element.subscript
+        if subscript is not None:
+            text += f"[{getattr(subscript, 'value', subscript)}]"
+    return text
+
+
+@cache
+def _checks(descriptor: Descriptor) -> tuple[_Check, ...]:
+    """The checks of a message type, made once from its descriptor."""
+    checks: list[_Check] = []
+    for field in descriptor.fields:
+        check = _field_check(field)
+        if check is not None:
+            checks.append(check)
+    return tuple(checks)
+
+
+def _field_check(field: FieldDescriptor) -> _Check | None:
+    if field.type == FieldDescriptor.TYPE_STRING:
+        return _string_check(field)
+    if field.type != FieldDescriptor.TYPE_MESSAGE:
+        return None
+    message_type = _message_type(field)
+    name = message_type.full_name
+    if name in ("google.protobuf.Struct", "google.protobuf.Value", "google.protobuf.ListValue"):
+        return _json_check(field)
+    if name.startswith("google.protobuf."):
+        return None
+    if message_type.GetOptions().map_entry:
+        return _map_check(field)
+    return _message_check(field)
+
+
+def _string_check(field: FieldDescriptor) -> _Check:
+    rules = field.GetOptions().Extensions[validate_pb2.field].string
+    own_limit = rules.HasField("max_len") or rules.HasField("pattern") or len(getattr(rules, "in")) > 0
+    limit = None if own_limit else MAX_STRING
+    name = field.name
+
+    def check(message: Message, prefix: str) -> Iterator[Violation]:
+        value = getattr(message, name)
+        for text in (value,) if isinstance(value, str) else value:
+            if "\x00" in text:
+                yield prefix + name, "must not contain the NUL character (U+0000)"
+            elif limit is not None and len(text) > limit:
+                yield prefix + name, f"must have at most {limit:,} characters"
+
+    return check
+
+
+def _json_check(field: FieldDescriptor) -> _Check:
+    limit = field.GetOptions().Extensions[policy_pb2.json_max_bytes]
+    name = field.name
+
+    def check(message: Message, prefix: str) -> Iterator[Violation]:
+        if not field.is_repeated and not message.HasField(name):
+            return
+        value = getattr(message, name)
+        for item in value if field.is_repeated else (value,):
+            encoded = item.SerializeToString()
+            # Every NUL has this byte, and so have infinity and the usual NaN.
+            if b"\x00" in encoded and (problem := _unwritable(item)):
+                yield prefix + name, problem
+            elif limit and len(encoded) * _JSON_GROWTH > limit:
+                size = json_size(item)
+                if size > limit:
+                    yield prefix + name, f"must be at most {limit:,} bytes as compact JSON in UTF-8, and is {size:,}"
+
+    return check
+
+
+def _map_check(field: FieldDescriptor) -> _Check | None:
+    value_field = _message_type(field).fields_by_name["value"]
+    if value_field.type != FieldDescriptor.TYPE_STRING:
+        return None
+    name = field.name
+
+    def check(message: Message, prefix: str) -> Iterator[Violation]:
+        for key, value in getattr(message, name).items():
+            if "\x00" in str(key) or "\x00" in value:
+                yield f"{prefix}{name}[{key!r}]", "must not contain the NUL character (U+0000)"
+
+    return check
+
+
+def _message_check(field: FieldDescriptor) -> _Check:
+    name = field.name
+
+    def check(message: Message, prefix: str) -> Iterator[Violation]:
+        if field.is_repeated:
+            for index, item in enumerate(getattr(message, name)):
+                for inner in _checks(_message_type(field)):
+                    yield from inner(item, f"{prefix}{name}[{index}].")
+        elif message.HasField(name):
+            for inner in _checks(_message_type(field)):
+                yield from inner(getattr(message, name), f"{prefix}{name}.")
+
+    return check
+
+
+@cache
+def _plain_text_fields(descriptor: Descriptor) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the plain-text fields of a message type, and of the message fields that may hold some."""
+    own = tuple(f.name for f in descriptor.fields if f.GetOptions().Extensions[policy_pb2.plain_text])
+    nested = tuple(
+        f.name
+        for f in descriptor.fields
+        if f.type == FieldDescriptor.TYPE_MESSAGE
+        and not f.is_repeated
+        and _message_type(f).full_name.startswith("guildmesh.")
+        and any(_plain_text_fields(_message_type(f)))
+    )
+    return own, nested
+
+
+def _strip(message: Message) -> bool:
+    """Strips HTML from the plain-text fields; tells whether anything changed."""
+    own, nested = _plain_text_fields(message.DESCRIPTOR)
+    changed = False
+    for name in own:
+        before = getattr(message, name)
+        after = strip_html(before)
+        if after is None:
+            raise InvalidRequest([(name, "nests HTML tags too deeply; send plain text")])
+        if after != before:
+            setattr(message, name, after)
+            changed = True
+    for name in nested:
+        if message.HasField(name):
+            changed = _strip(getattr(message, name)) or changed
+    return changed
+
+
+def _message_type(field: FieldDescriptor) -> Descriptor:
+    if field.message_type is None:
+        raise TypeError(f"{field.full_name} does not hold a message")
+    return field.message_type
+
+
+def _unwritable(value: Message) -> str | None:
+    """Why a Struct or Value cannot be stored as JSON, or None."""
+    try:
+        body = json_format.MessageToDict(value)
+    except (ValueError, json_format.Error):
+        return "must hold finite numbers only; JSON has neither NaN nor infinity"
+    return "must not contain the NUL character (U+0000)" if _has_nul(body) else None
+
+
+def _has_nul(value: object) -> bool:
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            if "\x00" in item:
+                return True
+        elif isinstance(item, dict):
+            stack.extend(item.keys())
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+    return False
