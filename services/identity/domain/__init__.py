@@ -1,0 +1,1 @@
+"""What identity knows, without a transport or a database."""
