@@ -1,0 +1,92 @@
+"""Where the parts of the scheduler are chosen and put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from guildmesh.scheduler.v1.scheduler_service_pb2_grpc import add_SchedulerServiceServicer_to_server
+from guildmesh.scheduler.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
+
+from services.common.db.database import open_database
+from services.common.db.engine_role import EngineDatabase
+from services.common.grpcx.server import Registration
+from services.common.ids import new_id
+from services.common.service import Service
+from services.scheduler.adapters.listener import Listener
+from services.scheduler.domain.ports import TaskBatches
+from services.scheduler.domain.worker import Heartbeat, Refusal, Report
+from services.scheduler.server.scheduler_servicer import SchedulerServicer, UseCases
+from services.scheduler.server.worker_servicer import WorkerServicer
+from services.scheduler.settings import SchedulerSettings
+from services.scheduler.storage.batches import Batches
+from services.scheduler.storage.cancel import Cancellations
+from services.scheduler.storage.tasks import Tasks
+from services.scheduler.usecases.cancel_task import CancelTask
+from services.scheduler.usecases.count_tasks import CountTasks
+from services.scheduler.usecases.create_task import CreateTask
+from services.scheduler.usecases.dispatch import Dispatcher
+from services.scheduler.usecases.get_task import GetTask
+from services.scheduler.usecases.group_commit import GroupCommit
+from services.scheduler.usecases.hub import Hub
+from services.scheduler.usecases.list_queues import ListQueues
+from services.scheduler.usecases.list_tasks import ListTasks
+from services.scheduler.usecases.queues import QueuePriorities
+from services.scheduler.usecases.sweep import Sweeper
+from services.scheduler.usecases.watch_task import WatchTask
+from services.scheduler.usecases.work import Work
+
+SCHEMA = "scheduler"
+
+
+@asynccontextmanager
+async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
+    """The scheduler over the database of `settings`."""
+    async with open_database(settings, SCHEMA) as database:
+        hub = Hub(origin=new_id())
+        reader = Tasks(database)
+        batches = Batches(EngineDatabase(database), hub, settings.lease)
+        create_task = CreateTask(batches, QueuePriorities(reader))
+        use_cases = UseCases(
+            create_task=create_task,
+            get_task=GetTask(reader),
+            list_tasks=ListTasks(reader),
+            cancel_task=CancelTask(Cancellations(database, hub)),
+            watch_task=WatchTask(reader, hub, settings.watch_poll_seconds),
+            list_queues=ListQueues(reader),
+            count_tasks=CountTasks(batches),
+        )
+        dispatcher = Dispatcher(batches, hub, settings.lease_poll_seconds)
+        work = _work(settings, batches, dispatcher, hub)
+        listener = Listener(settings.database_url.get_secret_value(), hub.notified, "guildmesh-scheduler-listen")
+        try:
+            yield Service(
+                name="scheduler",
+                registrations=[
+                    Registration(
+                        add_SchedulerServiceServicer_to_server,
+                        SchedulerServicer(use_cases, settings.sse_keep_alive_seconds),
+                        "guildmesh.scheduler.v1.SchedulerService",
+                    ),
+                    Registration(
+                        add_WorkerServiceServicer_to_server, WorkerServicer(work), "guildmesh.scheduler.v1.WorkerService"
+                    ),
+                ],
+                background=[listener.run, Sweeper(batches, settings.sweep_seconds).run],
+                checks={"database": database.check},
+                drain=[work.drain],
+            )
+        finally:
+            await dispatcher.close()
+            await create_task.drained()
+            await work.drain()
+
+
+def _work(settings: SchedulerSettings, batches: TaskBatches, dispatcher: Dispatcher, hub: Hub) -> Work:
+    reports: GroupCommit[Report, Refusal | None] = GroupCommit(batches.report, weigh=_report_weight)
+    heartbeats: GroupCommit[Heartbeat, str] = GroupCommit(batches.heartbeat)
+    return Work(reports, heartbeats, dispatcher, hub, settings.lease, settings.heartbeat)
+
+
+def _report_weight(report: Report) -> int:
+    return len(getattr(report, "result", b""))

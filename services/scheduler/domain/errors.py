@@ -1,0 +1,83 @@
+"""What a caller may be told, as in guildmesh.scheduler.v1.ErrorReason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from services.common.errors import AlreadyExists, FailedPrecondition, NotFound
+
+DOMAIN = "scheduler.guildmesh.dev"
+
+
+class TaskNotFound(NotFound):
+    """No such task in the caller's tenant."""
+
+    reason = "TASK_NOT_FOUND"
+    domain = DOMAIN
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"No task {task_id!r}; list your tasks with GET /v1/tasks.", task_id=task_id)
+
+
+class TaskNotCancellable(FailedPrecondition):
+    """The task has ended."""
+
+    reason = "TASK_NOT_CANCELLABLE"
+    domain = DOMAIN
+
+    def __init__(self, task_id: str, status: str) -> None:
+        super().__init__(f"The task {task_id!r} is {status} and can no longer be cancelled.", task_id=task_id, status=status)
+
+
+class RequestIdReused(AlreadyExists):
+    """The request id was used with another payload."""
+
+    reason = "REQUEST_ID_REUSED"
+    domain = DOMAIN
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__("The request_id was used for another task; choose a new one.", request_id=request_id)
+
+
+class QueueNotFound(NotFound):
+    """No such queue."""
+
+    reason = "QUEUE_NOT_FOUND"
+    domain = DOMAIN
+
+    def __init__(self, queue: str, known: Iterable[str]) -> None:
+        super().__init__(f"No queue {queue!r}; the queues are: {', '.join(sorted(known))}.", queue=queue)
+
+
+class ParentTaskEnded(FailedPrecondition):
+    """A subtask needs a parent that has not ended."""
+
+    reason = "PARENT_TASK_ENDED"
+    domain = DOMAIN
+
+    def __init__(self, parent_task_id: str) -> None:
+        super().__init__("The parent task has ended; create the task without a parent.", parent_task_id=parent_task_id)
+
+
+class StaleAttempt(FailedPrecondition):
+    """The attempt was fenced off: its lease ended, or the task did."""
+
+    reason = "STALE_ATTEMPT"
+    domain = DOMAIN
+
+    def __init__(self, task_id: str, attempt: int) -> None:
+        super().__init__(
+            f"Attempt {attempt} of the task is over; stop working on it and drop its result.",
+            task_id=task_id,
+            attempt=str(attempt),
+        )
+
+
+class HelloRequired(FailedPrecondition):
+    """The first message of a Work stream must carry hello."""
+
+    reason = "HELLO_REQUIRED"
+    domain = DOMAIN
+
+    def __init__(self) -> None:
+        super().__init__("The first message on a Work stream must carry hello with a worker_id and the kinds it runs.")

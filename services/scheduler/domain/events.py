@@ -1,0 +1,73 @@
+"""What can happen to a task: one dataclass for each event of guildmesh.events.v1, and the types that end a task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """The task is kept."""
+
+    type: ClassVar[str] = "guildmesh.task.created.v1"
+    description: str
+    priority: int
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker has the task."""
+
+    type: ClassVar[str] = "guildmesh.task.started.v1"
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepCompleted:
+    """A step is in the journal."""
+
+    type: ClassVar[str] = "guildmesh.task.step_completed.v1"
+    step_id: str
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """An attempt ended without a result; the task waits for the next."""
+
+    type: ClassVar[str] = "guildmesh.task.retried.v1"
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The task has a result."""
+
+    type: ClassVar[str] = "guildmesh.task.completed.v1"
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The task failed for good."""
+
+    type: ClassVar[str] = "guildmesh.task.failed.v1"
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The task was cancelled."""
+
+    type: ClassVar[str] = "guildmesh.task.cancelled.v1"
+    cause: str
+
+
+Change = Created | Started | StepCompleted | Retried | Completed | Failed | Cancelled
+
+LAST_TYPES = frozenset({Completed.type, Failed.type, Cancelled.type})
+"""Types after which a task has no more events."""

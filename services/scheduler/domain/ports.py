@@ -1,0 +1,86 @@
+"""What the use cases need from storage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.common.errors import DomainError
+from services.scheduler.domain.task import Lease, NewTask, Queue, State, StoredEvent, Task
+from services.scheduler.domain.worker import Heartbeat, Refusal, Report
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Which tasks a group of workers takes."""
+
+    tenant_id: str | None
+    """None for every tenant."""
+    kinds: frozenset[str]
+    queues: frozenset[str]
+    """empty for every queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Which tasks to list; None for any."""
+
+    state: State | None = None
+    queue: str | None = None
+    parent_task_id: str | None = None
+
+
+class TaskReader(Protocol):
+    """Reads for one tenant, under its row security."""
+
+    async def get(self, tenant_id: str, task_id: str) -> Task | None:
+        """The task, or None."""
+
+    async def list(self, tenant_id: str, wanted: TaskFilter, before: str | None, limit: int) -> Sequence[Task]:
+        """At most `limit` tasks with smaller ids than `before`, newest first, without context and result."""
+
+    async def events(
+        self, tenant_id: str, task_id: str, after: int, limit: int
+    ) -> tuple[State | None, int, Sequence[StoredEvent]]:
+        """State (None: no such task), number of the newest event, and at most `limit` events after `after` in order.
+
+        The events are at least as new as the state, so a reader that has all of them for an ended task has everything.
+        """
+
+    async def queues(self, tenant_id: str) -> Sequence[Queue]:
+        """The queues of the tenant, highest priority first."""
+
+
+class TaskCanceller(Protocol):
+    """Cancels for one tenant."""
+
+    async def cancel(self, tenant_id: str, task_id: str, cause: str, actor: str) -> Task:
+        """Cancels a task and what is left of its subtasks in one transaction.
+
+        Raises:
+            TaskNotFound: the tenant has no such task.
+            TaskNotCancellable: it has ended.
+        """
+
+
+class TaskBatches(Protocol):
+    """Statements over many tasks of any tenants, each one transaction."""
+
+    async def create(self, tasks: Sequence[NewTask]) -> Sequence[Task | DomainError]:
+        """Creates tasks with their first events; gives each its own answer, in order."""
+
+    async def lease(self, demand: Demand, workers: Sequence[str]) -> Sequence[Lease]:
+        """Starts at most one waiting task for each entry of `workers`, in order of priority; gives them in order of entry."""
+
+    async def report(self, reports: Sequence[Report]) -> Sequence[Refusal | None]:
+        """Handles reports in order; gives each its refusal, or None when it is durable."""
+
+    async def heartbeat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[str]:
+        """Renews leases; gives each "" or the reason why the attempt must stop."""
+
+    async def sweep(self) -> int:
+        """Ends what timed out and gives back what lost its worker; the number of tasks changed, 0 when there is no more."""
+
+    async def count(self) -> dict[State, int]:
+        """The number of tasks in each state."""

@@ -1,0 +1,140 @@
+"""What a task is."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import IntEnum
+
+DEFAULT_QUEUE = "default"
+DEFAULT_KIND = "agent.task"
+DEFAULT_PRIORITY = 5
+DEFAULT_TIMEOUT_MS = 300_000
+DEFAULT_MAX_ATTEMPTS = 5
+
+
+class State(IntEnum):
+    """Where a task is in its life; the numbers are those of guildmesh.scheduler.v1.TaskState and of the database."""
+
+    PENDING = 1
+    RUNNING = 2
+    COMPLETED = 3
+    FAILED = 4
+    CANCELLED = 5
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can change the task any more."""
+        return self >= State.COMPLETED
+
+    @property
+    def status(self) -> str:
+        """The plan's word (requirement row 16)."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to create, complete with its defaults."""
+
+    task_id: str
+    tenant_id: str
+    description: str
+    created_by: str
+    queue: str = DEFAULT_QUEUE
+    kind: str = DEFAULT_KIND
+    context: bytes | None = None
+    """google.protobuf.Struct, serialized with sorted keys, or None."""
+    priority: int = DEFAULT_PRIORITY
+    timeout_ms: int = DEFAULT_TIMEOUT_MS
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    parent_task_id: str | None = None
+    parent_attempt: int = 0
+    """attempt of the parent that creates this subtask; 0 for a caller that does not run the parent."""
+    labels: dict[str, str] = field(default_factory=dict)
+    request_id: str = ""
+    traceparent: str = ""
+    queue_priority: int = DEFAULT_PRIORITY
+
+    def payload_hash(self) -> bytes:
+        """SHA-256 of all that the caller chose: two requests with the same hash ask for the same task."""
+        fields = (
+            self.queue,
+            self.kind,
+            self.description,
+            self.context,
+            self.priority,
+            self.timeout_ms,
+            self.max_attempts,
+            self.parent_task_id,
+            sorted(self.labels.items()),
+        )
+        return hashlib.sha256(repr(fields).encode("utf-8", "surrogatepass")).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task as its tenant sees it."""
+
+    task_id: str
+    tenant_id: str
+    queue: str
+    kind: str
+    description: str
+    priority: int
+    timeout_ms: int
+    max_attempts: int
+    parent_task_id: str | None
+    labels: dict[str, str]
+    created_by: str
+    create_time: datetime
+    context: bytes | None = None
+    traceparent: str = ""
+    state: State = State.PENDING
+    attempt: int = 0
+    progress: float = 0.0
+    result: bytes | None = None
+    """google.protobuf.Value, serialized."""
+    error_reason: str | None = None
+    error_message: str | None = None
+    last_event_number: int = 1
+    start_time: datetime | None = None
+    finish_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A named line of tasks; the larger priority goes first (requirement row 1)."""
+
+    queue: str
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as the log keeps it."""
+
+    number: int
+    type: str
+    value: bytes
+    """guildmesh.events.v1.TaskEvent, serialized."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An entry of a task's step journal."""
+
+    step_id: str
+    attempt: int
+    result: bytes
+    """google.protobuf.Value, serialized."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One attempt of a task, given to a worker."""
+
+    task: Task
+    remaining: timedelta
+    steps: tuple[Step, ...] = ()

@@ -1,0 +1,73 @@
+"""What a commit tells the waiting: watchers, workers, the relay. It says only where to look; the tables say what happened."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+CHANNEL = "guildmesh_scheduler"
+# PostgreSQL refuses a payload of 8,000 bytes.
+_LONGEST = 7900
+_MOST_BUCKETS = 1500
+_MOST_STOPS = 40
+
+
+@dataclass(slots=True)
+class Wake:
+    """Where something changed. `None` in a set means anywhere."""
+
+    kinds: set[str] | None = field(default_factory=set)
+    """kinds of which a task waits for a worker."""
+    buckets: set[int] | None = field(default_factory=set)
+    """buckets (see bucket_of) of the tasks with new events."""
+    stops: list[tuple[str, int, str]] | None = field(default_factory=list)
+    """task, attempt and reason (CANCELLED, TIMEOUT, STALE_ATTEMPT) of runs that a worker must stop."""
+    shards: int = 0
+    """bits of the shards with new outbox rows."""
+    origin: str = ""
+    """process that made the change and has woken its own already."""
+
+
+def everything() -> Wake:
+    """A wake for all, after notifications may have been lost."""
+    return Wake(kinds=None, buckets=None, stops=None, shards=0xFFFF)
+
+
+def bucket_of(task_id: str) -> int:
+    """A 16-bit bucket: a thousand tasks fit into one notification, at the price of a few needless looks."""
+    return zlib.crc32(task_id.encode()) & 0xFFFF
+
+
+def encode(wake: Wake) -> str:
+    """The payload for NOTIFY; what would be too long becomes "anywhere"."""
+    stops = wake.stops if wake.stops is not None and len(wake.stops) <= _MOST_STOPS else None
+    buckets = wake.buckets if wake.buckets is not None and len(wake.buckets) <= _MOST_BUCKETS else None
+    kinds = None if wake.kinds is None else sorted(wake.kinds)
+    text = _dump(wake, kinds, buckets, stops)
+    return text if len(text) <= _LONGEST else _dump(wake, None, buckets if len(text) < 2 * _LONGEST else None, None)
+
+
+def decode(payload: str) -> Wake:
+    """The wake of a payload; an unreadable one (of a newer version) wakes everyone."""
+    try:
+        data = json.loads(payload)
+        packed = None if data["b"] is None else base64.b64decode(data["b"])
+        return Wake(
+            kinds=None if data["k"] is None else set(data["k"]),
+            buckets=None if packed is None else {value for (value,) in struct.iter_unpack("<H", packed)},
+            stops=None if data["x"] is None else [(task, attempt, reason) for task, attempt, reason in data["x"]],
+            shards=int(data["s"]),
+            origin=data["o"],
+        )
+    except (ValueError, KeyError, TypeError, struct.error):
+        return everything()
+
+
+def _dump(wake: Wake, kinds: list[str] | None, buckets: Iterable[int] | None, stops: object) -> str:
+    values = None if buckets is None else sorted(buckets)
+    packed = None if values is None else base64.b64encode(struct.pack(f"<{len(values)}H", *values)).decode()
+    return json.dumps({"o": wake.origin, "s": wake.shards, "k": kinds, "b": packed, "x": stops}, separators=(",", ":"))

@@ -1,0 +1,33 @@
+"""Where the parts of the relay are put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from services.common.db.database import open_database
+from services.common.db.engine_role import EngineDatabase
+from services.common.ids import new_id
+from services.common.service import Service
+from services.scheduler.adapters.listener import Listener
+from services.scheduler.relay.outbox import Outbox
+from services.scheduler.relay.ownership import Ownership
+from services.scheduler.relay.relay import Relay
+from services.scheduler.relay.settings import RelaySettings
+from services.scheduler.relay.topics import check_kafka
+
+
+@asynccontextmanager
+async def open_relay(settings: RelaySettings) -> AsyncIterator[Service]:
+    """The relay over the scheduler's schema."""
+    async with open_database(settings, "scheduler") as database:
+        engine = EngineDatabase(database)
+        relay = Relay(settings, Outbox(engine), Ownership(engine, new_id(), settings.lease_seconds))
+        listener = Listener(settings.database_url.get_secret_value(), relay.woken, "guildmesh-relay-listen")
+        yield Service(
+            name="relay",
+            background=[listener.run, relay.run],
+            checks={"database": database.check, "kafka": partial(check_kafka, settings)},
+            serves_grpc=False,
+        )

@@ -1,0 +1,93 @@
+"""Which relay publishes which lane (a fixed set of shards): leases in PostgreSQL, each with an epoch.
+
+The lease keeps two relays from working on a lane; what makes it safe is Kafka, which fences the producer of whoever held the
+lane before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from datetime import timedelta
+
+from services.common.db.database import raw
+from services.common.db.engine_role import EngineDatabase
+from services.scheduler.domain.shards import SHARDS
+
+_JOIN = """
+INSERT INTO relay_members (owner, lease_expires) VALUES ($1, clock_timestamp() + $2)
+ON CONFLICT (owner) DO UPDATE SET lease_expires = EXCLUDED.lease_expires
+"""
+_FORGET = "DELETE FROM relay_members WHERE lease_expires < clock_timestamp() - interval '1 minute'"
+_MEMBERS = "SELECT count(*) FROM relay_members WHERE lease_expires > clock_timestamp()"
+_LANES = "SELECT count(*) FROM relay_lanes"
+_RENEW = """
+UPDATE relay_lanes SET lease_expires = clock_timestamp() + $2 WHERE owner = $1 RETURNING lane, epoch
+"""
+_RELEASE = "UPDATE relay_lanes SET owner = NULL, lease_expires = NULL WHERE owner = $1 AND lane = ANY($2::smallint[])"
+_TAKE = """
+UPDATE relay_lanes SET owner = $1, epoch = epoch + 1, lease_expires = clock_timestamp() + $2
+WHERE lane IN (
+  SELECT lane FROM relay_lanes WHERE owner IS NULL OR lease_expires < clock_timestamp()
+  ORDER BY lane LIMIT $3 FOR UPDATE SKIP LOCKED
+)
+RETURNING lane, epoch
+"""
+_LEAVE = "DELETE FROM relay_members WHERE owner = $1"
+_HOLDS = """
+SELECT EXISTS (
+  SELECT FROM relay_lanes WHERE lane = $1 AND owner = $2 AND epoch = $3 AND lease_expires > clock_timestamp()
+)
+"""
+
+
+class Ownership:
+    """The lanes of one relay."""
+
+    def __init__(self, database: EngineDatabase, owner: str, lease_seconds: float) -> None:
+        self._database = database
+        self._owner = owner
+        self._lease = timedelta(seconds=lease_seconds)
+        self._until = 0.0
+
+    async def renew(self) -> Mapping[int, int]:
+        """Renews what this relay has, gives up what is more than its share, takes what is free; gives lane → epoch."""
+        asked = asyncio.get_running_loop().time()
+        async with self._database.transaction() as connection:
+            driver = await raw(connection)
+            await driver.execute(_JOIN, self._owner, self._lease)
+            await driver.execute(_FORGET)
+            share = math.ceil(await driver.fetchval(_LANES) / max(1, await driver.fetchval(_MEMBERS)))
+            held = {row["lane"]: row["epoch"] for row in await driver.fetch(_RENEW, self._owner, self._lease)}
+            surplus = sorted(held)[share:]
+            if surplus:
+                await driver.execute(_RELEASE, self._owner, surplus)
+            if len(held) < share:
+                taken = await driver.fetch(_TAKE, self._owner, self._lease, share - len(held))
+                held |= {row["lane"]: row["epoch"] for row in taken}
+        self._until = asked + self._lease.total_seconds()
+        return {lane: epoch for lane, epoch in held.items() if lane not in surplus}
+
+    def valid(self) -> bool:
+        """Whether the leases last, by this process's monotonic clock."""
+        return asyncio.get_running_loop().time() < self._until
+
+    async def holds(self, lane: int, epoch: int) -> bool:
+        """Whether the lane is still this relay's: asked before a producer is opened, since opening fences the one before."""
+        async with self._database.transaction() as connection:
+            found: bool = await (await raw(connection)).fetchval(_HOLDS, lane, self._owner, epoch)
+        return found
+
+    async def lanes(self) -> int:
+        """How many lanes there are; a migration decides, so that every relay agrees."""
+        async with self._database.transaction() as connection:
+            number: int = await (await raw(connection)).fetchval(_LANES)
+        return number
+
+    async def leave(self) -> None:
+        """Gives everything up, so that the others take over at once."""
+        async with self._database.transaction() as connection:
+            driver = await raw(connection)
+            await driver.execute(_RELEASE, self._owner, list(range(SHARDS)))
+            await driver.execute(_LEAVE, self._owner)

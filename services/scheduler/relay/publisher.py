@@ -1,0 +1,89 @@
+"""One lane's transactional producer: whoever opens the lane next fences it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+from aiokafka import AIOKafkaProducer
+
+from services.scheduler.relay.outbox import OutboxRow
+from services.scheduler.relay.settings import RelaySettings
+
+MOST_REQUEST_BYTES = 16 << 20
+"""bytes of a record that the topics take: a result of 1 MiB of JSON can be several times that as protobuf."""
+_BATCH_BYTES = 900_000
+_REQUEST_TIMEOUT_MS = 10_000
+_STOP_SECONDS = 5.0
+
+Record = tuple[bytes, bytes, list[tuple[str, bytes]]]
+_NO_HEADERS: list[tuple[str, bytes]] = []
+
+
+class Publisher:
+    """Publishes batches of one lane; a shard is one partition of each topic."""
+
+    def __init__(self, producer: AIOKafkaProducer, events_topic: str, state_topic: str) -> None:
+        self._producer = producer
+        self._events_topic = events_topic
+        self._state_topic = state_topic
+
+    async def publish(self, rows: Sequence[OutboxRow]) -> None:
+        """Publishes the events, each shard's in order, and the newest state of each task, in one transaction.
+
+        Raises:
+            KafkaError: it did not happen, or it is not known whether it did; open the lane again and read again.
+        """
+        shards: dict[int, list[OutboxRow]] = {}
+        for row in rows:
+            shards.setdefault(row.shard, []).append(row)
+        await self._producer.begin_transaction()
+        sent = []
+        for shard, mine in shards.items():
+            newest = {row.task_id: row for row in mine}
+            events = ((row.task_id.encode(), row.value, row.headers) for row in mine)
+            states = ((row.task_id.encode(), row.snapshot, _NO_HEADERS) for row in newest.values())
+            sent += await self._send(self._events_topic, shard, events)
+            sent += await self._send(self._state_topic, shard, states)
+        # The commit would not say that a batch was given up.
+        await asyncio.gather(*sent)
+        await self._producer.commit_transaction()
+
+    async def _send(self, topic: str, shard: int, records: Iterable[Record]) -> list[asyncio.Future[object]]:
+        """Packs records into batches by hand: one future a batch instead of one a record, and the order is ours."""
+        sent = []
+        batch = self._producer.create_batch()
+        for key, value, headers in records:
+            if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                sent.append(await self._producer.send_batch(batch, topic, partition=shard))
+                batch = self._producer.create_batch()
+                if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                    raise RuntimeError(f"a record of {len(value):,} bytes does not fit into an empty batch")
+        sent.append(await self._producer.send_batch(batch, topic, partition=shard))
+        return sent
+
+
+@asynccontextmanager
+async def open_publisher(settings: RelaySettings, lane: int) -> AsyncIterator[Publisher]:
+    """A lane's publisher. Opening it fences the one before, and ends what that one began."""
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        client_id=f"guildmesh-relay-{lane}",
+        transactional_id=f"{settings.events_topic}.relay.{lane}",
+        transaction_timeout_ms=int(settings.transaction_timeout_seconds * 1000),
+        max_batch_size=_BATCH_BYTES,
+        max_request_size=MOST_REQUEST_BYTES,
+        request_timeout_ms=_REQUEST_TIMEOUT_MS,
+        retry_backoff_ms=50,
+    )
+    try:
+        async with asyncio.timeout(2 * _REQUEST_TIMEOUT_MS / 1000):
+            await producer.start()
+        yield Publisher(producer, settings.events_topic, settings.state_topic)
+    finally:
+        # A producer that cannot flush (the broker is away) is dropped; the next one ends its transaction.
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_STOP_SECONDS):
+                await producer.stop()

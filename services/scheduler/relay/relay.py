@@ -1,0 +1,145 @@
+"""The loops of the relay: one that keeps its lanes, one a lane that publishes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import structlog
+from aiokafka.errors import KafkaError
+from prometheus_client import Counter, Gauge
+
+from services.common.errors import DomainError
+from services.scheduler.domain.shards import SHARDS
+from services.scheduler.domain.wake import Wake
+from services.scheduler.relay.outbox import Outbox, OutboxRow
+from services.scheduler.relay.ownership import Ownership
+from services.scheduler.relay.publisher import Publisher, open_publisher
+from services.scheduler.relay.settings import RelaySettings
+from services.scheduler.relay.topics import ensure_topics
+
+log = structlog.get_logger(__name__)
+
+published = Counter("guildmesh_relay_events", "Events that Kafka acknowledged.")
+lanes_held = Gauge("guildmesh_relay_lanes", "Lanes that this relay publishes.")
+
+_PUBLISH_SECONDS = 10.0
+_LONGEST_PAUSE = 2.0
+_TROUBLE = (KafkaError, DomainError, OSError, TimeoutError)
+
+
+class Relay:
+    """Publishes the lanes that it owns."""
+
+    def __init__(self, settings: RelaySettings, outbox: Outbox, ownership: Ownership) -> None:
+        self._settings = settings
+        self._outbox = outbox
+        self._ownership = ownership
+        self._lanes: dict[int, _Lane] = {}
+        self._wanted = asyncio.Event()
+
+    def woken(self, wake: Wake) -> None:
+        """Hears of a commit."""
+        for lane in self._lanes.values():
+            if any(wake.shards >> shard & 1 for shard in lane.shards):
+                lane.wanted.set()
+
+    async def run(self) -> None:
+        """Publishes until cancelled; survives Kafka and PostgreSQL being away."""
+        try:
+            await ensure_topics(self._settings)
+            while True:
+                try:
+                    self._take(dict(await self._ownership.renew()), await self._ownership.lanes())
+                except DomainError as error:
+                    log.warning("lanes_not_renewed", error=str(error))
+                except Exception:
+                    log.exception("lanes_not_renewed")
+                lanes_held.set(len(self._lanes))
+                await asyncio.sleep(self._settings.lease_seconds / 3)
+        finally:
+            await self._stop(list(self._lanes))
+            with contextlib.suppress(DomainError, TimeoutError):
+                async with asyncio.timeout(2):
+                    await self._ownership.leave()
+
+    def _take(self, owned: dict[int, int], lanes: int) -> None:
+        """Starts what is new and stops what is lost; a lane that came back under another epoch is opened anew."""
+        for number, lane in list(self._lanes.items()):
+            if owned.get(number) != lane.epoch or lane.task.done():
+                lane.task.cancel()
+                del self._lanes[number]
+        for number, epoch in owned.items():
+            if number not in self._lanes:
+                shards = range(number, SHARDS, lanes)
+                self._lanes[number] = _Lane(number, epoch, shards, self._settings, self._outbox, self._ownership)
+
+    async def _stop(self, numbers: list[int]) -> None:
+        tasks = [self._lanes.pop(number).task for number in numbers]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Lane:
+    def __init__(
+        self, number: int, epoch: int, shards: Sequence[int], settings: RelaySettings, outbox: Outbox, ownership: Ownership
+    ) -> None:
+        self.number = number
+        self.epoch = epoch
+        self.shards = shards
+        self.wanted = asyncio.Event()
+        self._settings = settings
+        self._outbox = outbox
+        self._ownership = ownership
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        pause = 0.1
+        while True:
+            try:
+                if not await self._ownership.holds(self.number, self.epoch):
+                    log.info("lane_lost", lane=self.number, epoch=self.epoch)
+                    return
+                async with open_publisher(self._settings, self.number) as publisher:
+                    log.info("lane_opened", lane=self.number, epoch=self.epoch)
+                    while True:
+                        await self._flush(publisher)
+                        pause = 0.1
+            except _TROUBLE as error:
+                log.warning("lane_failed", lane=self.number, error=repr(error), retry_in=pause)
+            except Exception:
+                log.exception("lane_failed", lane=self.number, retry_in=_LONGEST_PAUSE)
+                pause = _LONGEST_PAUSE
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _flush(self, publisher: Publisher) -> None:
+        """Publishes what there is, or waits for something."""
+        if not self._ownership.valid():
+            # PostgreSQL does not answer, so another relay may have the lane; Kafka would fence this one, but why try.
+            await asyncio.sleep(0.1)
+            return
+        self.wanted.clear()
+        rows = await self._outbox.read(self.shards)
+        if not rows:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.wanted.wait(), self._settings.poll_seconds)
+            return
+        async with asyncio.timeout(_PUBLISH_SECONDS):
+            await publisher.publish(rows)
+        published.inc(len(rows))
+        await self._delete(rows)
+
+    async def _delete(self, rows: Sequence[OutboxRow]) -> None:
+        """Deletes what was published, however long PostgreSQL is away: reading it again would publish it again."""
+        pause = 0.1
+        while True:
+            try:
+                await self._outbox.delete(rows)
+                return
+            except DomainError as error:
+                log.warning("outbox_not_deleted", lane=self.number, error=str(error), retry_in=pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)

@@ -1,0 +1,1 @@
+"""The gRPC face: thin servicers and conversions."""

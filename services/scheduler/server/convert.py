@@ -1,0 +1,159 @@
+"""Between the messages of guildmesh.scheduler.v1 and the domain."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from google.protobuf.struct_pb2 import NULL_VALUE, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+from guildmesh.scheduler.v1 import scheduler_service_pb2 as service_pb
+from guildmesh.scheduler.v1 import task_pb2 as pb
+from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
+
+from services.common.ids import new_id
+from services.scheduler.domain import task as domain
+from services.scheduler.domain.ports import TaskFilter
+from services.scheduler.domain.worker import Hello, SchedulerMessage, WorkerMessage
+
+
+def submitted_task(request: service_pb.SubmitTaskRequest, tenant_id: str, subject: str, traceparent: str) -> domain.NewTask:
+    """The task of POST /task: the plan's defaults, for the agents."""
+    return domain.NewTask(
+        task_id=new_id(),
+        tenant_id=tenant_id,
+        description=request.task,
+        created_by=subject,
+        context=request.context.SerializeToString(deterministic=True) if request.HasField("context") else None,
+        priority=request.priority if request.HasField("priority") else domain.DEFAULT_PRIORITY,
+        timeout_ms=request.timeout * 1000 if request.HasField("timeout") else domain.DEFAULT_TIMEOUT_MS,
+        traceparent=traceparent,
+    )
+
+
+def new_task(request: service_pb.CreateTaskRequest, tenant_id: str, subject: str, traceparent: str) -> domain.NewTask:
+    """The task of CreateTask, with its defaults."""
+    task = request.task
+    return domain.NewTask(
+        task_id=new_id(),
+        tenant_id=tenant_id,
+        description=task.description,
+        created_by=subject,
+        queue=task.queue or domain.DEFAULT_QUEUE,
+        kind=task.kind or domain.DEFAULT_KIND,
+        context=task.context.SerializeToString(deterministic=True) if task.HasField("context") else None,
+        priority=task.priority if task.HasField("priority") else domain.DEFAULT_PRIORITY,
+        timeout_ms=task.timeout.ToMilliseconds() if task.HasField("timeout") else domain.DEFAULT_TIMEOUT_MS,
+        max_attempts=task.max_attempts if task.HasField("max_attempts") else domain.DEFAULT_MAX_ATTEMPTS,
+        parent_task_id=task.parent_task_id.lower() or None,
+        parent_attempt=request.parent_attempt,
+        labels=dict(task.labels),
+        request_id=request.request_id,
+        traceparent=traceparent,
+    )
+
+
+def task_filter(request: service_pb.ListTasksRequest) -> TaskFilter:
+    """The filter of ListTasks."""
+    return TaskFilter(
+        state=domain.State(request.state) if request.state else None,
+        queue=request.queue or None,
+        parent_task_id=request.parent_task_id.lower() or None,
+    )
+
+
+def task_message(task: domain.Task) -> pb.Task:
+    """The task as its tenant sees it."""
+    message = pb.Task(
+        task_id=task.task_id,
+        tenant_id=task.tenant_id,
+        queue=task.queue,
+        kind=task.kind,
+        description=task.description,
+        priority=task.priority,
+        max_attempts=task.max_attempts,
+        parent_task_id=task.parent_task_id or "",
+        labels=task.labels,
+        state=pb.TaskState.ValueType(task.state),
+        status=task.state.status,
+        attempt=task.attempt,
+        progress=task.progress,
+        last_event_number=task.last_event_number,
+        created_by=task.created_by,
+        create_time=_timestamp(task.create_time),
+    )
+    message.timeout.FromMilliseconds(task.timeout_ms)
+    if task.context is not None:
+        message.context.MergeFromString(task.context)
+        message.context.SetInParent()
+    if task.result is not None:
+        message.result.MergeFromString(task.result)
+    if task.error_reason is not None:
+        message.error.reason = task.error_reason
+        message.error.message = task.error_message or ""
+    if task.start_time is not None:
+        message.start_time.FromDatetime(task.start_time.astimezone(UTC))
+    if task.finish_time is not None:
+        message.finish_time.FromDatetime(task.finish_time.astimezone(UTC))
+    return message
+
+
+def worker_message(request: worker_pb.WorkRequest) -> WorkerMessage:
+    """What a worker tells."""
+    hello = None
+    if request.HasField("hello"):
+        hello = Hello(
+            worker_id=request.hello.worker_id,
+            kinds=frozenset(request.hello.kinds),
+            queues=frozenset(request.hello.queues),
+            all_tenants=request.hello.all_tenants,
+        )
+    return WorkerMessage(
+        hello=hello,
+        credits=request.credits,
+        heartbeats=tuple(
+            (beat.task_id, beat.attempt, beat.progress if beat.HasField("progress") else None) for beat in request.heartbeats
+        ),
+        steps=tuple((step.task_id, step.attempt, step.step_id, _value_bytes(step.result)) for step in request.steps),
+        completions=tuple((done.task_id, done.attempt, _value_bytes(done.result)) for done in request.completions),
+        failures=tuple(
+            (failure.task_id, failure.attempt, failure.error.reason, failure.error.message, failure.retryable)
+            for failure in request.failures
+        ),
+        drain=request.drain,
+    )
+
+
+def work_response(message: SchedulerMessage) -> worker_pb.WorkResponse:
+    """What the scheduler tells a worker."""
+    response = worker_pb.WorkResponse(drain=message.drain)
+    if message.welcome is not None:
+        response.welcome.lease_duration.FromTimedelta(message.welcome[0])
+        response.welcome.heartbeat_interval.FromTimedelta(message.welcome[1])
+    for lease in message.leases:
+        part = response.leases.add(task=task_message(lease.task), traceparent=lease.task.traceparent)
+        part.remaining.FromTimedelta(lease.remaining)
+        for step in lease.steps:
+            entry = part.steps.add(task_id=lease.task.task_id, attempt=step.attempt, step_id=step.step_id)
+            entry.result.MergeFromString(step.result)
+    for task_id, attempt, reason in message.cancels:
+        response.cancels.add(task_id=task_id, attempt=attempt, reason=reason)
+    for task_id, attempt, step_id in message.acks:
+        response.acks.add(task_id=task_id, attempt=attempt, step_id=step_id)
+    for task_id, attempt, step_id, refusal in message.refusals:
+        response.refusals.add(task_id=task_id, attempt=attempt, step_id=step_id, reason=refusal.reason, message=refusal.message)
+    for task_id, attempt in message.renewals:
+        response.renewals.add(task_id=task_id, attempt=attempt)
+    return response
+
+
+def _value_bytes(value: Value) -> bytes:
+    """The value, serialized; a Value that holds nothing (which JSON cannot say) is null."""
+    if value.WhichOneof("kind") is None:
+        value = Value(null_value=NULL_VALUE)
+    return value.SerializeToString(deterministic=True)
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(moment.astimezone(UTC))
+    return stamp

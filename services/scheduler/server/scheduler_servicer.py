@@ -1,0 +1,104 @@
+"""SchedulerService: each method converts, calls its use case, converts back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from google.api.httpbody_pb2 import HttpBody
+from guildmesh.events.v1.task_event_pb2 import TaskEvent
+from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
+from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
+from guildmesh.scheduler.v1 import task_pb2
+
+from services.common.context import current_call
+from services.scheduler.server.convert import new_task, submitted_task, task_filter, task_message
+from services.scheduler.server.sse import as_sse
+from services.scheduler.usecases.cancel_task import CancelTask
+from services.scheduler.usecases.count_tasks import CountTasks
+from services.scheduler.usecases.create_task import CreateTask
+from services.scheduler.usecases.get_task import GetTask
+from services.scheduler.usecases.list_queues import ListQueues
+from services.scheduler.usecases.list_tasks import ListTasks
+from services.scheduler.usecases.watch_task import WatchTask
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """What the servicer calls."""
+
+    create_task: CreateTask
+    get_task: GetTask
+    list_tasks: ListTasks
+    cancel_task: CancelTask
+    watch_task: WatchTask
+    list_queues: ListQueues
+    count_tasks: CountTasks
+
+
+class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
+    """Serves guildmesh.scheduler.v1.SchedulerService."""
+
+    def __init__(self, use_cases: UseCases, keep_alive_seconds: float) -> None:
+        self._use_cases = use_cases
+        self._keep_alive_seconds = keep_alive_seconds
+
+    async def SubmitTask(self, request: pb.SubmitTaskRequest, context: Any) -> pb.SubmitTaskResponse:
+        """Serves POST /task."""
+        call = current_call()
+        task = submitted_task(request, call.principal.tenant_id, call.principal.subject, call.traceparent)
+        created = await self._use_cases.create_task.execute(task)
+        return pb.SubmitTaskResponse(task_id=created.task_id, status=created.state.status)
+
+    async def CreateTask(self, request: pb.CreateTaskRequest, context: Any) -> task_pb2.Task:
+        """Creates a task."""
+        call = current_call()
+        task = new_task(request, call.principal.tenant_id, call.principal.subject, call.traceparent)
+        return task_message(await self._use_cases.create_task.execute(task))
+
+    async def GetTask(self, request: pb.GetTaskRequest, context: Any) -> task_pb2.Task:
+        """Gives a task."""
+        return task_message(await self._use_cases.get_task.execute(_tenant(), request.task_id))
+
+    async def ListTasks(self, request: pb.ListTasksRequest, context: Any) -> pb.ListTasksResponse:
+        """Gives a page of tasks."""
+        tasks, token = await self._use_cases.list_tasks.execute(
+            _tenant(), task_filter(request), request.page_size, request.page_token
+        )
+        return pb.ListTasksResponse(tasks=[task_message(task) for task in tasks], next_page_token=token)
+
+    async def CancelTask(self, request: pb.CancelTaskRequest, context: Any) -> task_pb2.Task:
+        """Cancels a task and its subtasks."""
+        principal = current_call().principal
+        task = await self._use_cases.cancel_task.execute(principal.tenant_id, request.task_id, request.cause, principal.subject)
+        return task_message(task)
+
+    async def WatchTask(self, request: pb.WatchTaskRequest, context: Any) -> AsyncIterator[TaskEvent]:
+        """Streams a task's events."""
+        events = self._use_cases.watch_task.execute(_tenant(), request.task_id, request.after_event_number)
+        async with aclosing(events):
+            async for event in events:
+                yield TaskEvent.FromString(event.value)
+
+    async def StreamTaskEvents(self, request: pb.StreamTaskEventsRequest, context: Any) -> AsyncIterator[HttpBody]:
+        """Streams a task's events as server-sent events."""
+        after = int(request.last_event_id or 0)
+        events = self._use_cases.watch_task.execute(_tenant(), request.task_id, after)
+        async with aclosing(events), aclosing(as_sse(events, self._keep_alive_seconds)) as messages:
+            async for message in messages:
+                yield message
+
+    async def ListQueues(self, request: pb.ListQueuesRequest, context: Any) -> pb.ListQueuesResponse:
+        """Lists the queues."""
+        queues = await self._use_cases.list_queues.execute(_tenant())
+        return pb.ListQueuesResponse(queues=[task_pb2.Queue(queue=queue.queue, priority=queue.priority) for queue in queues])
+
+    async def CountTasks(self, request: pb.CountTasksRequest, context: Any) -> pb.CountTasksResponse:
+        """Counts the tasks of the mesh."""
+        return pb.CountTasksResponse(counts=await self._use_cases.count_tasks.execute())
+
+
+def _tenant() -> str:
+    return current_call().principal.tenant_id

@@ -1,0 +1,46 @@
+"""Server-sent events (WHATWG HTML, 9.2) of a task."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from google.api.httpbody_pb2 import HttpBody
+from google.protobuf import json_format
+from guildmesh.events.v1.task_event_pb2 import TaskEvent
+
+from services.common.json_values import whole_numbers
+from services.scheduler.domain.task import StoredEvent
+
+CONTENT_TYPE = "text/event-stream"
+KEEP_ALIVE = HttpBody(content_type=CONTENT_TYPE, data=b": keep-alive\n\n")
+END = HttpBody(content_type=CONTENT_TYPE, data=b"event: end\ndata: {}\n\n")
+
+
+async def as_sse(events: AsyncIterator[StoredEvent], keep_alive_seconds: float) -> AsyncGenerator[HttpBody]:
+    """The events as `id:`, `event:`, `data:`; a comment whenever there was nothing for a while; a last `event: end`."""
+    reading = asyncio.ensure_future(anext(events, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait([reading], timeout=keep_alive_seconds)
+            if not done:
+                yield KEEP_ALIVE
+                continue
+            event = reading.result()
+            if event is None:
+                yield END
+                return
+            yield event_message(event)
+            reading = asyncio.ensure_future(anext(events, None))
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+def event_message(event: StoredEvent) -> HttpBody:
+    """One event; its JSON has no line breaks, so one data line holds it."""
+    fields = json_format.MessageToDict(TaskEvent.FromString(event.value), preserving_proto_field_name=True)
+    # Whole numbers of a Struct are written as the gateway writes them on every other path.
+    data = json.dumps(whole_numbers(fields), ensure_ascii=False)
+    return HttpBody(content_type=CONTENT_TYPE, data=f"id: {event.number}\nevent: {event.type}\ndata: {data}\n\n".encode())

@@ -1,0 +1,46 @@
+"""WorkerService: carries a worker's stream to its use case."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from guildmesh.scheduler.v1 import worker_service_pb2 as pb
+from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
+
+from services.common.context import current_call
+from services.scheduler.server.convert import work_response, worker_message
+from services.scheduler.usecases.work import Work, WorkStream
+
+
+class WorkerServicer(pb_grpc.WorkerServiceServicer):
+    """Serves guildmesh.scheduler.v1.WorkerService."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    async def Work(self, request_iterator: AsyncIterator[pb.WorkRequest], context: Any) -> AsyncIterator[pb.WorkResponse]:
+        """Reads and writes at once: what a worker tells shares commits while leases go out."""
+        call = current_call()
+        stream = self._work.open(call.principal.tenant_id, call.peer)
+        reading = asyncio.create_task(_read(request_iterator, stream))
+        try:
+            async for message in stream.messages():
+                yield work_response(message)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            stream.close()
+
+
+async def _read(requests: AsyncIterator[pb.WorkRequest], stream: WorkStream) -> None:
+    try:
+        async for request in requests:
+            await stream.handle(worker_message(request))
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        stream.fail(error)
+    else:
+        stream.finish()

@@ -1,0 +1,61 @@
+"""Settings of the scheduler service."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from services.common.settings import ServiceSettings
+
+
+class SchedulerSettings(ServiceSettings):
+    """What the scheduler reads from the environment besides what every service does."""
+
+    lease_seconds: float = Field(
+        15.0, gt=0, le=3600, validation_alias="GUILDMESH_LEASE_SECONDS", description="how long a lease lasts without a heartbeat"
+    )
+    heartbeat_seconds: float = Field(
+        5.0, gt=0, validation_alias="GUILDMESH_HEARTBEAT_SECONDS", description="how often a worker is asked to send a heartbeat"
+    )
+    sweep_seconds: float = Field(
+        1.0, gt=0, validation_alias="GUILDMESH_SWEEP_SECONDS", description="how often lost workers and timeouts are looked for"
+    )
+    lease_poll_seconds: float = Field(
+        2.0,
+        gt=0,
+        validation_alias="GUILDMESH_LEASE_POLL_SECONDS",
+        description="how often waiting tasks are looked for without a wake-up",
+    )
+    watch_poll_seconds: float = Field(
+        5.0,
+        gt=0,
+        validation_alias="GUILDMESH_WATCH_POLL_SECONDS",
+        description="how often a watcher looks for events without a wake-up",
+    )
+    sse_keep_alive_seconds: float = Field(
+        15.0,
+        gt=0,
+        validation_alias="GUILDMESH_SSE_KEEP_ALIVE_SECONDS",
+        description="how often a silent event stream sends a comment",
+    )
+
+    @property
+    def lease(self) -> timedelta:
+        """How long a lease lasts without a heartbeat."""
+        return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def heartbeat(self) -> timedelta:
+        """How often a worker sends a heartbeat."""
+        return timedelta(seconds=self.heartbeat_seconds)
+
+    @model_validator(mode="after")
+    def _heartbeats_fit(self) -> Self:
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError(
+                "GUILDMESH_HEARTBEAT_SECONDS must be at most half of GUILDMESH_LEASE_SECONDS, so that one lost heartbeat"
+                " does not lose the lease"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""The tables, and set-based statements on them."""

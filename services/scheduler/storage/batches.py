@@ -1,0 +1,81 @@
+"""Statements over many tasks of any tenants, each one transaction as the engine role.
+
+A deadlock or a serialization failure is retried here; any other error is the caller's, who splits the batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+import asyncpg
+
+from services.common.db.database import raw
+from services.common.db.engine_role import EngineDatabase
+from services.common.errors import Aborted, DomainError
+from services.scheduler.domain.ports import Demand
+from services.scheduler.domain.task import Lease, NewTask, State, Task
+from services.scheduler.domain.worker import Heartbeat, Refusal, Report
+from services.scheduler.storage.changelog import ChangeLog
+from services.scheduler.storage.create_batch import create_tasks
+from services.scheduler.storage.heartbeat_batch import renew_leases
+from services.scheduler.storage.lease_batch import lease_tasks
+from services.scheduler.storage.report_batch import handle_reports
+from services.scheduler.storage.sweep_batch import count_states, sweep_runs
+from services.scheduler.storage.waking import Waker
+
+R = TypeVar("R")
+_ATTEMPTS = 5
+
+
+class Batches:
+    """The batches of this process."""
+
+    def __init__(self, database: EngineDatabase, waker: Waker, lease: timedelta) -> None:
+        self._database = database
+        self._waker = waker
+        self._lease = lease
+
+    async def create(self, tasks: Sequence[NewTask]) -> Sequence[Task | DomainError]:
+        """Creates tasks with their first events; gives each its own answer, in order."""
+        return await self._commit(lambda connection, log: create_tasks(connection, log, tasks))
+
+    async def lease(self, demand: Demand, workers: Sequence[str]) -> Sequence[Lease]:
+        """Starts at most one waiting task for each entry of `workers`, in order of priority."""
+        return await self._commit(lambda connection, log: lease_tasks(connection, log, demand, workers, self._lease))
+
+    async def report(self, reports: Sequence[Report]) -> Sequence[Refusal | None]:
+        """Handles reports in order; gives each its refusal, or None when it is durable."""
+        return await self._commit(lambda connection, log: handle_reports(connection, log, reports))
+
+    async def heartbeat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[str]:
+        """Renews leases; gives each "" or the reason why the attempt must stop."""
+        return await self._commit(lambda connection, _: renew_leases(connection, heartbeats, self._lease))
+
+    async def sweep(self) -> int:
+        """Handles a batch of overdue tasks; the number of them, 0 when there is none."""
+        return await self._commit(sweep_runs)
+
+    async def count(self) -> dict[State, int]:
+        """The number of tasks in each state."""
+        return await self._commit(lambda connection, _: count_states(connection))
+
+    async def _commit(self, work: Callable[[asyncpg.Connection, ChangeLog], Awaitable[R]]) -> R:
+        for attempt in range(1, _ATTEMPTS + 1):
+            log = ChangeLog(self._waker.origin)
+            try:
+                async with self._database.transaction() as connection:
+                    result = await work(await raw(connection), log)
+            except Aborted:
+                if attempt == _ATTEMPTS:
+                    raise
+                # Full jitter, so that two batches that met do not meet again.
+                await asyncio.sleep(random.random() * 0.01 * 2**attempt)  # noqa: S311 - not a secret
+                continue
+            if log:
+                self._waker.wake(log.wake)
+            return result
+        raise AssertionError("unreachable")

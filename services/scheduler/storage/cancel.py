@@ -1,0 +1,44 @@
+"""Cancels a task and its subtasks for one tenant, under its row security."""
+
+from __future__ import annotations
+
+from services.common.db.database import Database, raw
+from services.scheduler.domain.errors import TaskNotCancellable, TaskNotFound
+from services.scheduler.domain.task import State, Task
+from services.scheduler.domain.wake import Wake
+from services.scheduler.storage.changelog import ChangeLog
+from services.scheduler.storage.runs import cancel_children, lock_runs
+from services.scheduler.storage.tasks import GET_TASK, task_of
+from services.scheduler.storage.waking import Waker
+
+
+class Cancellations:
+    """Cancels for one tenant."""
+
+    def __init__(self, database: Database, waker: Waker) -> None:
+        self._database = database
+        self._waker = waker
+
+    async def cancel(self, tenant_id: str, task_id: str, cause: str, actor: str) -> Task:
+        """Cancels in one transaction; raises TaskNotFound or TaskNotCancellable."""
+        task, wake = await self._cancel(tenant_id, task_id, cause, actor)
+        self._waker.wake(wake)
+        return task
+
+    async def _cancel(self, tenant_id: str, task_id: str, cause: str, actor: str) -> tuple[Task, Wake]:
+        async with self._database.tenant(tenant_id) as connection:
+            driver = await raw(connection)
+            runs = await lock_runs(driver, [task_id])
+            if task_id not in runs or runs[task_id][0].tenant_id != tenant_id:
+                raise TaskNotFound(task_id)
+            run, now = runs[task_id]
+            if run.state.ended:
+                raise TaskNotCancellable(task_id, run.state.status)
+            log = ChangeLog(self._waker.origin)
+            running, attempt = run.state is State.RUNNING, run.attempt
+            log.add(run, run.cancel(cause, now), actor, now)
+            if running:
+                log.stop(run, attempt, "CANCELLED")
+            await cancel_children(driver, log, [run], runs, cause or "The parent task was cancelled.", actor)
+            await log.write(driver)
+            return task_of(await driver.fetchrow(GET_TASK, tenant_id, task_id)), log.wake

@@ -1,0 +1,111 @@
+"""What workers tell of their attempts, many reports in one transaction, each fenced by its attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import asyncpg
+
+from services.common.ids import is_id
+from services.scheduler.domain.events import StepCompleted
+from services.scheduler.domain.run import Run
+from services.scheduler.domain.task import State
+from services.scheduler.domain.worker import CompletionReport, FailureReport, Refusal, Report, StepReport
+from services.scheduler.storage.changelog import ChangeLog
+from services.scheduler.storage.runs import cancel_children, lock_runs
+
+_KNOWN_STEPS = """
+SELECT task_id, step_id FROM task_steps
+WHERE (tenant_id, task_id, step_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[]))
+"""
+_WRITE_STEPS = """
+INSERT INTO task_steps (tenant_id, task_id, step_id, number, attempt, result)
+SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::int[], $5::int[], $6::bytea[])
+"""
+
+
+async def handle_reports(connection: asyncpg.Connection, log: ChangeLog, reports: Sequence[Report]) -> list[Refusal | None]:
+    """Handles the reports in order, in the caller's transaction; gives each its refusal, or None."""
+    runs = await lock_runs(connection, (report.task_id for report in reports if is_id(report.task_id)))
+    journal = await _Journal.open(connection, runs, [r for r in reports if isinstance(r, StepReport)])
+    ended: list[Run] = []
+    answers: list[Refusal | None] = []
+    for report in reports:
+        found = runs.get(report.task_id)
+        if not is_id(report.task_id):
+            answers.append(Refusal("INVALID_ARGUMENT", f"{report.task_id!r} is not a task id; send the one of the lease."))
+        elif found is None or (report.tenant_id is not None and found[0].tenant_id != report.tenant_id):
+            answers.append(_stale(report))
+        else:
+            answers.append(_handle(report, *found, journal, log, ended))
+    await cancel_children(connection, log, ended, runs, "The parent task has ended.", "scheduler")
+    await journal.write(connection)
+    await log.write(connection)
+    return answers
+
+
+def _handle(report: Report, run: Run, now: datetime, journal: _Journal, log: ChangeLog, ended: list[Run]) -> Refusal | None:
+    if _is_repeat(report, run):
+        return None
+    if run.stop_reason(report.attempt):
+        return _stale(report)
+    match report:
+        case StepReport():
+            journal.add(report, run, now, log)
+        case CompletionReport():
+            log.add(run, run.complete(report.result, now), report.worker_id, now)
+        case FailureReport():
+            change = run.fail_attempt(report.reason, report.message, now, retryable=report.retryable, back_off=report.back_off)
+            log.add(run, change, report.worker_id, now)
+    if run.state.ended:
+        ended.append(run)
+    return None
+
+
+def _is_repeat(report: Report, run: Run) -> bool:
+    """Whether this is what ended the attempt, told once more because its acknowledgement was lost."""
+    if run.attempt != report.attempt:
+        return False
+    match report:
+        case CompletionReport():
+            return run.state is State.COMPLETED
+        case FailureReport():
+            return run.state is State.PENDING or (run.state is State.FAILED and run.error_reason == report.reason)
+    return False
+
+
+def _stale(report: Report) -> Refusal:
+    return Refusal("STALE_ATTEMPT", f"Attempt {report.attempt} of the task is over; stop working on it and drop its result.")
+
+
+class _Journal:
+    """The steps of one batch; a step that is in the journal is acknowledged and not written again."""
+
+    def __init__(self, known: set[tuple[str, str]]) -> None:
+        self._known = known
+        self._rows: list[tuple[str, str, str, int, int, bytes]] = []
+
+    @classmethod
+    async def open(
+        cls, connection: asyncpg.Connection, runs: dict[str, tuple[Run, datetime]], reports: Sequence[StepReport]
+    ) -> _Journal:
+        """Reads which of these steps are there already; their runs are locked."""
+        keys = [(runs[r.task_id][0].tenant_id, r.task_id, r.step_id) for r in reports if r.task_id in runs]
+        if not keys:
+            return cls(set())
+        rows = await connection.fetch(_KNOWN_STEPS, *(list(column) for column in zip(*keys, strict=True)))
+        return cls({(str(row["task_id"]), row["step_id"]) for row in rows})
+
+    def add(self, report: StepReport, run: Run, now: datetime, log: ChangeLog) -> None:
+        """Adds a step and its event, unless it is there."""
+        if (run.task_id, report.step_id) in self._known:
+            return
+        self._known.add((run.task_id, report.step_id))
+        number = log.add(run, StepCompleted(report.step_id, report.result), report.worker_id, now)
+        self._rows.append((run.tenant_id, run.task_id, report.step_id, number, report.attempt, report.result))
+
+    async def write(self, connection: asyncpg.Connection) -> None:
+        """Writes the new steps."""
+        if self._rows:
+            await connection.execute(_WRITE_STEPS, *(list(column) for column in zip(*self._rows, strict=True)))

@@ -1,0 +1,53 @@
+"""Ends what timed out, and gives back what lost its worker."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from services.scheduler.domain.run import Run
+from services.scheduler.domain.task import State
+from services.scheduler.storage.changelog import ChangeLog
+from services.scheduler.storage.runs import COLUMNS, cancel_children, run_of
+
+BATCH = 500
+
+# The index holds every started task that has not ended: as many rows as there are running and retried tasks.
+_OVERDUE = f"""
+WITH locked AS MATERIALIZED (
+  SELECT {COLUMNS} FROM task_runs
+  WHERE state IN (1, 2) AND deadline IS NOT NULL
+    AND (deadline <= statement_timestamp() OR (state = 2 AND lease_expires <= statement_timestamp()))
+  ORDER BY task_id LIMIT {BATCH} FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT *, clock_timestamp() AS now FROM locked
+"""  # noqa: S608 - constants only
+_COUNT = "SELECT state, count(*) FROM task_runs GROUP BY state"
+_ACTOR = "scheduler"
+
+
+async def sweep_runs(connection: asyncpg.Connection, log: ChangeLog) -> int:
+    """Handles at most BATCH overdue runs in the caller's transaction; gives how many there were."""
+    rows = await connection.fetch(_OVERDUE)
+    runs = {run.task_id: (run, row["now"]) for row in rows for run in (run_of(row),)}
+    ended: list[Run] = []
+    for run, now in runs.values():
+        running, attempt = run.state is State.RUNNING, run.attempt
+        timed_out = run.timed_out(now)
+        change = (
+            run.time_out(now)
+            if timed_out
+            else run.fail_attempt("WORKER_LOST", "The worker's lease ended without a heartbeat.", now, back_off=False)
+        )
+        log.add(run, change, _ACTOR, now)
+        if running:
+            log.stop(run, attempt, "TIMEOUT" if timed_out else "STALE_ATTEMPT")
+        if run.state.ended:
+            ended.append(run)
+    await cancel_children(connection, log, ended, runs, "The parent task has ended.", _ACTOR)
+    await log.write(connection)
+    return len(rows)
+
+
+async def count_states(connection: asyncpg.Connection) -> dict[State, int]:
+    """The number of tasks in each state, of every tenant."""
+    return {State(row[0]): row[1] for row in await connection.fetch(_COUNT)}

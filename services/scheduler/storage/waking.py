@@ -1,0 +1,17 @@
+"""Who is woken in this process when a commit is through."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from services.scheduler.domain.wake import Wake
+
+
+class Waker(Protocol):
+    """Wakes the waiting of this process; the other processes hear the commit's NOTIFY."""
+
+    origin: str
+    """name of this process in notifications, so that it does not wake its own twice."""
+
+    def wake(self, wake: Wake) -> None:
+        """Tells the waiting where to look."""

@@ -1,0 +1,19 @@
+"""ListQueues: the queues, highest priority first (requirement row 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.scheduler.domain.ports import TaskReader
+from services.scheduler.domain.task import Queue
+
+
+class ListQueues:
+    """Lists queues."""
+
+    def __init__(self, reader: TaskReader) -> None:
+        self._reader = reader
+
+    async def execute(self, tenant_id: str) -> Sequence[Queue]:
+        """All queues of the tenant."""
+        return await self._reader.queues(tenant_id)

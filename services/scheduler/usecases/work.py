@@ -1,0 +1,278 @@
+"""Work: the stream of one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+
+from services.common.errors import CallerNotAllowed
+from services.scheduler.domain.errors import HelloRequired
+from services.scheduler.domain.ports import Demand
+from services.scheduler.domain.task import Lease
+from services.scheduler.domain.wake import Wake
+from services.scheduler.domain.worker import (
+    CompletionReport,
+    FailureReport,
+    Heartbeat,
+    Hello,
+    Refusal,
+    Report,
+    SchedulerMessage,
+    StepReport,
+    WorkerMessage,
+)
+from services.scheduler.usecases.dispatch import Dispatcher
+from services.scheduler.usecases.group_commit import GroupCommit
+from services.scheduler.usecases.hub import Hub
+
+_METHOD = "/guildmesh.scheduler.v1.WorkerService/Work"
+_MOST_UNANSWERED = 2000
+_MOST_CREDITS = 10_000
+
+
+class Work:
+    """What the streams of this process share."""
+
+    def __init__(
+        self,
+        reports: GroupCommit[Report, Refusal | None],
+        heartbeats: GroupCommit[Heartbeat, str],
+        dispatcher: Dispatcher,
+        hub: Hub,
+        lease: timedelta,
+        heartbeat: timedelta,
+    ) -> None:
+        self.reports = reports
+        self.heartbeats = heartbeats
+        self.dispatcher = dispatcher
+        self.lease = lease
+        self.heartbeat = heartbeat
+        self._streams: set[WorkStream] = set()
+        self._draining = False
+        hub.listen(self._woken)
+
+    def open(self, tenant_id: str, peer: str) -> WorkStream:
+        """A new stream of a worker with the certificate of `peer`."""
+        stream = WorkStream(self, tenant_id, peer)
+        self._streams.add(stream)
+        if self._draining:
+            stream.drain()
+        return stream
+
+    def closed(self, stream: WorkStream) -> None:
+        """Forgets a stream."""
+        self._streams.discard(stream)
+
+    async def drain(self) -> None:
+        """Leases no more, asks every worker to reconnect elsewhere, and waits until what they told is durable."""
+        self._draining = True
+        for stream in self._streams:
+            stream.drain()
+        await self.reports.drained()
+        await self.heartbeats.drained()
+
+    def _woken(self, wake: Wake) -> None:
+        # Without a list (it was too long, or notifications were lost) the next heartbeat finds out.
+        for task_id, attempt, reason in wake.stops or ():
+            for stream in self._streams:
+                stream.stopped(task_id, attempt, reason)
+
+
+class WorkStream:
+    """One worker's stream: takes its messages one after another and gathers what there is to say to it."""
+
+    def __init__(self, work: Work, tenant_id: str, peer: str) -> None:
+        self.worker_id = ""
+        self.credits = 0
+        self._work = work
+        self._tenant_id: str | None = tenant_id
+        self._peer = peer
+        self._demand: Demand | None = None
+        self._joined = False
+        self._running: dict[str, int] = {}
+        self._out = SchedulerMessage()
+        self._leased_at = 0.0
+        self._said = asyncio.Event()
+        self._unanswered = 0
+        self._answered = asyncio.Event()
+        self._error: Exception | None = None
+        self._closed = False
+        self._drained = False
+
+    async def handle(self, message: WorkerMessage) -> None:
+        """Takes a message; returns before its reports are durable, in order that the next may share their commit.
+
+        Raises:
+            HelloRequired: the first message has no hello.
+            CallerNotAllowed: it asks for every tenant's tasks and is not an agent worker of the mesh.
+        """
+        if self._demand is None:
+            self._greet(message.hello)
+        if message.drain:
+            self._leave()
+        if message.credits and not self._drained:
+            self.credits = min(self.credits + message.credits, _MOST_CREDITS)
+            self._work.dispatcher.more(self._demand_of())
+        for task_id, attempt, progress in message.heartbeats:
+            self._running[task_id] = attempt
+            self._beat(Heartbeat(self._tenant_id, task_id, attempt, progress))
+        for task_id, attempt, step_id, result in message.steps:
+            self._report(StepReport(self._tenant_id, self.worker_id, task_id, attempt, step_id, result), step_id)
+        for task_id, attempt, result in message.completions:
+            self._report(CompletionReport(self._tenant_id, self.worker_id, task_id, attempt, result))
+        for task_id, attempt, reason, text, retryable in message.failures:
+            self._report(FailureReport(self._tenant_id, self.worker_id, task_id, attempt, reason, text, retryable))
+        # Back-pressure: a worker that tells faster than the database keeps is not read from.
+        while self._unanswered >= _MOST_UNANSWERED and self._error is None:
+            self._answered.clear()
+            await self._answered.wait()
+
+    async def messages(self) -> AsyncIterator[SchedulerMessage]:
+        """What to say to the worker, until the stream is closed and every report has its answer; raises what broke it."""
+        while True:
+            if self._error is not None:
+                raise self._error
+            if not self._out.empty():
+                message, self._out = self._out, SchedulerMessage()
+                self._check_age(message)
+                if not message.empty():
+                    yield message
+                continue
+            if self._closed and not self._unanswered:
+                return
+            self._said.clear()
+            await self._said.wait()
+
+    def finish(self) -> None:
+        """Says that the worker will tell nothing more; the stream ends when its reports are answered."""
+        self._leave()
+        self._closed = True
+        self._said.set()
+
+    def fail(self, error: Exception) -> None:
+        """Ends the stream with an error."""
+        self._error = self._error or error
+        self._leave()
+        self._said.set()
+        self._answered.set()
+
+    def close(self) -> None:
+        """Lets go of everything. Runs go on: the worker may be back within the lease."""
+        self._closed = True
+        self._leave()
+        self._work.closed(self)
+        self._give_back(self._out.leases)
+        self._out = SchedulerMessage()
+
+    def drain(self) -> None:
+        """Asks the worker to reconnect elsewhere."""
+        self._leave()
+        self._out.drain = True
+        self._said.set()
+
+    def take(self, leases: Sequence[Lease]) -> None:
+        """Gets leases of the dispatcher; each has spent a credit."""
+        if self._closed or self._drained or self._error is not None:
+            self._give_back(leases)
+            return
+        self.credits = max(0, self.credits - len(leases))
+        if not self._out.leases:
+            self._leased_at = time.monotonic()
+        self._out.leases += leases
+        for lease in leases:
+            self._running[lease.task.task_id] = lease.task.attempt
+        self._said.set()
+
+    def stopped(self, task_id: str, attempt: int, reason: str) -> None:
+        """Tells the worker to stop an attempt, if it runs here."""
+        if self._running.get(task_id) == attempt:
+            del self._running[task_id]
+            self._out.cancels.append((task_id, attempt, reason))
+            self._said.set()
+
+    def _greet(self, hello: Hello | None) -> None:
+        if hello is None or not hello.worker_id or not hello.kinds:
+            raise HelloRequired
+        if hello.all_tenants:
+            if self._peer != "agent":
+                raise CallerNotAllowed(self._peer, f"{_METHOD} with all_tenants")
+            self._tenant_id = None
+        self.worker_id = hello.worker_id
+        self._demand = Demand(self._tenant_id, hello.kinds, hello.queues)
+        self._out.welcome = (self._work.lease, self._work.heartbeat)
+        self._said.set()
+        if not self._drained:
+            self._joined = True
+            self._work.dispatcher.join(self._demand, self)
+
+    def _demand_of(self) -> Demand:
+        if self._demand is None:
+            raise HelloRequired
+        return self._demand
+
+    def _leave(self) -> None:
+        self._drained = True
+        self.credits = 0
+        if self._joined:
+            self._joined = False
+            self._work.dispatcher.leave(self._demand_of(), self)
+
+    def _beat(self, beat: Heartbeat) -> None:
+        def answered(future: asyncio.Future[str]) -> None:
+            # Every heartbeat is answered in order: a worker tells from that until when its lease lasts.
+            error = None if future.cancelled() else future.exception()
+            if future.cancelled() or error is not None:
+                self.fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+                return
+            if future.result():
+                self.stopped(beat.task_id, beat.attempt, future.result())
+            else:
+                self._out.renewals.append((beat.task_id, beat.attempt))
+                self._said.set()
+
+        self._work.heartbeats.submit(beat).add_done_callback(answered)
+
+    def _report(self, report: Report, step_id: str = "") -> None:
+        def answered(future: asyncio.Future[Refusal | None]) -> None:
+            self._unanswered -= 1
+            self._answered.set()
+            self._said.set()
+            error = None if future.cancelled() else future.exception()
+            if error is not None:
+                # The worker reconnects and tells it again.
+                self.fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+                return
+            refusal = future.result()
+            if not step_id:
+                self._running.pop(report.task_id, None)
+            if refusal is None:
+                self._out.acks.append((report.task_id, report.attempt, step_id))
+            else:
+                self._out.refusals.append((report.task_id, report.attempt, step_id, refusal))
+
+        self._unanswered += 1
+        self._work.reports.submit(report).add_done_callback(answered)
+
+    def _check_age(self, message: SchedulerMessage) -> None:
+        """Gives back what waited so long for a slow reader that the worker would misjudge the end of its lease."""
+        if message.leases and time.monotonic() - self._leased_at > self._work.lease.total_seconds() / 4:
+            self._give_back(message.leases)
+            message.leases = []
+
+    def _give_back(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            self._running.pop(lease.task.task_id, None)
+            self._work.reports.submit(
+                FailureReport(
+                    lease.task.tenant_id,
+                    self.worker_id,
+                    lease.task.task_id,
+                    lease.task.attempt,
+                    "WORKER_LOST",
+                    "The worker's stream ended before the lease reached it.",
+                    retryable=True,
+                    back_off=False,
+                )
+            )
