@@ -1,0 +1,1 @@
+"""What the tool service reaches outside: sandboxes and the schema checker."""

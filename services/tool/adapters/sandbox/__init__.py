@@ -1,0 +1,1 @@
+"""Sandboxes: Docker where an engine answers, bubblewrap elsewhere; code never runs bare."""

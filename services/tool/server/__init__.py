@@ -1,0 +1,1 @@
+"""ToolService on the wire."""

@@ -1,0 +1,1 @@
+"""Tools and the effect ledger, in PostgreSQL."""

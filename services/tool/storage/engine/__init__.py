@@ -1,0 +1,1 @@
+"""What the tool service does over all tenants: leases of running executions."""

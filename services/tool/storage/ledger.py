@@ -1,0 +1,230 @@
+"""The effect ledger, in PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.db.database import Database
+from services.common.errors import Aborted, Unavailable
+from services.common.ids import new_id
+from services.tool.domain.ledger import LEASE_SECONDS, RENEW_SECONDS, Step, decide
+from services.tool.domain.model import Execution, Outcome
+from services.tool.storage.engine.leases import PostgresLeases
+from services.tool.storage.rows import EXECUTION_COLUMNS, USAGE_COLUMNS, execution_from_row
+
+_INSERT = text(
+    f"""
+    INSERT INTO executions (tenant_id, execution_id, tool_name, username, task_id, step_id, attempt, effect, arguments,
+                            run_id, lease_until)
+    VALUES (:tenant_id, CAST(:execution_id AS uuid), :tool_name, :username, :task_id, :step_id, :attempt, :effect,
+            CAST(CAST(:arguments AS text) AS json), CAST(:run_id AS uuid),
+            clock_timestamp() + make_interval(secs => :lease_seconds))
+    ON CONFLICT (tenant_id, task_id, step_id) WHERE task_id <> '' AND step_id <> '' DO NOTHING
+    RETURNING {EXECUTION_COLUMNS}
+    """  # noqa: S608 - the columns are ours
+)
+# The loser of a race reads the winner's row in a statement of its own, because its first one cannot see it.
+_FIND = text(
+    f"""
+    SELECT {EXECUTION_COLUMNS} FROM executions
+    WHERE tenant_id = :tenant_id AND task_id = :task_id AND step_id = :step_id
+      AND task_id <> '' AND step_id <> '' FOR UPDATE
+    """  # noqa: S608 - as above
+)
+_NEWER_ATTEMPT = text(
+    """
+    UPDATE executions SET attempt = :attempt
+    WHERE tenant_id = :tenant_id AND execution_id = CAST(:execution_id AS uuid) AND attempt < :attempt
+    """
+)
+_RUN_AGAIN = text(
+    """
+    UPDATE executions SET state = 'running', run_id = CAST(:run_id AS uuid), arguments = CAST(CAST(:arguments AS text) AS json),
+      tool_name = :tool_name, username = :username, lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
+    WHERE tenant_id = :tenant_id AND execution_id = CAST(:execution_id AS uuid)
+    """
+)
+_MARK_UNKNOWN = text(
+    """
+    UPDATE executions SET state = 'unknown'
+    WHERE tenant_id = :tenant_id AND execution_id = CAST(:execution_id AS uuid) AND state = 'running'
+    """
+)
+_END = text(
+    """
+    UPDATE executions SET state = 'ended', exit_code = :exit_code, output = :output, error = :error,
+      result = CAST(CAST(:result AS text) AS json), seconds = :seconds, end_time = clock_timestamp()
+    WHERE tenant_id = :tenant_id AND execution_id = CAST(:execution_id AS uuid) AND run_id = CAST(:run_id AS uuid)
+      AND state <> 'ended'
+    """
+)
+_RELEASE = text(
+    """
+    DELETE FROM executions
+    WHERE tenant_id = :tenant_id AND execution_id = CAST(:execution_id AS uuid) AND run_id = CAST(:run_id AS uuid)
+      AND state <> 'ended'
+    """
+)
+_SIZES = text(
+    """
+    SELECT execution_id::text AS execution_id, octet_length(arguments::text) + coalesce(octet_length(result::text), 0) AS size
+    FROM executions
+    WHERE tenant_id = :tenant_id
+      AND (CAST(:task_id AS text) = '' OR task_id = :task_id)
+      AND (CAST(:before AS uuid) IS NULL OR execution_id < CAST(:before AS uuid))
+    ORDER BY execution_id DESC LIMIT :limit
+    """
+)
+_LIST = text(
+    f"""
+    SELECT {USAGE_COLUMNS} FROM executions
+    WHERE tenant_id = :tenant_id AND execution_id = ANY(CAST(:ids AS uuid[])) ORDER BY executions.execution_id DESC
+    """  # noqa: S608 - as above
+)
+_PAGE_BYTES = 256 * 1024
+"""A page ends early rather than grow past what one message carries: arguments and results may be a mebibyte of JSON each, and
+several times that as protobuf."""
+_WAIT_SECONDS = 0.25
+_log = structlog.get_logger(__name__)
+_Key = tuple[str, str]
+
+
+class PostgresLedger:
+    """Implements the port Ledger; `keep_leases` must run beside it."""
+
+    def __init__(self, database: Database, leases: PostgresLeases) -> None:
+        self._database = database
+        self._leases = leases
+        self._runs: dict[_Key, str] = {}
+        self._ended: dict[_Key, asyncio.Event] = {}
+
+    async def begin(self, tenant_id: str, execution: Execution) -> tuple[Step, Execution]:
+        """See Ledger."""
+        values = _values(tenant_id, execution) | {
+            "tool_name": execution.tool_name,
+            "username": execution.username,
+            "task_id": execution.task_id,
+            "step_id": execution.step_id,
+            "attempt": execution.attempt,
+            "effect": execution.effect.value,
+            "arguments": json.dumps(execution.arguments),
+            "run_id": new_id(),
+            "lease_seconds": LEASE_SECONDS,
+        }
+        async with self._database.tenant(tenant_id) as connection:
+            row = (await connection.execute(_INSERT, values)).one_or_none()
+            if row is not None:
+                step, known = Step.RUN, execution_from_row(row)
+            else:
+                step, known = await self._known(connection, tenant_id, execution, values)
+        if step is Step.RUN:
+            self._runs[tenant_id, known.execution_id] = str(values["run_id"])
+        return step, known
+
+    async def _known(
+        self, connection: AsyncConnection, tenant_id: str, execution: Execution, values: dict[str, object]
+    ) -> tuple[Step, Execution]:
+        row = (await connection.execute(_FIND, values)).one_or_none()
+        if row is None:
+            # Its run was released in between; ask again.
+            return Step.WAIT, execution
+        known = execution_from_row(row)
+        step = decide(known, execution.attempt, cut_off=bool(row.lease_over))
+        values = values | {"execution_id": known.execution_id}
+        if step is Step.STALE:
+            return step, known
+        await connection.execute(_NEWER_ATTEMPT, values)
+        if step is Step.RUN:
+            await connection.execute(_RUN_AGAIN, values)
+        elif step is Step.UNKNOWN:
+            await connection.execute(_MARK_UNKNOWN, values)
+        return step, replace(known, attempt=max(known.attempt, execution.attempt))
+
+    async def end(self, tenant_id: str, execution: Execution, outcome: Outcome) -> bool:
+        """See Ledger."""
+        values = self._run_values(tenant_id, execution) | {
+            "exit_code": outcome.exit_code,
+            "output": outcome.output.encode(),
+            "error": outcome.error,
+            "result": json.dumps(outcome.result),
+            "seconds": outcome.seconds,
+        }
+        async with self._database.tenant(tenant_id) as connection:
+            ended = (await connection.execute(_END, values)).rowcount == 1
+        self._forget(tenant_id, execution)
+        return ended
+
+    async def release(self, tenant_id: str, execution: Execution) -> None:
+        """See Ledger."""
+        async with self._database.tenant(tenant_id) as connection:
+            await connection.execute(_RELEASE, self._run_values(tenant_id, execution))
+        self._forget(tenant_id, execution)
+
+    async def cut_off(self, tenant_id: str, execution: Execution) -> None:
+        """See Ledger."""
+        # Without renewal the lease ends even if the database cannot be told now.
+        self._forget(tenant_id, execution)
+        async with self._database.tenant(tenant_id) as connection:
+            await connection.execute(_MARK_UNKNOWN, _values(tenant_id, execution))
+
+    async def changed(self, tenant_id: str, execution: Execution) -> None:
+        """See Ledger."""
+        key = (tenant_id, execution.execution_id)
+        if key not in self._runs:
+            # It runs in another process.
+            await asyncio.sleep(_WAIT_SECONDS)
+            return
+        event = self._ended.setdefault(key, asyncio.Event())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), LEASE_SECONDS)
+
+    async def list_before(
+        self, tenant_id: str, task_id: str, execution_id: str | None, limit: int
+    ) -> tuple[Sequence[Execution], bool]:
+        """See Ledger."""
+        values = {"tenant_id": tenant_id, "task_id": task_id, "before": execution_id, "limit": limit + 1}
+        async with self._database.tenant(tenant_id) as connection:
+            sizes = (await connection.execute(_SIZES, values)).all()
+            ids, size = [], 0
+            for row in sizes[:limit]:
+                if size > _PAGE_BYTES:
+                    break
+                ids.append(row.execution_id)
+                size += row.size
+            rows = await connection.execute(_LIST, {"tenant_id": tenant_id, "ids": ids})
+            return [execution_from_row(row) for row in rows], len(sizes) > len(ids)
+
+    async def keep_leases(self) -> None:
+        """Renews the leases of this process' runs and marks those of dead processes, until cancelled."""
+        while True:
+            try:
+                if self._runs:
+                    await self._leases.renew(list(self._runs.values()))
+                if (count := await self._leases.mark_cut_off()) > 0:
+                    _log.warning("executions_cut_off", count=count)
+            except (Unavailable, Aborted) as error:
+                _log.warning("leases_not_renewed", error=str(error))
+            await asyncio.sleep(RENEW_SECONDS)
+
+    def _run_values(self, tenant_id: str, execution: Execution) -> dict[str, object]:
+        run_id = self._runs[tenant_id, execution.execution_id]
+        return _values(tenant_id, execution) | {"run_id": run_id}
+
+    def _forget(self, tenant_id: str, execution: Execution) -> None:
+        key = (tenant_id, execution.execution_id)
+        self._runs.pop(key, None)
+        event = self._ended.pop(key, None)
+        if event is not None:
+            event.set()
+
+
+def _values(tenant_id: str, execution: Execution) -> dict[str, object]:
+    return {"tenant_id": tenant_id, "execution_id": execution.execution_id}

@@ -1,0 +1,1 @@
+"""Alembic migrations of the schema `tool`: `python -m services.tool migrate`."""
