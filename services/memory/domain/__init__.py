@@ -1,0 +1,1 @@
+"""What memory knows, without a transport, a database or a model."""

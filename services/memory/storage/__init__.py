@@ -1,0 +1,1 @@
+"""PostgreSQL storage of memory, always for one tenant."""

@@ -1,0 +1,1 @@
+"""Alembic migrations of the schema `memory`: `python -m services.memory migrate`."""
