@@ -1,0 +1,1 @@
+"""What an agent and a scenario are; no transport, no storage."""

@@ -1,0 +1,1 @@
+"""AgentService over gRPC, and the processes that serve it."""

@@ -1,0 +1,1 @@
+"""Agents and scenarios in PostgreSQL, schema `agent`."""

@@ -1,0 +1,1 @@
+"""What the agent service does: one file for each RPC and for each kind of task."""

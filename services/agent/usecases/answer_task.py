@@ -1,0 +1,37 @@
+"""Runs a task of the kind agent.task (requirement row 18): an agent answers the task text, using the context."""
+
+from __future__ import annotations
+
+from services.agent.domain.language_model import ChatMessage
+from services.agent.domain.ports import LanguageModel
+from services.agent.domain.work import Attempt
+from services.common.json_values import JsonObject, compact
+
+INSTRUCTIONS = "You do tasks for the user. Do what the task says, use the context if there is one, and give only the result."
+_OUTPUT_TOKENS = 512
+
+
+class AnswerTask:
+    """Asks the language model."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+
+    async def __call__(self, attempt: Attempt) -> JsonObject:
+        """The result {response, provider, model, input_tokens, output_tokens}; raises ModelUnavailable."""
+        text = attempt.description
+        if attempt.context:
+            # The context first: what does not fit is cut from a text's middle, and the task itself must stay.
+            text = f"Context:\n{compact(attempt.context)}\n\nTask:\n{attempt.description}"
+        completion = await self._model.complete(
+            [ChatMessage("system", INSTRUCTIONS), ChatMessage("user", text)],
+            max_output_tokens=_OUTPUT_TOKENS,
+            timeout=attempt.remaining_seconds,
+        )
+        return {
+            "response": completion.text,
+            "provider": completion.provider,
+            "model": completion.model,
+            "input_tokens": completion.input_tokens,
+            "output_tokens": completion.output_tokens,
+        }

@@ -1,0 +1,78 @@
+"""Tasks of the scheduler as attempts of the domain, done on behalf of the task's creator."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+import structlog
+from guildmesh_client.worker import JsonValue, Task, TaskFailed
+from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from services.agent.domain.work import RUN_SCENARIO, Attempt, WorkFailed
+from services.common.context import Principal, acting_as
+from services.common.errors import DomainError
+from services.common.json_values import JsonObject
+
+Work = Callable[[str, Attempt], Awaitable[JsonObject]]
+"""Takes the tenant and the attempt, gives the task's result."""
+
+_tracer = trace.get_tracer("guildmesh.agent")
+_log = structlog.get_logger(__name__)
+# What another attempt may find over.
+_PASSING = frozenset({"UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "INTERNAL"})
+
+
+def handler(work: Work) -> Callable[[Task], Awaitable[JsonValue]]:
+    """The worker library's function for a kind of task."""
+
+    async def handle(task: Task) -> JsonValue:
+        message = task.message
+        creator = Principal(
+            message.created_by,
+            message.tenant_id,
+            kind="service" if message.created_by.startswith("service:") else "user",
+        )
+        parent = TraceContextTextMapPropagator().extract({"traceparent": task.traceparent}) if task.traceparent else None
+        operation = "invoke_workflow" if message.kind == RUN_SCENARIO else "invoke_agent"
+        name = message.labels.get("agent_id") or message.labels.get("scenario_id") or message.kind
+        with (
+            acting_as(creator, task.traceparent or None),
+            _tracer.start_as_current_span(f"{operation} {name}", context=parent) as span,
+            structlog.contextvars.bound_contextvars(task_id=task.task_id, attempt=task.attempt, kind=message.kind),
+        ):
+            span.set_attribute("gen_ai.operation.name", operation)
+            if "agent_id" in message.labels:
+                span.set_attribute("gen_ai.agent.id", message.labels["agent_id"])
+            return await _attempt(work, task)
+
+    return handle
+
+
+async def _attempt(work: Work, task: Task) -> JsonObject:
+    started = monotonic()
+    _log.info("attempt started")
+    try:
+        result = await work(task.message.tenant_id, _to_attempt(task))
+    except WorkFailed as error:
+        _log.warning("attempt failed", reason=error.reason, message=error.message, retryable=error.retryable)
+        raise TaskFailed(error.reason, error.message, retryable=error.retryable) from error
+    except DomainError as error:
+        retryable = error.code in _PASSING
+        _log.warning("attempt failed", reason=error.reason, message=error.message, retryable=retryable)
+        raise TaskFailed(error.reason, error.message, retryable=retryable) from error
+    _log.info("attempt completed", seconds=round(monotonic() - started, 3))
+    return result
+
+
+def _to_attempt(task: Task) -> Attempt:
+    return Attempt(
+        task_id=task.task_id,
+        number=task.attempt,
+        description=task.description,
+        context=task.context,
+        timeout_seconds=task.message.timeout.seconds,
+        remaining_seconds=task.remaining,
+        report_progress=task.progress,
+    )
