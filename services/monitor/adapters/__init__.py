@@ -1,0 +1,1 @@
+"""How monitor asks the rest of the mesh."""

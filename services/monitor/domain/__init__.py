@@ -1,0 +1,1 @@
+"""What monitor knows of health: results, errors and ports."""

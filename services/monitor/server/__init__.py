@@ -1,0 +1,1 @@
+"""MonitorService, gRPC health and gRPC reflection on the wire."""
