@@ -1,0 +1,228 @@
+"""What a mesh consists of: the declarative list of parts that the supervisor drives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import SecretStr
+
+from services.embedded.gateway_config import GatewayConfig
+from services.embedded.parts.envoy import Envoy
+from services.embedded.parts.kafka import Kafka
+from services.embedded.parts.llm import LocalModel
+from services.embedded.parts.part import Part
+from services.embedded.parts.postgres import Postgres
+from services.embedded.parts.redis import Redis
+from services.embedded.parts.service import Migrations, ServiceProcess
+from services.embedded.ports import LOOPBACK
+from services.embedded.settings import MeshSettings
+from services.embedded.state import StateFolder
+
+# Each has a certificate of its own; the relay uses the scheduler's, the worker the agent's.
+IDENTITIES = ("identity", "scheduler", "agent", "tool", "memory", "monitor", "gateway", "operator")
+MIGRATED = ("identity", "scheduler", "agent", "tool", "memory")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of service process."""
+
+    name: str
+    module: str
+    certificate: str
+    pools: int = 1
+    """Database pools that it opens; 0 for none."""
+    serves: bool = True
+    """Whether it serves gRPC."""
+    secrets: tuple[str, ...] = ()
+    """Secrets of the environment that only this kind gets."""
+
+
+_MODEL_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
+KINDS = (
+    Kind("identity", "services.identity", "identity", secrets=("JWT_SECRET_KEY", "GUILDMESH_MASTER_KEY")),
+    Kind("scheduler", "services.scheduler", "scheduler"),
+    Kind("relay", "services.scheduler.relay", "scheduler", serves=False),
+    Kind("agent", "services.agent", "agent", secrets=_MODEL_KEYS),
+    Kind("worker", "services.agent.worker", "agent", pools=0, serves=False, secrets=_MODEL_KEYS),
+    Kind("tool", "services.tool", "tool"),
+    Kind("memory", "services.memory", "memory", secrets=("OPENAI_API_KEY",)),
+    Kind("monitor", "services.monitor", "monitor", pools=0),
+)
+_SECRETS = {name for kind in KINDS for name in kind.secrets}
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """The parts, and where a client finds them."""
+
+    parts: list[Part]
+    exports: dict[str, str] = field(default_factory=dict)
+    """Variables that `guildmesh env` prints; they may hold passwords."""
+    max_connections: int = 0
+    """Of PostgreSQL: what all pools together may take, with a reserve."""
+
+
+def required_connections(settings: MeshSettings) -> int:
+    """Database connections that all pools may take, with 30 kept for listeners, migrations, backups and people."""
+    pools = sum(kind.pools * (settings.api_workers if kind.name == "agent" else 1) for kind in KINDS)
+    return pools * (settings.db_pool_size + settings.db_max_overflow) + 30
+
+
+def plan(settings: MeshSettings, state: StateFolder) -> Mesh:
+    """Chooses ports and passwords and lists the parts. Starts nothing.
+
+    Raises:
+        MeshError: a wheel is missing.
+    """
+    parts: list[Part] = []
+    connections = required_connections(settings)
+    environment: dict[str, str] = {}
+
+    if database_url := state.external("DATABASE_URL", _value(settings.database_url)):
+        environment["DATABASE_URL"] = database_url
+    else:
+        postgres = Postgres(
+            state.path / "postgres",
+            port=state.port("postgres"),
+            password=state.secret("postgres"),
+            superuser_password=state.secret("postgres-superuser"),
+            max_connections=connections,
+        )
+        parts.append(postgres)
+        environment["DATABASE_URL"] = postgres.url
+        state.embed("DATABASE_URL", postgres.url)
+    if redis_url := state.external("REDIS_URL", _value(settings.redis_url)):
+        environment["REDIS_URL"] = redis_url
+    else:
+        parts.append(redis := Redis(state.path / "redis", port=state.port("redis"), password=state.secret("redis")))
+        environment["REDIS_URL"] = redis.url
+        state.embed("REDIS_URL", redis.url)
+    if cache_url := state.external("REDIS_CACHE_URL", _value(settings.redis_cache_url)):
+        environment["REDIS_CACHE_URL"] = cache_url
+    else:
+        cache = Redis(
+            state.path / "cache",
+            port=state.port("cache"),
+            password=state.secret("cache"),
+            cache=True,
+            name="cache",
+        )
+        parts.append(cache)
+        environment["REDIS_CACHE_URL"] = cache.url
+        state.embed("REDIS_CACHE_URL", cache.url)
+    if bootstrap_servers := state.external("KAFKA_BOOTSTRAP_SERVERS", settings.kafka_bootstrap_servers or None):
+        environment["KAFKA_BOOTSTRAP_SERVERS"] = bootstrap_servers
+    else:
+        kafka = Kafka(state.path / "kafka", port=settings.kafka_port, controller_port=state.port("kafka-controller"))
+        parts.append(kafka)
+        environment["KAFKA_BOOTSTRAP_SERVERS"] = kafka.bootstrap_servers
+        state.embed("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap_servers)
+    if settings.local_llm_url:
+        environment["GUILDMESH_LOCAL_LLM_URL"] = settings.local_llm_url
+    elif settings.default_llm_provider == "local" or not (settings.openai_api_key or settings.openai_base_url):
+        model = LocalModel(state.port("model"))
+        parts.append(model)
+        environment["GUILDMESH_LOCAL_LLM_URL"] = model.url
+
+    parts += _services(settings, state, environment, {part.name for part in parts})
+    exports = {
+        "GUILDMESH_URL": f"http://{_reachable(settings.api_host)}:{settings.api_port}",
+        "GUILDMESH_GRPC": f"{_reachable(settings.api_host)}:{settings.api_port}",
+        "KAFKA_BOOTSTRAP_SERVERS": environment["KAFKA_BOOTSTRAP_SERVERS"],
+        "DATABASE_URL": environment["DATABASE_URL"],
+        "REDIS_URL": environment["REDIS_URL"],
+        "REDIS_CACHE_URL": environment["REDIS_CACHE_URL"],
+        "GUILDMESH_METRICS_URL": f"http://{LOOPBACK}:{settings.metrics_port}/metrics",
+    }
+    return Mesh(parts, exports, connections)
+
+
+def _value(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() or None if secret is not None else None
+
+
+def _services(settings: MeshSettings, state: StateFolder, addresses: Mapping[str, str], embedded: set[str]) -> list[Part]:
+    served = [kind for kind in KINDS if kind.serves]
+    targets = {kind.name: f"{LOOPBACK}:{state.port(kind.name)}" for kind in served}
+    admin_ports = {kind.name: state.port(f"{kind.name}-admin") for kind in KINDS if kind.name != "monitor"}
+    # Embedded, the monitor serves the sum of all metrics on the port where a container has its own.
+    admin_ports["monitor"] = settings.metrics_port
+    common = {
+        **{name: value for name, value in os.environ.items() if name.upper() not in _SECRETS},
+        **addresses,
+        "GUILDMESH_PROFILE": settings.profile,
+        "GUILDMESH_STATE_DIR": str(state.path),
+        "GUILDMESH_LISTEN_HOST": LOOPBACK,
+        "GUILDMESH_DRAIN_SECONDS": f"{settings.drain_seconds:g}",
+        **{f"GUILDMESH_{name.upper()}_TARGET": target for name, target in targets.items()},
+        **{f"GUILDMESH_{name.upper()}_ADMIN": f"{LOOPBACK}:{port}" for name, port in admin_ports.items()},
+        "API_WORKERS": str(settings.api_workers),
+        # Each arena costs memory, and these processes have few busy threads.
+        "MALLOC_ARENA_MAX": "2",
+    }
+    secrets = {
+        "JWT_SECRET_KEY": settings.jwt_secret_key,
+        "GUILDMESH_MASTER_KEY": settings.master_key or SecretStr(state.key("master")),
+        "OPENAI_API_KEY": settings.openai_api_key,
+        "ANTHROPIC_API_KEY": settings.anthropic_api_key,
+    }
+    migrate_environment = common | {"GUILDMESH_TLS_DIR": str(state.tls / "operator")}
+    database = [need for need in ("postgres",) if need in embedded]
+    # Only in development: elsewhere an operator makes the first user, with a password of their own.
+    developer = state.developer_password() if settings.profile == "development" else None
+    parts: list[Part] = [Migrations(MIGRATED, migrate_environment, database, developer)]
+    for kind in KINDS:
+        own = {name: value.get_secret_value() for name in kind.secrets if (value := secrets[name])}
+        port = state.port(kind.name) if kind.serves else None
+        own_environment = (
+            common
+            | own
+            | {
+                "GUILDMESH_TLS_DIR": str(state.tls / kind.certificate),
+                "GUILDMESH_PORT": str(port or 0),
+                "GUILDMESH_ADMIN_PORT": str(admin_ports[kind.name]),
+            }
+        )
+        parts.append(
+            ServiceProcess(
+                kind.name,
+                kind.module,
+                admin_port=admin_ports[kind.name],
+                environment=own_environment,
+                uses=embedded,
+                drain_seconds=settings.drain_seconds,
+                port=port,
+            )
+        )
+    gateway = _gateway(settings, state, targets, f"{LOOPBACK}:{admin_ports['identity']}")
+    gateway.uses = tuple(kind.name for kind in KINDS)
+    return [*parts, gateway]
+
+
+def _gateway(settings: MeshSettings, state: StateFolder, targets: Mapping[str, str], identity_admin: str) -> Envoy:
+    development = settings.profile == "development"
+    origins = settings.cors_origins if settings.cors_origins is not None else ("*" if development else "")
+    default_rate = 1.0 if development else 0.1
+    return Envoy(
+        state.path / "gateway",
+        GatewayConfig(
+            upstreams=targets,
+            tls_dir=state.tls / "gateway",
+            admin_address="",
+            identity_admin=identity_admin,
+            jwt_secret_key=settings.jwt_secret_key.get_secret_value() if settings.jwt_secret_key else None,
+            jwt_algorithm=settings.jwt_algorithm,
+            host=settings.api_host,
+            port=settings.api_port,
+            cors_origins=[origin.strip() for origin in origins.split(",") if origin.strip()],
+            profile=settings.profile,
+            sample_rate=default_rate if settings.trace_sample_rate is None else settings.trace_sample_rate,
+        ),
+    )
+
+
+def _reachable(host: str) -> str:
+    return LOOPBACK if host in ("0.0.0.0", "::") else host  # noqa: S104
