@@ -1,0 +1,22 @@
+"""One running mesh for all acceptance tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.mesh import RunningMesh
+from tests.support.servers import server_folder
+
+
+@pytest.fixture(scope="session")
+def mesh() -> Iterator[RunningMesh]:
+    """A mesh that is up, on free ports. Whoever stops or kills a part waits until all is healthy again."""
+    with server_folder("mesh") as folder:
+        running = RunningMesh(folder / "state")
+        try:
+            running.up()
+            yield running
+        finally:
+            running.down()

@@ -1,0 +1,138 @@
+"""Several agents work together over the real scheduler, sandbox and memory (requirement rows 17 and 24)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from google.protobuf import json_format
+from guildmesh.agent.v1 import agent_pb2
+from guildmesh.agent.v1 import agent_service_pb2 as pb
+from guildmesh.scheduler.v1 import scheduler_service_pb2 as scheduler_pb
+from guildmesh.scheduler.v1 import task_pb2
+from guildmesh.tool.v1 import tool_service_pb2 as tool_pb
+from prometheus_client import REGISTRY
+
+from services.common.grpcx.status import error_info
+from tests.integration.agent.conftest import Mesh, Tenant
+from tests.support.language_model import fails, says
+from tests.support.scenarios import FACTS, TEAMWORK
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+
+async def create(tenant: Tenant, scenario: agent_pb2.Scenario) -> None:
+    await tenant.mesh.agent.CreateScenario(pb.CreateScenarioRequest(scenario=scenario), metadata=tenant.metadata)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_three_agents_finish_a_job_together(mesh: Mesh, tenant: Tenant) -> None:
+    await tenant.create_team()
+    await create(tenant, TEAMWORK)
+    mesh.model.answer = says("The goal was met.", prompt_tokens=30, completion_tokens=6)
+    run = await tenant.run("teamwork", facts=FACTS, numbers=[40, 50, 60])
+    assert (run.kind, run.state) == ("agent.scenario", task_pb2.TASK_STATE_PENDING)
+    ended = await tenant.ended(run.task_id)
+    assert ended.state == task_pb2.TASK_STATE_COMPLETED, ended.error
+    result = json_format.MessageToDict(ended.result)
+    assert result["success"] is True
+    assert result["result"] == {"total": 150, "text": "150: The goal was met."}
+    assert (result["model_calls"], result["input_tokens"], result["output_tokens"]) == (1, 30, 6)
+    assert mesh.model.prompts() == ["The total is 150. Comment on it."]
+    steps = {task.labels["step_id"]: task for task in await tenant.subtasks(run.task_id)}
+    assert {name: task.queue for name, task in steps.items()} == {
+        "keep": "research",
+        "find": "research",
+        "sum": "code",
+        "write": "analysis",
+    }
+    assert all(task.created_by == "ada" and task.attempt == 1 for task in steps.values())
+    assert {name: step["task_id"] for name, step in result["steps"].items()} == {
+        name: task.task_id for name, task in steps.items()
+    }
+    usages = await mesh.tool.ListToolUsages(tool_pb.ListToolUsagesRequest(task_id=steps["sum"].task_id), metadata=tenant.metadata)
+    assert [(usage.tool_name, usage.step_id, usage.username) for usage in usages.tool_usages] == [("python", "sum", "ada")]
+    assert (REGISTRY.get_sample_value("agent_active_count", {"agent_type": "coder"}) or 0) >= 1
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_repeat_of_a_run_with_the_same_request_id_is_the_same_run(tenant: Tenant) -> None:
+    await tenant.create_team()
+    await create(tenant, TEAMWORK)
+    first = await tenant.run("teamwork", "run-1", facts=FACTS, numbers=[1, 2])
+    again = await tenant.run("teamwork", "run-1", facts=FACTS, numbers=[1, 2])
+    assert again.task_id == first.task_id
+    assert (await tenant.ended(first.task_id)).state == task_pb2.TASK_STATE_COMPLETED
+    assert len(await tenant.subtasks(first.task_id)) == 4
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await tenant.run("teamwork", "run-1", facts=FACTS, numbers=[3])
+    assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert error_info(refused.value)[0] == "REQUEST_ID_REUSED"
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_step_whose_code_fails_fails_the_run_by_name(tenant: Tenant) -> None:
+    await tenant.create_team()
+    await create(tenant, TEAMWORK)
+    run = await tenant.run("teamwork", facts=["There is no number here."], numbers=[1])
+    ended = await tenant.ended(run.task_id)
+    assert ended.state == task_pb2.TASK_STATE_FAILED
+    assert ended.error.reason == "STEP_FAILED"
+    assert ended.error.message.startswith("The step 'sum' of the agent 'coder' failed: TOOL_FAILED: The tool 'python' failed:")
+    assert "StopIteration" in ended.error.message
+    states = {task.labels["step_id"]: task.status for task in await tenant.subtasks(run.task_id)}
+    assert states == {"keep": "completed", "find": "completed", "sum": "failed"}
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_step_goes_on_when_the_model_is_back(mesh: Mesh, tenant: Tenant) -> None:
+    await tenant.create_team()
+    await create(tenant, TEAMWORK)
+    mesh.model.answers = [fails(503)]
+    run = await tenant.run("teamwork", facts=FACTS, numbers=[200])
+    ended = await tenant.ended(run.task_id)
+    assert json_format.MessageToDict(ended.result)["result"]["text"] == "200: An answer."
+
+
+@pytest.mark.usefixtures("worker")
+async def test_cancelling_a_run_cancels_its_steps(mesh: Mesh, tenant: Tenant) -> None:
+    await tenant.create_team()
+    await create(tenant, TEAMWORK)
+    mesh.model.gate = asyncio.Event()
+    run = await tenant.run("teamwork", facts=FACTS, numbers=[17])
+    async with asyncio.timeout(30):
+        await mesh.model.wait_for_prompt("The total is 17")
+    await mesh.scheduler.CancelTask(scheduler_pb.CancelTaskRequest(task_id=run.task_id, cause="enough"), metadata=tenant.metadata)
+    assert (await tenant.ended(run.task_id)).state == task_pb2.TASK_STATE_CANCELLED
+    mesh.model.gate.set()
+    states = {task.labels["step_id"]: task.status for task in await tenant.subtasks(run.task_id)}
+    assert states["write"] == "cancelled"
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_task_is_answered_by_the_language_model_with_its_context(mesh: Mesh, tenant: Tenant) -> None:
+    mesh.model.answer = says("Green, black, herbal.", model="tiny")
+    request = scheduler_pb.SubmitTaskRequest(task="Name three kinds of tea.")
+    request.context.update({"shop": "ours", "year": 2026})
+    submitted = await mesh.scheduler.SubmitTask(request, metadata=tenant.metadata)
+    assert submitted.status == "pending"
+    ended = await tenant.ended(submitted.task_id)
+    assert json_format.MessageToDict(ended.result) == {
+        "response": "Green, black, herbal.",
+        "provider": "local",
+        "model": "tiny",
+        "input_tokens": 7,
+        "output_tokens": 5,
+    }
+    assert mesh.model.prompts() == ['Context:\n{"shop":"ours","year":2026}\n\nTask:\nName three kinds of tea.']
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_task_past_its_timeout_fails_with_a_timeout(mesh: Mesh, tenant: Tenant) -> None:
+    mesh.model.gate = asyncio.Event()
+    request = scheduler_pb.SubmitTaskRequest(task="Think for ever.", timeout=10)
+    submitted = await mesh.scheduler.SubmitTask(request, metadata=tenant.metadata)
+    ended = await tenant.ended(submitted.task_id)
+    mesh.model.gate.set()
+    assert (ended.status, ended.error.reason) == ("failed", "TIMEOUT")

@@ -1,0 +1,1 @@
+"""The gateway: a real Envoy before real gRPC servers."""

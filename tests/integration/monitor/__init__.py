@@ -1,0 +1,1 @@
+"""Monitor over real servers."""

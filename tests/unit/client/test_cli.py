@@ -1,0 +1,65 @@
+"""The client's command line without a mesh."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import grpc
+import pytest
+from guildmesh_client import cli
+from guildmesh_client.cli import connection
+from guildmesh_client.cli.errors import CommandError, explain
+from guildmesh_client.cli.tasks import _json_object
+from typer.testing import CliRunner
+
+from services.embedded.ports import free_port
+
+
+@pytest.mark.parametrize(
+    ("url", "target", "secure"),
+    [
+        ("http://127.0.0.1:8000", "127.0.0.1:8000", False),
+        ("https://mesh.example", "mesh.example:443", True),
+        ("", "", False),
+    ],
+)
+def test_the_url_says_where_and_how(url: str, target: str, secure: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUILDMESH_URL", url)
+    monkeypatch.delenv("GUILDMESH_GRPC", raising=False)
+    assert connection._target() == (target, secure)
+
+
+def test_without_a_mesh_one_line_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GUILDMESH_URL", raising=False)
+    monkeypatch.delenv("GUILDMESH_GRPC", raising=False)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [])
+    with pytest.raises(CommandError, match="GUILDMESH_TOKEN"), connection.connect():
+        pass
+
+
+def test_a_mesh_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GUILDMESH_GRPC", f"127.0.0.1:{free_port()}")
+    monkeypatch.setenv("GUILDMESH_TOKEN", "x")
+    monkeypatch.setattr("sys.argv", ["guildmesh", "tasks", "get", "1"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    captured = capsys.readouterr()
+    assert "does not answer" in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_help_names_the_commands_of_both_distributions() -> None:
+    text = CliRunner().invoke(cli.application(), ["--help"]).output
+    for name in ("up", "down", "status", "stop", "start", "logs", "doctor", "env", "tasks", "users", "chat"):
+        assert f" {name} " in text
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "1"])
+def test_a_context_that_is_no_object_is_told(text: str) -> None:
+    with pytest.raises(CommandError, match="object"):
+        _json_object(text)
+
+
+def test_an_error_of_the_channel_is_explained() -> None:
+    assert explain(grpc.RpcError("broken")) == "broken"

@@ -1,0 +1,119 @@
+"""What a mesh consists of, and what replaces what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.embedded.errors import MeshError
+from services.embedded.parts.kafka_jars import locked
+from services.embedded.parts.service import ServiceProcess
+from services.embedded.plan import Mesh, plan, required_connections
+from services.embedded.settings import MeshSettings, load_settings
+from services.embedded.state import StateFolder
+from services.embedded.supervisor import Supervisor
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in MeshSettings.model_fields.values():
+        monkeypatch.delenv(str(name.validation_alias), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def planned(tmp_path: Path) -> Mesh:
+    state = StateFolder(tmp_path / "mesh")
+    state.create()
+    mesh = plan(load_settings(), state)
+    Supervisor(mesh.parts, state.logs, state.held)
+    return mesh
+
+
+def environment(mesh: Mesh, name: str) -> dict[str, str]:
+    [part] = [part for part in mesh.parts if part.name == name]
+    assert isinstance(part, ServiceProcess)
+    return dict(part.launch().environment)
+
+
+def test_a_mesh_has_every_part_and_every_process(tmp_path: Path) -> None:
+    names = {part.name for part in planned(tmp_path).parts}
+    assert names == {
+        *("postgres", "redis", "cache", "kafka", "model", "gateway", "migrate"),
+        *("identity", "scheduler", "relay", "agent", "worker", "tool", "memory", "monitor"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "gone", "export"),
+    [
+        ("DATABASE_URL", "postgresql://db.example/guildmesh", "postgres", "DATABASE_URL"),
+        ("REDIS_URL", "redis://redis.example:6379/0", "redis", "REDIS_URL"),
+        ("REDIS_CACHE_URL", "redis://cache.example:6379/0", "cache", "REDIS_CACHE_URL"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "kafka.example:9092", "kafka", "KAFKA_BOOTSTRAP_SERVERS"),
+        ("OPENAI_API_KEY", "sk-test", "model", None),
+        ("OPENAI_BASE_URL", "http://models.example/v1", "model", None),
+    ],
+)
+def test_an_external_url_replaces_the_embedded_part(
+    variable: str, value: str, gone: str, export: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    mesh = planned(tmp_path)
+    assert gone not in {part.name for part in mesh.parts}
+    if export:
+        assert mesh.exports[export] == value
+        assert environment(mesh, "scheduler")[variable] == value
+
+
+def test_a_secret_goes_only_to_those_who_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JWT_SECRET_KEY", "s" * 40)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    mesh = planned(tmp_path)
+    holders = {
+        variable: {part.name for part in mesh.parts if isinstance(part, ServiceProcess) and variable in part.launch().environment}
+        for variable in ("JWT_SECRET_KEY", "OPENAI_API_KEY", "GUILDMESH_MASTER_KEY")
+    }
+    assert holders["JWT_SECRET_KEY"] == {"identity"}
+    assert holders["GUILDMESH_MASTER_KEY"] == {"identity"}
+    assert holders["OPENAI_API_KEY"] == {"agent", "worker", "memory"}
+
+
+def test_empty_values_of_a_copied_env_file_count_as_not_chosen(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DATABASE_URL=\nOPENAI_API_KEY=\nAPI_PORT=8123\n")
+    settings = load_settings()
+    assert settings.database_url is None
+    assert settings.openai_api_key is None
+    assert settings.api_port == 8123
+
+
+def test_a_wrong_setting_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_PORT", "99999")
+    with pytest.raises(MeshError, match="API_PORT"):
+        load_settings()
+
+
+def test_the_pools_of_all_processes_fit_the_server(tmp_path: Path) -> None:
+    settings = load_settings()
+    mesh = planned(tmp_path)
+    # Six processes with a pool of 20 and 40 more when busy, and some for everyone else.
+    assert mesh.max_connections == required_connections(settings) == 6 * 60 + 30
+
+
+def test_every_kafka_jar_is_locked_by_its_hash() -> None:
+    jars = dict(locked())
+    assert "org.apache.kafka:kafka_2.13:4.1.0" in jars
+    assert "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3" in jars
+    assert all(len(digest) == 64 for digest in jars.values())
+
+
+def test_what_env_exports_into_a_shell_does_not_make_the_next_start_external(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = planned(tmp_path)
+    for name in ("DATABASE_URL", "REDIS_URL", "REDIS_CACHE_URL", "KAFKA_BOOTSTRAP_SERVERS"):
+        monkeypatch.setenv(name, first.exports[name])
+    second = planned(tmp_path)
+    assert {part.name for part in second.parts} == {part.name for part in first.parts}
+    monkeypatch.setenv("DATABASE_URL", "postgresql://someone@elsewhere/theirs")
+    assert "postgres" not in {part.name for part in planned(tmp_path).parts}

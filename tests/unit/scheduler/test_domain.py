@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from aiokafka.partitioner import murmur2 as kafka_murmur2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.ids import new_id
+from services.scheduler.domain.events import Failed, Retried
+from services.scheduler.domain.run import Run
+from services.scheduler.domain.shards import murmur2, shard_of
+from services.scheduler.domain.task import NewTask, State
+from services.scheduler.domain.wake import Wake, bucket_of, decode, encode, everything
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+LEASE = timedelta(seconds=15)
+
+
+def a_run(**changes: object) -> Run:
+    values: dict[str, object] = {
+        "tenant_id": "acme", "task_id": new_id(), "shard": 0, "state": State.PENDING, "queue": "default", "kind": "k",
+        "priority": 5, "attempt": 0, "max_attempts": 3, "timeout_ms": 60_000, "next_event_number": 2, "has_children": False,
+        "parent_task_id": None, "traceparent": "", "available_at": NOW,
+    }  # fmt: skip
+    return Run(**(values | changes))  # type: ignore[arg-type]
+
+
+@given(st.binary(max_size=64))
+def test_the_shard_is_the_partition_of_kafkas_own_partitioner(key: bytes) -> None:
+    assert murmur2(key) == kafka_murmur2(key) & 0xFFFFFFFF
+
+
+def test_shards_are_used_evenly() -> None:
+    counts = [0] * 16
+    for _ in range(3200):
+        counts[shard_of(new_id())] += 1
+    assert min(counts) > 120
+
+
+def test_the_timeout_counts_from_the_first_start() -> None:
+    run = a_run()
+    run.start("w", NOW, LEASE)
+    assert (run.attempt, run.deadline) == (1, NOW + timedelta(seconds=60))
+    run.fail_attempt("BROKEN", "", NOW + timedelta(seconds=5))
+    run.start("w", NOW + timedelta(seconds=50), LEASE)
+    assert (run.attempt, run.start_time, run.deadline) == (2, NOW, NOW + timedelta(seconds=60))
+    change = run.fail_attempt("BROKEN", "", NOW + timedelta(seconds=60))
+    assert isinstance(change, Failed)
+    assert run.error_reason == "TIMEOUT"
+
+
+def test_attempts_are_used_up_one_by_one() -> None:
+    run = a_run(max_attempts=2)
+    run.start("w", NOW, LEASE)
+    assert isinstance(run.fail_attempt("BROKEN", "it broke", NOW), Retried)
+    assert not run.state.ended
+    run.start("w", NOW, LEASE)
+    change = run.fail_attempt("BROKEN", "it broke", NOW)
+    assert change == Failed("BROKEN", "it broke (attempt 2 of 2, the last one)")
+    assert run.state.ended
+
+
+def test_the_back_off_doubles_from_1_s_to_10_s() -> None:
+    assert [a_run(attempt=attempt).back_off().total_seconds() for attempt in range(1, 8)] == [1, 2, 4, 8, 10, 10, 10]
+    assert a_run(attempt=2_000_000).back_off().total_seconds() == 10
+
+
+@pytest.mark.parametrize(
+    ("state", "attempt", "reason", "stop"),
+    [
+        (State.RUNNING, 2, None, ""),
+        (State.RUNNING, 1, None, "STALE_ATTEMPT"),
+        (State.PENDING, 2, None, "STALE_ATTEMPT"),
+        (State.COMPLETED, 2, None, "STALE_ATTEMPT"),
+        (State.CANCELLED, 2, None, "CANCELLED"),
+        (State.FAILED, 2, "TIMEOUT", "TIMEOUT"),
+        (State.FAILED, 2, "BROKEN", "STALE_ATTEMPT"),
+    ],
+)
+def test_only_the_current_attempt_of_a_running_task_goes_on(state: State, attempt: int, reason: str | None, stop: str) -> None:
+    assert a_run(state=state, attempt=2, error_reason=reason).stop_reason(attempt) == stop
+
+
+def test_the_payload_hash_depends_on_what_the_caller_chose_only() -> None:
+    one = NewTask(task_id="1", tenant_id="a", description="x", created_by="ada", labels={"a": "1", "b": "2"}, traceparent="t")
+    two = NewTask(task_id="2", tenant_id="a", description="x", created_by="bob", labels={"b": "2", "a": "1"})
+    three = NewTask(task_id="1", tenant_id="a", description="x", created_by="ada", priority=6)
+    assert one.payload_hash() == two.payload_hash() != three.payload_hash()
+
+
+def test_a_wake_survives_its_notification() -> None:
+    wake = Wake(kinds={"a", "b"}, buckets={1, 65535}, stops=[("t", 1, "CANCELLED")], shards=5, origin="me")
+    assert decode(encode(wake)) == wake
+
+
+@given(st.integers(0, 4000), st.integers(0, 200), st.integers(0, 300))
+def test_a_notification_always_fits_and_never_forgets(tasks: int, stops: int, kinds: int) -> None:
+    ids = [f"01990000-0000-7000-8000-{number:012x}" for number in range(tasks)]
+    wake = Wake(
+        kinds={f"a-kind-of-some-length-{number}" for number in range(kinds)},
+        buckets={bucket_of(task_id) for task_id in ids},
+        stops=[(task_id, 1, "STALE_ATTEMPT") for task_id in ids[:stops]],
+        shards=0xFFFF,
+    )
+    payload = encode(wake)
+    assert len(payload.encode()) < 8000
+    heard = decode(payload)
+    assert heard.shards == wake.shards
+    for sent, got in ((wake.kinds, heard.kinds), (wake.buckets, heard.buckets), (wake.stops, heard.stops)):
+        assert got is None or got == sent
+
+
+def test_an_unreadable_notification_wakes_everyone() -> None:
+    assert decode("{") == decode('{"v": 2}') == everything()
