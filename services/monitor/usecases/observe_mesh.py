@@ -17,8 +17,8 @@ log = structlog.get_logger(__name__)
 CHECK_TIMEOUT = 1.5
 """Seconds until a check that does not answer has failed."""
 TRIES = 2
-"""How often in a row a check must fail before what it asks counts as down: the first may only have found that a connection was cut
-by a restart since the last round, or that a busy machine was late."""
+"""How often in a row a check must fail before what it asks counts as down: the first may only have found that a restart had cut
+a connection since the last round, or that a busy machine was late."""
 CACHE_SECONDS = 0.5
 """Probes of many load balancers cost one round of checks; a change is seen within a second all the same."""
 
