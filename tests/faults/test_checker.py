@@ -183,7 +183,7 @@ BAD: dict[str, tuple[str, str, Callable[[Evidence], None]]] = {
     "the state topic goes back": ("unordered", "a", put("state", 3, StateRecord("a", "RUNNING", 4, "s4"))),
     "a watcher misses a number": (
         "unordered",
-        "a",
+        "b",
         added(watches=[event("b", 1, "created", 0), event("b", 3, "cancelled", 0)]),
     ),
     "a watcher sees a number twice": ("unordered", "b", added(watches=[event("b", 1, "created", 0)] * 2)),
