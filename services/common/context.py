@@ -38,6 +38,8 @@ class CallContext:
     """W3C trace context, or empty."""
     deadline: float | None = None
     """monotonic seconds (asyncio loop time) at which the caller stops waiting, or None."""
+    token_ends: float | None = None
+    """monotonic seconds (asyncio loop time) at which the caller's token ends; None for a caller without a token."""
 
     @property
     def trace_id(self) -> str:

@@ -164,6 +164,15 @@ class TokenRequired(Unauthenticated):
         )
 
 
+class TokenExpired(Unauthenticated):
+    """The token that opened a stream has ended."""
+
+    reason = "TOKEN_EXPIRED"
+
+    def __init__(self) -> None:
+        super().__init__("The token of this stream has ended; open another stream with a fresh one.")
+
+
 class DependencyUnavailable(Unavailable):
     """A dependency does not answer."""
 

@@ -19,6 +19,12 @@ class SchedulerSettings(ServiceSettings):
     heartbeat_seconds: float = Field(
         5.0, gt=0, validation_alias="GUILDMESH_HEARTBEAT_SECONDS", description="how often a worker is asked to send a heartbeat"
     )
+    token_renewal_seconds: float = Field(
+        60.0,
+        gt=0,
+        validation_alias="GUILDMESH_TOKEN_RENEWAL_SECONDS",
+        description="how long before its token ends a worker is asked for a stream with a fresh one",
+    )
     sweep_seconds: float = Field(
         1.0, gt=0, validation_alias="GUILDMESH_SWEEP_SECONDS", description="how often lost workers and timeouts are looked for"
     )
@@ -50,6 +56,11 @@ class SchedulerSettings(ServiceSettings):
     def heartbeat(self) -> timedelta:
         """How often a worker sends a heartbeat."""
         return timedelta(seconds=self.heartbeat_seconds)
+
+    @property
+    def token_renewal(self) -> timedelta:
+        """How long before its token ends a worker is asked for another stream."""
+        return timedelta(seconds=self.token_renewal_seconds)
 
     @model_validator(mode="after")
     def _heartbeats_fit(self) -> Self:

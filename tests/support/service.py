@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -48,11 +49,13 @@ class TestServer:
             await channel.close()
 
 
-def metadata(principal: Principal, *, via: str = "gateway") -> tuple[tuple[str, str], ...]:
-    """The metadata by which the gateway (or a service) hands a principal on."""
+def metadata(principal: Principal, *, via: str = "gateway", expires_in: float | None = None) -> tuple[tuple[str, str], ...]:
+    """The metadata by which the gateway (or a service) hands a principal on, with a token that ends in `expires_in` seconds."""
     if via != "gateway":
         return ((PRINCIPAL_KEY, encode_principal(principal)),)
-    claims = {"sub": principal.subject, "tenant": principal.tenant_id, "roles": sorted(principal.roles)}
+    claims: dict[str, object] = {"sub": principal.subject, "tenant": principal.tenant_id, "roles": sorted(principal.roles)}
+    if expires_in is not None:
+        claims["exp"] = time.time() + expires_in
     return ((CLAIMS_KEY, base64.urlsafe_b64encode(json.dumps(claims).encode()).decode()),)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Iterable
 
 from services.common.context import Principal
@@ -48,6 +49,15 @@ def claims_principal(value: str) -> Principal | None:
     if not isinstance(subject, str) or not isinstance(tenant, str) or not subject or not tenant:
         return None
     return Principal(subject, tenant, _roles(body.get("roles")), "user")
+
+
+def claims_expiry(value: str) -> float | None:
+    """When the token ends whose claims the gateway verified, in seconds since 1970 UTC; None when they do not say."""
+    body = _decode(value)
+    expiry = None if body is None else body.get("exp")
+    if isinstance(expiry, bool) or not isinstance(expiry, int | float) or not math.isfinite(expiry):
+        return None
+    return float(expiry)
 
 
 def _decode(value: str) -> dict[str, object] | None:

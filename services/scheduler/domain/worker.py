@@ -110,7 +110,10 @@ class SchedulerMessage:
     renewals: list[tuple[str, int]] = field(default_factory=list)
     """task, attempt."""
     drain: bool = False
+    renew_token: timedelta | None = None
+    """how long the token of the stream still lasts."""
 
     def empty(self) -> bool:
         """Whether there is nothing to say."""
-        return not (self.welcome or self.leases or self.cancels or self.acks or self.refusals or self.renewals or self.drain)
+        lists = self.leases or self.cancels or self.acks or self.refusals or self.renewals
+        return not (lists or self.welcome or self.drain or self.renew_token is not None)

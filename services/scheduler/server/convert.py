@@ -143,6 +143,8 @@ def work_response(message: SchedulerMessage) -> worker_pb.WorkResponse:
         response.refusals.add(task_id=task_id, attempt=attempt, step_id=step_id, reason=refusal.reason, message=refusal.message)
     for task_id, attempt in message.renewals:
         response.renewals.add(task_id=task_id, attempt=attempt)
+    if message.renew_token is not None:
+        response.renew_token.expires_in.FromTimedelta(message.renew_token)
     return response
 
 

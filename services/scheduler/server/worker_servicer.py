@@ -23,7 +23,7 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
     async def Work(self, request_iterator: AsyncIterator[pb.WorkRequest], context: Any) -> AsyncIterator[pb.WorkResponse]:
         """Reads and writes at once: what a worker tells shares commits while leases go out."""
         call = current_call()
-        stream = self._work.open(call.principal.tenant_id, call.peer)
+        stream = self._work.open(call.principal.tenant_id, call.peer, call.token_ends)
         reading = asyncio.create_task(_read(request_iterator, stream))
         try:
             async for message in stream.messages():

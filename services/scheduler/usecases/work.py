@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
-from services.common.errors import CallerNotAllowed
+from services.common.errors import CallerNotAllowed, TokenExpired
 from services.scheduler.domain.errors import HelloRequired
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.task import Lease
@@ -43,20 +43,24 @@ class Work:
         hub: Hub,
         lease: timedelta,
         heartbeat: timedelta,
+        token_renewal: timedelta,
     ) -> None:
         self.reports = reports
         self.heartbeats = heartbeats
         self.dispatcher = dispatcher
         self.lease = lease
         self.heartbeat = heartbeat
+        self.token_renewal = token_renewal
         self._streams: set[WorkStream] = set()
         self._draining = False
         hub.listen(self._woken)
 
-    def open(self, tenant_id: str, peer: str) -> WorkStream:
-        """A new stream of a worker with the certificate of `peer`."""
+    def open(self, tenant_id: str, peer: str, token_ends: float | None = None) -> WorkStream:
+        """A new stream of a worker with the certificate of `peer`; its token ends at `token_ends` of the loop's clock."""
         stream = WorkStream(self, tenant_id, peer)
         self._streams.add(stream)
+        if token_ends is not None:
+            stream.ends(token_ends)
         if self._draining:
             stream.drain()
         return stream
@@ -100,6 +104,7 @@ class WorkStream:
         self._error: Exception | None = None
         self._closed = False
         self._drained = False
+        self._token_timers: list[asyncio.TimerHandle] = []
 
     async def handle(self, message: WorkerMessage) -> None:
         """Takes a message; returns before its reports are durable, in order that the next may share their commit.
@@ -107,7 +112,11 @@ class WorkStream:
         Raises:
             HelloRequired: the first message has no hello.
             CallerNotAllowed: it asks for every tenant's tasks and is not an agent worker of the mesh.
+            TokenExpired: the stream's token has ended.
         """
+        if self._error is not None:
+            # Whoever does not read its end is not listened to either.
+            raise self._error
         if self._demand is None:
             self._greet(message.hello)
         if message.drain:
@@ -162,6 +171,8 @@ class WorkStream:
         """Lets go of everything. Runs go on: the worker may be back within the lease."""
         self._closed = True
         self._leave()
+        for timer in self._token_timers:
+            timer.cancel()
         self._work.closed(self)
         self._give_back(self._out.leases)
         self._out = SchedulerMessage()
@@ -171,6 +182,17 @@ class WorkStream:
         self._leave()
         self._out.drain = True
         self._said.set()
+
+    def ends(self, moment: float) -> None:
+        """Asks for another stream some time before `moment` of the loop's clock, and fails this one at it."""
+        loop = asyncio.get_running_loop()
+        left = moment - loop.time()
+        # A token that is short-lived throughout is not renewed without a pause.
+        notice = min(self._work.token_renewal.total_seconds(), left / 2)
+        self._token_timers = [
+            loop.call_at(moment - notice, self._renew_token, moment),
+            loop.call_at(moment, self.fail, TokenExpired()),
+        ]
 
     def take(self, leases: Sequence[Lease]) -> None:
         """Gets leases of the dispatcher; each has spent a credit."""
@@ -218,6 +240,10 @@ class WorkStream:
         if self._joined:
             self._joined = False
             self._work.dispatcher.leave(self._demand_of(), self)
+
+    def _renew_token(self, moment: float) -> None:
+        self._out.renew_token = timedelta(seconds=max(0.0, moment - asyncio.get_running_loop().time()))
+        self._said.set()
 
     def _beat(self, beat: Heartbeat) -> None:
         def answered(future: asyncio.Future[str]) -> None:

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from services.common.context import Principal, acting_as, current_call
-from services.common.grpcx.principal import claims_principal, decode_principal, encode_principal
+from services.common.grpcx.principal import claims_expiry, claims_principal, decode_principal, encode_principal
 
 
 def encoded(body: object, *, padding: bool = True) -> str:
@@ -24,6 +24,15 @@ def test_verified_claims_become_a_user(padding: bool) -> None:
 )
 def test_claims_without_a_subject_or_a_tenant_are_nobody(value: str) -> None:
     assert claims_principal(value) is None
+
+
+def test_verified_claims_say_when_the_token_ends() -> None:
+    assert claims_expiry(encoded({"sub": "ada", "tenant": "acme", "exp": 1_800_000_000})) == 1_800_000_000.0
+
+
+@pytest.mark.parametrize("value", ["", "%%%", encoded([]), *(encoded({"exp": odd}) for odd in (None, "1", True, float("nan")))])
+def test_claims_that_do_not_say_so_have_no_end(value: str) -> None:
+    assert claims_expiry(value) is None
 
 
 def test_a_principal_survives_the_way_between_services() -> None:

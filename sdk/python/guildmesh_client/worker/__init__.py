@@ -1,6 +1,6 @@
 """A worker in a few lines: functions that run tasks, and nothing of the protocol.
 
-worker = Worker("localhost:8000", credentials=..., metadata=[("authorization", f"Bearer {token}")])
+worker = Worker("localhost:8000", credentials=..., metadata=lambda: [("authorization", f"Bearer {fresh_token()}")])
 
 @worker.task("report.write")
 async def write_report(task: Task) -> JsonValue:

@@ -25,6 +25,8 @@ class Stream:
         self.draining = False
         """whether the scheduler asked for another stream."""
         self.welcomed = asyncio.Event()
+        self.renewal = asyncio.Event()
+        """set when the scheduler asks for another stream with a fresh token."""
         self._hello: pb.WorkerHello | None = hello
         self._credits = 0
         self._heartbeats: list[pb.TaskHeartbeat] = []

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import os
 import random
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias, TypeVar
 
 import grpc
@@ -19,6 +19,7 @@ from guildmesh.scheduler.v1 import task_pb2
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
 
+from guildmesh_client.worker.channel import OpenChannel, opener
 from guildmesh_client.worker.errors import StepRefused, TaskFailed, WorkerRefused
 from guildmesh_client.worker.json_values import JsonValue, to_value
 from guildmesh_client.worker.reports import Report, Reports, key_of
@@ -29,7 +30,6 @@ from guildmesh_client.worker.task import Task
 TaskFunction: TypeAlias = Callable[[Task], Awaitable[JsonValue]]
 F = TypeVar("F", bound=TaskFunction)
 Metadata: TypeAlias = Sequence[tuple[str, str]]
-OpenChannel: TypeAlias = Callable[[], AbstractAsyncContextManager[grpc.aio.Channel]]
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +43,6 @@ _REFUSED = {
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.FAILED_PRECONDITION,
 }
-_OPTIONS = [
-    ("grpc.max_receive_message_length", 16 << 20),
-    ("grpc.max_send_message_length", 16 << 20),
-    ("grpc.keepalive_time_ms", 15_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-]
 
 
 class Worker:
@@ -68,7 +60,7 @@ class Worker:
         channel: grpc.aio.Channel | None = None,
         open_channel: OpenChannel | None = None,
         credentials: grpc.ChannelCredentials | None = None,
-        metadata: Metadata | Callable[[], Metadata] = (),
+        metadata: Metadata | Callable[[], Metadata | Awaitable[Metadata]] = (),
         queues: Sequence[str] = (),
         concurrency: int = 10,
         worker_id: str = "",
@@ -82,7 +74,8 @@ class Worker:
             channel: a channel to use; it stays the caller's to close.
             open_channel: opens the channel to use, for as long as the worker runs.
             credentials: of the channel to `target`.
-            metadata: sent with each stream, such as ("authorization", "Bearer …"); a function is asked each time.
+            metadata: sent with each stream, such as ("authorization", "Bearer …"). A function, which may be async and must not
+                block, is asked anew for each stream: so a worker outlives its tokens.
             queues: queues to take from; none for all.
             concurrency: how many tasks run at once.
             worker_id: unique among running workers; made from host and process when empty.
@@ -97,8 +90,10 @@ class Worker:
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._open_channel = open_channel or _opener(target, channel, credentials)
+        self._open_channel = open_channel or opener(target, channel, credentials)
         self._metadata = metadata
+        # The same token again would end at the same time.
+        self._renewable = callable(metadata) or all(name.lower() != "authorization" for name, _ in metadata)
         self._queues = tuple(queues)
         self._concurrency = concurrency
         self._all_tenants = all_tenants
@@ -107,12 +102,13 @@ class Worker:
         self._reports = Reports()
         self._runs: dict[tuple[str, int], Run] = {}
         self._stream: Stream | None = None
+        """the stream on which everything is told: the newest that was welcomed."""
+        self._open_streams: dict[Stream, asyncio.Task[grpc.aio.AioRpcError | None]] = {}
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._lease = 15.0
         self._interval = 5.0
-        self._welcomed = False
         self._ever_welcomed = False
         self._suspicious = False
 
@@ -135,7 +131,7 @@ class Worker:
     @property
     def connected(self) -> bool:
         """Whether the scheduler has welcomed the current stream."""
-        return self._stream is not None and self._welcomed
+        return self._stream is not None
 
     async def run(self) -> None:
         """Works until `stop`, reconnecting for ever; when cancelled it stops what runs at once.
@@ -172,25 +168,43 @@ class Worker:
         pause = _FIRST_PAUSE
         try:
             while not stopper.done():
-                streaming = asyncio.create_task(self._talk(stub))
-                await asyncio.wait({streaming, stopper}, return_when=asyncio.FIRST_COMPLETED)
-                if not streaming.done():
-                    streaming.cancel()
-                    await asyncio.gather(streaming, return_exceptions=True)
-                    return
-                problem = streaming.exception()
-                if problem is not None and not isinstance(problem, grpc.aio.AioRpcError):
-                    raise problem
-                if isinstance(problem, grpc.aio.AioRpcError):
+                stream = Stream(self._hello())
+                talking = self._open(stub, stream)
+                renewal = asyncio.create_task(stream.renewal.wait())
+                await asyncio.wait({talking, stopper, renewal}, return_when=asyncio.FIRST_COMPLETED)
+                renewal.cancel()
+                if not talking.done():
+                    # We stop, or the token ends: then the next stream takes over and closes this one.
+                    talking.add_done_callback(self._replaced_ended)
+                    continue
+                problem = talking.result()
+                if problem is not None:
                     self._judge(problem)
                     log.warning("worker %s lost its stream: %s %s", self.worker_id, problem.code().name, problem.details())
-                pause = _FIRST_PAUSE if self._welcomed else min(pause * 2, _LONGEST_PAUSE)
+                pause = _FIRST_PAUSE if stream.welcomed.is_set() else min(pause * 2, _LONGEST_PAUSE)
                 with contextlib.suppress(TimeoutError):
                     # Full jitter: a restarted scheduler does not meet all its workers at once.
                     await asyncio.wait_for(asyncio.shield(stopper), pause * random.uniform(0.5, 1.5))  # noqa: S311
         finally:
-            stopper.cancel()
-            await asyncio.gather(stopper, return_exceptions=True)
+            rest = [stopper, *self._open_streams.values()]
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
+
+    def _open(self, stub: pb_grpc.WorkerServiceAsyncStub, stream: Stream) -> asyncio.Task[grpc.aio.AioRpcError | None]:
+
+        def over(_: asyncio.Task[grpc.aio.AioRpcError | None]) -> None:
+            del self._open_streams[stream]
+            # The credits it held are free again.
+            self._offer()
+
+        talking = self._open_streams[stream] = asyncio.create_task(self._talk(stub, stream))
+        talking.add_done_callback(over)
+        return talking
+
+    def _replaced_ended(self, talking: asyncio.Task[grpc.aio.AioRpcError | None]) -> None:
+        if not talking.cancelled() and (error := talking.exception()) is not None:
+            log.error("worker %s: a replaced stream broke", self.worker_id, exc_info=error)
 
     def _judge(self, problem: grpc.aio.AioRpcError) -> None:
         """Decides whether another stream may fare better."""
@@ -214,37 +228,58 @@ class Worker:
             )
             self._reports.answer((task_id, attempt, step_id), refusal)
 
-    async def _talk(self, stub: pb_grpc.WorkerServiceAsyncStub) -> None:
-        """One stream, from hello to its end."""
-        hello = pb.WorkerHello(
+    def _hello(self) -> pb.WorkerHello:
+        return pb.WorkerHello(
             worker_id=self.worker_id, queues=self._queues, kinds=sorted(self._functions), all_tenants=self._all_tenants
         )
-        stream = self._stream = Stream(hello)
-        self._welcomed = False
+
+    async def _talk(self, stub: pb_grpc.WorkerServiceAsyncStub, stream: Stream) -> grpc.aio.AioRpcError | None:
+        """One stream, from hello to its end; gives the error that ended it."""
+        try:
+            metadata = await self._fresh_metadata()
+        except Exception:
+            if not self._ever_welcomed:
+                raise
+            log.warning("worker %s has no metadata for its next stream", self.worker_id, exc_info=True)
+            return None
+        call = stub.Work(stream.requests(), metadata=tuple(metadata))
+        beating = asyncio.create_task(self._beat(stream))
+        try:
+            async for response in call:
+                self._hear(response, stream)
+        except grpc.aio.AioRpcError as error:
+            return error
+        finally:
+            if self._stream is stream:
+                self._stream = None
+            beating.cancel()
+            call.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+        return None
+
+    async def _fresh_metadata(self) -> Metadata:
+        given = self._metadata() if callable(self._metadata) else self._metadata
+        return await given if inspect.isawaitable(given) else given
+
+    def _take_over(self, stream: Stream) -> None:
+        """Makes a welcomed stream the one on which everything is told, and closes the one before."""
+        before, self._stream = self._stream, stream
         stream.beat([run.heartbeat() for run in self._runs.values()])
         self._suspicious = self._suspicious and len(self._reports) > 0
         stream.report(self._reports.all()[:1] if self._suspicious else self._reports.all())
         if self._stopping.is_set():
             stream.drain()
         self._offer()
-        metadata = self._metadata() if callable(self._metadata) else self._metadata
-        call = stub.Work(stream.requests(), metadata=tuple(metadata))
-        beating = asyncio.create_task(self._beat(stream))
-        try:
-            async for response in call:
-                self._hear(response, stream)
-        finally:
-            self._stream = None
-            beating.cancel()
-            call.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+        if before is not None:
+            before.end()
 
     def _hear(self, response: pb.WorkResponse, stream: Stream) -> None:
         if response.HasField("welcome"):
             self._lease = response.welcome.lease_duration.ToTimedelta().total_seconds()
             self._interval = response.welcome.heartbeat_interval.ToTimedelta().total_seconds()
-            self._welcomed = self._ever_welcomed = True
+            self._ever_welcomed = True
             stream.welcomed.set()
+            self._take_over(stream)
         for renewal in response.renewals:
             sent = stream.renewed(renewal.task_id, renewal.attempt)
             run = self._runs.get((renewal.task_id, renewal.attempt))
@@ -265,10 +300,12 @@ class Worker:
         if response.drain and not stream.draining:
             stream.draining = True
             stream.end()
+        if response.HasField("renew_token") and self._renewable:
+            stream.renewal.set()
 
     def _answered(self, key: tuple[str, int, str], refusal: pb.TaskRefusal | None, stream: Stream) -> None:
         self._reports.answer(key, refusal)
-        if self._suspicious:
+        if self._suspicious and stream is self._stream:
             rest = self._reports.all()
             self._suspicious = len(rest) > 1
             stream.report(rest[:1])
@@ -282,7 +319,8 @@ class Worker:
         # A scheduler that does not acknowledge gets no more work to have acknowledged.
         if len(self._reports) > 10 * self._concurrency + 100:
             return
-        free = self._concurrency - len(self._runs) - stream.outstanding
+        # A stream that was replaced may still bring what it was promised.
+        free = self._concurrency - len(self._runs) - sum(each.outstanding for each in self._open_streams)
         if free > 0:
             stream.give_credits(free)
 
@@ -299,8 +337,8 @@ class Worker:
         def ended(_: asyncio.Task[None]) -> None:
             run.close()
             self._runs.pop(key, None)
-            if self._stream is not None:
-                self._stream.forget(*key)
+            for stream in self._open_streams:
+                stream.forget(*key)
             if not self._runs:
                 self._idle.set()
             self._offer()
@@ -339,6 +377,8 @@ class Worker:
         await stream.welcomed.wait()
         while True:
             await asyncio.sleep(self._interval)
+            if stream is not self._stream:
+                return
             stream.beat([run.heartbeat() for run in self._runs.values()])
 
     async def _stop_when_asked(self) -> None:
@@ -370,18 +410,3 @@ def _failure(task_id: str, attempt: int, reason: str, message: str, *, retryable
     text = message.replace("\x00", "").encode("utf-8", "replace").decode()[:_MOST_MESSAGE]
     error = task_pb2.TaskError(reason=reason, message=text)
     return pb.TaskFailure(task_id=task_id, attempt=attempt, error=error, retryable=retryable)
-
-
-def _opener(target: str, channel: grpc.aio.Channel | None, credentials: grpc.ChannelCredentials | None) -> OpenChannel:
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[grpc.aio.Channel]:
-        if channel is not None:
-            yield channel
-        elif credentials is not None:
-            async with grpc.aio.secure_channel(target, credentials, options=_OPTIONS) as own:
-                yield own
-        else:
-            async with grpc.aio.insecure_channel(target, options=_OPTIONS) as own:
-                yield own
-
-    return opened

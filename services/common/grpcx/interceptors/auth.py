@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,7 +12,7 @@ from services.common.context import ANONYMOUS, Principal, current_call, enter_ca
 from services.common.errors import CallerNotAllowed, RoleRequired, TokenRequired
 from services.common.grpcx.call import ServerCall
 from services.common.grpcx.chain import PassingStage
-from services.common.grpcx.principal import CLAIMS_KEY, PRINCIPAL_KEY, claims_principal, decode_principal
+from services.common.grpcx.principal import CLAIMS_KEY, PRINCIPAL_KEY, claims_expiry, claims_principal, decode_principal
 
 GATEWAY = "gateway"
 
@@ -40,8 +42,14 @@ class AuthStage(PassingStage):
         # A service is held by its certificate and the policy's callers; roles are for people.
         if policy.roles and principal.kind != "service" and not policy.roles & principal.roles:
             raise RoleRequired(*sorted(policy.roles))
-        enter_call(replace(current, principal=principal))
+        enter_call(replace(current, principal=principal, token_ends=_token_ends(call, current.peer)))
         yield
+
+
+def _token_ends(call: ServerCall, peer: str) -> float | None:
+    """When the end caller's token ends, by this process's monotonic clock; only the gateway's word counts."""
+    expiry = claims_expiry(call.metadata.get(CLAIMS_KEY, "")) if peer == GATEWAY else None
+    return None if expiry is None else asyncio.get_running_loop().time() + expiry - time.time()
 
 
 def _principal(call: ServerCall, peer: str) -> Principal:

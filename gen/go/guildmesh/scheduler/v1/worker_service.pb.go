@@ -488,7 +488,9 @@ type WorkResponse struct {
 	// drain asks the worker to reconnect: this scheduler is stopping.
 	Drain bool `protobuf:"varint,6,opt,name=drain,proto3" json:"drain,omitempty"`
 	// renewals are heartbeats that renewed their lease.
-	Renewals      []*TaskRenewal `protobuf:"bytes,7,rep,name=renewals,proto3" json:"renewals,omitempty"`
+	Renewals []*TaskRenewal `protobuf:"bytes,7,rep,name=renewals,proto3" json:"renewals,omitempty"`
+	// renew_token asks for another stream with a fresh token; never sent to a worker that came without a token.
+	RenewToken    *TokenRenewal `protobuf:"bytes,8,opt,name=renew_token,json=renewToken,proto3" json:"renew_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -568,6 +570,13 @@ func (x *WorkResponse) GetDrain() bool {
 func (x *WorkResponse) GetRenewals() []*TaskRenewal {
 	if x != nil {
 		return x.Renewals
+	}
+	return nil
+}
+
+func (x *WorkResponse) GetRenewToken() *TokenRenewal {
+	if x != nil {
+		return x.RenewToken
 	}
 	return nil
 }
@@ -884,6 +893,52 @@ func (x *TaskRenewal) GetAttempt() int32 {
 	return 0
 }
 
+// TokenRenewal says that the stream ends soon, with the token that opened it.
+type TokenRenewal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// expires_in is how long the stream still lasts.
+	ExpiresIn     *durationpb.Duration `protobuf:"bytes,1,opt,name=expires_in,json=expiresIn,proto3" json:"expires_in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenRenewal) Reset() {
+	*x = TokenRenewal{}
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenRenewal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenRenewal) ProtoMessage() {}
+
+func (x *TokenRenewal) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenRenewal.ProtoReflect.Descriptor instead.
+func (*TokenRenewal) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *TokenRenewal) GetExpiresIn() *durationpb.Duration {
+	if x != nil {
+		return x.ExpiresIn
+	}
+	return nil
+}
+
 // TaskRefusal says that what the worker sent was not accepted.
 type TaskRefusal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -903,7 +958,7 @@ type TaskRefusal struct {
 
 func (x *TaskRefusal) Reset() {
 	*x = TaskRefusal{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +970,7 @@ func (x *TaskRefusal) String() string {
 func (*TaskRefusal) ProtoMessage() {}
 
 func (x *TaskRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +983,7 @@ func (x *TaskRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRefusal.ProtoReflect.Descriptor instead.
 func (*TaskRefusal) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{12}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TaskRefusal) GetTaskId() string {
@@ -1009,7 +1064,7 @@ const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\x12?\n" +
 	"\x05error\x18\x03 \x01(\v2!.guildmesh.scheduler.v1.TaskErrorB\x06\xbaH\x03\xc8\x01\x01R\x05error\x12\x1c\n" +
-	"\tretryable\x18\x04 \x01(\bR\tretryable\"\x95\x03\n" +
+	"\tretryable\x18\x04 \x01(\bR\tretryable\"\xdc\x03\n" +
 	"\fWorkResponse\x12?\n" +
 	"\awelcome\x18\x01 \x01(\v2%.guildmesh.scheduler.v1.WorkerWelcomeR\awelcome\x129\n" +
 	"\x06leases\x18\x02 \x03(\v2!.guildmesh.scheduler.v1.TaskLeaseR\x06leases\x12<\n" +
@@ -1017,7 +1072,9 @@ const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\x04acks\x18\x04 \x03(\v2\x1f.guildmesh.scheduler.v1.TaskAckR\x04acks\x12?\n" +
 	"\brefusals\x18\x05 \x03(\v2#.guildmesh.scheduler.v1.TaskRefusalR\brefusals\x12\x14\n" +
 	"\x05drain\x18\x06 \x01(\bR\x05drain\x12?\n" +
-	"\brenewals\x18\a \x03(\v2#.guildmesh.scheduler.v1.TaskRenewalR\brenewals\"\x9b\x01\n" +
+	"\brenewals\x18\a \x03(\v2#.guildmesh.scheduler.v1.TaskRenewalR\brenewals\x12E\n" +
+	"\vrenew_token\x18\b \x01(\v2$.guildmesh.scheduler.v1.TokenRenewalR\n" +
+	"renewToken\"\x9b\x01\n" +
 	"\rWorkerWelcome\x12@\n" +
 	"\x0elease_duration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12H\n" +
 	"\x12heartbeat_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\"\xd0\x01\n" +
@@ -1037,7 +1094,10 @@ const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\astep_id\x18\x03 \x01(\tR\x06stepId\"@\n" +
 	"\vTaskRenewal\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
-	"\aattempt\x18\x02 \x01(\x05R\aattempt\"\x8b\x01\n" +
+	"\aattempt\x18\x02 \x01(\x05R\aattempt\"H\n" +
+	"\fTokenRenewal\x128\n" +
+	"\n" +
+	"expires_in\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\texpiresIn\"\x8b\x01\n" +
 	"\vTaskRefusal\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\x12\x16\n" +
@@ -1059,7 +1119,7 @@ func file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescData
 }
 
-var file_guildmesh_scheduler_v1_worker_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_guildmesh_scheduler_v1_worker_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_guildmesh_scheduler_v1_worker_service_proto_goTypes = []any{
 	(*WorkRequest)(nil),         // 0: guildmesh.scheduler.v1.WorkRequest
 	(*WorkerHello)(nil),         // 1: guildmesh.scheduler.v1.WorkerHello
@@ -1073,11 +1133,12 @@ var file_guildmesh_scheduler_v1_worker_service_proto_goTypes = []any{
 	(*TaskCancel)(nil),          // 9: guildmesh.scheduler.v1.TaskCancel
 	(*TaskAck)(nil),             // 10: guildmesh.scheduler.v1.TaskAck
 	(*TaskRenewal)(nil),         // 11: guildmesh.scheduler.v1.TaskRenewal
-	(*TaskRefusal)(nil),         // 12: guildmesh.scheduler.v1.TaskRefusal
-	(*structpb.Value)(nil),      // 13: google.protobuf.Value
-	(*TaskError)(nil),           // 14: guildmesh.scheduler.v1.TaskError
-	(*durationpb.Duration)(nil), // 15: google.protobuf.Duration
-	(*Task)(nil),                // 16: guildmesh.scheduler.v1.Task
+	(*TokenRenewal)(nil),        // 12: guildmesh.scheduler.v1.TokenRenewal
+	(*TaskRefusal)(nil),         // 13: guildmesh.scheduler.v1.TaskRefusal
+	(*structpb.Value)(nil),      // 14: google.protobuf.Value
+	(*TaskError)(nil),           // 15: guildmesh.scheduler.v1.TaskError
+	(*durationpb.Duration)(nil), // 16: google.protobuf.Duration
+	(*Task)(nil),                // 17: guildmesh.scheduler.v1.Task
 }
 var file_guildmesh_scheduler_v1_worker_service_proto_depIdxs = []int32{
 	1,  // 0: guildmesh.scheduler.v1.WorkRequest.hello:type_name -> guildmesh.scheduler.v1.WorkerHello
@@ -1085,27 +1146,29 @@ var file_guildmesh_scheduler_v1_worker_service_proto_depIdxs = []int32{
 	3,  // 2: guildmesh.scheduler.v1.WorkRequest.steps:type_name -> guildmesh.scheduler.v1.TaskStep
 	4,  // 3: guildmesh.scheduler.v1.WorkRequest.completions:type_name -> guildmesh.scheduler.v1.TaskCompletion
 	5,  // 4: guildmesh.scheduler.v1.WorkRequest.failures:type_name -> guildmesh.scheduler.v1.TaskFailure
-	13, // 5: guildmesh.scheduler.v1.TaskStep.result:type_name -> google.protobuf.Value
-	13, // 6: guildmesh.scheduler.v1.TaskCompletion.result:type_name -> google.protobuf.Value
-	14, // 7: guildmesh.scheduler.v1.TaskFailure.error:type_name -> guildmesh.scheduler.v1.TaskError
+	14, // 5: guildmesh.scheduler.v1.TaskStep.result:type_name -> google.protobuf.Value
+	14, // 6: guildmesh.scheduler.v1.TaskCompletion.result:type_name -> google.protobuf.Value
+	15, // 7: guildmesh.scheduler.v1.TaskFailure.error:type_name -> guildmesh.scheduler.v1.TaskError
 	7,  // 8: guildmesh.scheduler.v1.WorkResponse.welcome:type_name -> guildmesh.scheduler.v1.WorkerWelcome
 	8,  // 9: guildmesh.scheduler.v1.WorkResponse.leases:type_name -> guildmesh.scheduler.v1.TaskLease
 	9,  // 10: guildmesh.scheduler.v1.WorkResponse.cancels:type_name -> guildmesh.scheduler.v1.TaskCancel
 	10, // 11: guildmesh.scheduler.v1.WorkResponse.acks:type_name -> guildmesh.scheduler.v1.TaskAck
-	12, // 12: guildmesh.scheduler.v1.WorkResponse.refusals:type_name -> guildmesh.scheduler.v1.TaskRefusal
+	13, // 12: guildmesh.scheduler.v1.WorkResponse.refusals:type_name -> guildmesh.scheduler.v1.TaskRefusal
 	11, // 13: guildmesh.scheduler.v1.WorkResponse.renewals:type_name -> guildmesh.scheduler.v1.TaskRenewal
-	15, // 14: guildmesh.scheduler.v1.WorkerWelcome.lease_duration:type_name -> google.protobuf.Duration
-	15, // 15: guildmesh.scheduler.v1.WorkerWelcome.heartbeat_interval:type_name -> google.protobuf.Duration
-	16, // 16: guildmesh.scheduler.v1.TaskLease.task:type_name -> guildmesh.scheduler.v1.Task
-	15, // 17: guildmesh.scheduler.v1.TaskLease.remaining:type_name -> google.protobuf.Duration
-	3,  // 18: guildmesh.scheduler.v1.TaskLease.steps:type_name -> guildmesh.scheduler.v1.TaskStep
-	0,  // 19: guildmesh.scheduler.v1.WorkerService.Work:input_type -> guildmesh.scheduler.v1.WorkRequest
-	6,  // 20: guildmesh.scheduler.v1.WorkerService.Work:output_type -> guildmesh.scheduler.v1.WorkResponse
-	20, // [20:21] is the sub-list for method output_type
-	19, // [19:20] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	12, // 14: guildmesh.scheduler.v1.WorkResponse.renew_token:type_name -> guildmesh.scheduler.v1.TokenRenewal
+	16, // 15: guildmesh.scheduler.v1.WorkerWelcome.lease_duration:type_name -> google.protobuf.Duration
+	16, // 16: guildmesh.scheduler.v1.WorkerWelcome.heartbeat_interval:type_name -> google.protobuf.Duration
+	17, // 17: guildmesh.scheduler.v1.TaskLease.task:type_name -> guildmesh.scheduler.v1.Task
+	16, // 18: guildmesh.scheduler.v1.TaskLease.remaining:type_name -> google.protobuf.Duration
+	3,  // 19: guildmesh.scheduler.v1.TaskLease.steps:type_name -> guildmesh.scheduler.v1.TaskStep
+	16, // 20: guildmesh.scheduler.v1.TokenRenewal.expires_in:type_name -> google.protobuf.Duration
+	0,  // 21: guildmesh.scheduler.v1.WorkerService.Work:input_type -> guildmesh.scheduler.v1.WorkRequest
+	6,  // 22: guildmesh.scheduler.v1.WorkerService.Work:output_type -> guildmesh.scheduler.v1.WorkResponse
+	22, // [22:23] is the sub-list for method output_type
+	21, // [21:22] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_worker_service_proto_init() }
@@ -1121,7 +1184,7 @@ func file_guildmesh_scheduler_v1_worker_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_worker_service_proto_rawDesc), len(file_guildmesh_scheduler_v1_worker_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,9 +33,14 @@ const (
 // welcome.heartbeat_interval; each renews the lease for welcome.lease_duration and is answered by a renewal or a cancel. It ends a task by a completion or a failure,
 // which the scheduler acknowledges once it is durable, or refuses when the attempt was fenced off. A worker that has heard no
 // acknowledgement sends the same completion again on its next stream: a repeat is acknowledged again.
+//
+// A stream lives as long as the token that opened it. Some time before that ends (60 s by default) the scheduler sends renew_token;
+// the worker opens a second stream with a fresh token, says hello there with the same worker_id and goes on with its runs on it,
+// and closes the first when it has been welcomed.
 type WorkerServiceClient interface {
 	// Work is the stream of one worker. Every message may carry any of its parts, so that one message serves a batch.
-	// Fails with FAILED_PRECONDITION, reason HELLO_REQUIRED.
+	// Fails with FAILED_PRECONDITION, reason HELLO_REQUIRED; with UNAUTHENTICATED, reason TOKEN_EXPIRED, when the token ends before
+	// the worker has closed the stream: its runs go on, and what was not acknowledged is told again on its next stream.
 	Work(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WorkRequest, WorkResponse], error)
 }
 
@@ -71,9 +76,14 @@ type WorkerService_WorkClient = grpc.BidiStreamingClient[WorkRequest, WorkRespon
 // welcome.heartbeat_interval; each renews the lease for welcome.lease_duration and is answered by a renewal or a cancel. It ends a task by a completion or a failure,
 // which the scheduler acknowledges once it is durable, or refuses when the attempt was fenced off. A worker that has heard no
 // acknowledgement sends the same completion again on its next stream: a repeat is acknowledged again.
+//
+// A stream lives as long as the token that opened it. Some time before that ends (60 s by default) the scheduler sends renew_token;
+// the worker opens a second stream with a fresh token, says hello there with the same worker_id and goes on with its runs on it,
+// and closes the first when it has been welcomed.
 type WorkerServiceServer interface {
 	// Work is the stream of one worker. Every message may carry any of its parts, so that one message serves a batch.
-	// Fails with FAILED_PRECONDITION, reason HELLO_REQUIRED.
+	// Fails with FAILED_PRECONDITION, reason HELLO_REQUIRED; with UNAUTHENTICATED, reason TOKEN_EXPIRED, when the token ends before
+	// the worker has closed the stream: its runs go on, and what was not acknowledged is told again on its next stream.
 	Work(grpc.BidiStreamingServer[WorkRequest, WorkResponse]) error
 	mustEmbedUnimplementedWorkerServiceServer()
 }

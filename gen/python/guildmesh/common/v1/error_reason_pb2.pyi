@@ -52,6 +52,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_REQUEST_TOO_LARGE: the body is larger than the gateway passes on."""
     ERROR_REASON_HEADERS_TOO_LARGE: _ErrorReason.ValueType  # 14
     """ERROR_REASON_HEADERS_TOO_LARGE: the headers are larger, or more, than the gateway takes."""
+    ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 15
+    """ERROR_REASON_TOKEN_EXPIRED: the token that opened a stream ended while the stream was open; open another with a fresh token."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists the google.rpc.ErrorInfo reasons of the domain "guildmesh.dev" that any service may answer.
@@ -88,4 +90,6 @@ ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 13
 """ERROR_REASON_REQUEST_TOO_LARGE: the body is larger than the gateway passes on."""
 ERROR_REASON_HEADERS_TOO_LARGE: ErrorReason.ValueType  # 14
 """ERROR_REASON_HEADERS_TOO_LARGE: the headers are larger, or more, than the gateway takes."""
+ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 15
+"""ERROR_REASON_TOKEN_EXPIRED: the token that opened a stream ended while the stream was open; open another with a fresh token."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -264,6 +264,7 @@ class WorkResponse(_message.Message):
     REFUSALS_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     RENEWALS_FIELD_NUMBER: _builtins.int
+    RENEW_TOKEN_FIELD_NUMBER: _builtins.int
     drain: _builtins.bool
     """drain asks the worker to reconnect: this scheduler is stopping."""
     @_builtins.property
@@ -290,6 +291,10 @@ class WorkResponse(_message.Message):
     def renewals(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskRenewal]:
         """renewals are heartbeats that renewed their lease."""
 
+    @_builtins.property
+    def renew_token(self) -> Global___TokenRenewal:
+        """renew_token asks for another stream with a fresh token; never sent to a worker that came without a token."""
+
     def __init__(
         self,
         *,
@@ -300,10 +305,11 @@ class WorkResponse(_message.Message):
         refusals: _abc.Iterable[Global___TaskRefusal] | None = ...,
         drain: _builtins.bool = ...,
         renewals: _abc.Iterable[Global___TaskRenewal] | None = ...,
+        renew_token: Global___TokenRenewal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["renew_token", b"renew_token", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "cancels", b"cancels", "drain", b"drain", "leases", b"leases", "refusals", b"refusals", "renewals", b"renewals", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "cancels", b"cancels", "drain", b"drain", "leases", b"leases", "refusals", b"refusals", "renew_token", b"renew_token", "renewals", b"renewals", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,6 +472,30 @@ class TaskRenewal(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskRenewal: _TypeAlias = TaskRenewal  # noqa: Y015
+
+@_typing.final
+class TokenRenewal(_message.Message):
+    """TokenRenewal says that the stream ends soon, with the token that opened it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPIRES_IN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def expires_in(self) -> _duration_pb2.Duration:
+        """expires_in is how long the stream still lasts."""
+
+    def __init__(
+        self,
+        *,
+        expires_in: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_in", b"expires_in"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_in", b"expires_in"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenRenewal: _TypeAlias = TokenRenewal  # noqa: Y015
 
 @_typing.final
 class TaskRefusal(_message.Message):

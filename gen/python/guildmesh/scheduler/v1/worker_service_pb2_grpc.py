@@ -33,6 +33,10 @@ class WorkerServiceStub:
     welcome.heartbeat_interval; each renews the lease for welcome.lease_duration and is answered by a renewal or a cancel. It ends a task by a completion or a failure,
     which the scheduler acknowledges once it is durable, or refuses when the attempt was fenced off. A worker that has heard no
     acknowledgement sends the same completion again on its next stream: a repeat is acknowledged again.
+
+    A stream lives as long as the token that opened it. Some time before that ends (60 s by default) the scheduler sends renew_token;
+    the worker opens a second stream with a fresh token, says hello there with the same worker_id and goes on with its runs on it,
+    and closes the first when it has been welcomed.
     """
 
     def __init__(self, channel):
@@ -56,11 +60,16 @@ class WorkerServiceServicer:
     welcome.heartbeat_interval; each renews the lease for welcome.lease_duration and is answered by a renewal or a cancel. It ends a task by a completion or a failure,
     which the scheduler acknowledges once it is durable, or refuses when the attempt was fenced off. A worker that has heard no
     acknowledgement sends the same completion again on its next stream: a repeat is acknowledged again.
+
+    A stream lives as long as the token that opened it. Some time before that ends (60 s by default) the scheduler sends renew_token;
+    the worker opens a second stream with a fresh token, says hello there with the same worker_id and goes on with its runs on it,
+    and closes the first when it has been welcomed.
     """
 
     def Work(self, request_iterator, context):
         """Work is the stream of one worker. Every message may carry any of its parts, so that one message serves a batch.
-        Fails with FAILED_PRECONDITION, reason HELLO_REQUIRED.
+        Fails with FAILED_PRECONDITION, reason HELLO_REQUIRED; with UNAUTHENTICATED, reason TOKEN_EXPIRED, when the token ends before
+        the worker has closed the stream: its runs go on, and what was not acknowledged is told again on its next stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,6 +99,10 @@ class WorkerService:
     welcome.heartbeat_interval; each renews the lease for welcome.lease_duration and is answered by a renewal or a cancel. It ends a task by a completion or a failure,
     which the scheduler acknowledges once it is durable, or refuses when the attempt was fenced off. A worker that has heard no
     acknowledgement sends the same completion again on its next stream: a repeat is acknowledged again.
+
+    A stream lives as long as the token that opened it. Some time before that ends (60 s by default) the scheduler sends renew_token;
+    the worker opens a second stream with a fresh token, says hello there with the same worker_id and goes on with its runs on it,
+    and closes the first when it has been welcomed.
     """
 
     @staticmethod

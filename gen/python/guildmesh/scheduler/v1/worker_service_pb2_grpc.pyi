@@ -34,6 +34,10 @@ class WorkerServiceStub:
     welcome.heartbeat_interval; each renews the lease for welcome.lease_duration and is answered by a renewal or a cancel. It ends a task by a completion or a failure,
     which the scheduler acknowledges once it is durable, or refuses when the attempt was fenced off. A worker that has heard no
     acknowledgement sends the same completion again on its next stream: a repeat is acknowledged again.
+
+    A stream lives as long as the token that opened it. Some time before that ends (60 s by default) the scheduler sends renew_token;
+    the worker opens a second stream with a fresh token, says hello there with the same worker_id and goes on with its runs on it,
+    and closes the first when it has been welcomed.
     """
 
     @_typing.overload
@@ -42,7 +46,8 @@ class WorkerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Work: _grpc.StreamStreamMultiCallable[_worker_service_pb2.WorkRequest, _worker_service_pb2.WorkResponse]
     """Work is the stream of one worker. Every message may carry any of its parts, so that one message serves a batch.
-    Fails with FAILED_PRECONDITION, reason HELLO_REQUIRED.
+    Fails with FAILED_PRECONDITION, reason HELLO_REQUIRED; with UNAUTHENTICATED, reason TOKEN_EXPIRED, when the token ends before
+    the worker has closed the stream: its runs go on, and what was not acknowledged is told again on its next stream.
     """
 
 @_typing.type_check_only
@@ -54,12 +59,17 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     welcome.heartbeat_interval; each renews the lease for welcome.lease_duration and is answered by a renewal or a cancel. It ends a task by a completion or a failure,
     which the scheduler acknowledges once it is durable, or refuses when the attempt was fenced off. A worker that has heard no
     acknowledgement sends the same completion again on its next stream: a repeat is acknowledged again.
+
+    A stream lives as long as the token that opened it. Some time before that ends (60 s by default) the scheduler sends renew_token;
+    the worker opens a second stream with a fresh token, says hello there with the same worker_id and goes on with its runs on it,
+    and closes the first when it has been welcomed.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Work: _aio.StreamStreamMultiCallable[_worker_service_pb2.WorkRequest, _worker_service_pb2.WorkResponse]  # type: ignore[assignment]
     """Work is the stream of one worker. Every message may carry any of its parts, so that one message serves a batch.
-    Fails with FAILED_PRECONDITION, reason HELLO_REQUIRED.
+    Fails with FAILED_PRECONDITION, reason HELLO_REQUIRED; with UNAUTHENTICATED, reason TOKEN_EXPIRED, when the token ends before
+    the worker has closed the stream: its runs go on, and what was not acknowledged is told again on its next stream.
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -70,6 +80,10 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     welcome.heartbeat_interval; each renews the lease for welcome.lease_duration and is answered by a renewal or a cancel. It ends a task by a completion or a failure,
     which the scheduler acknowledges once it is durable, or refuses when the attempt was fenced off. A worker that has heard no
     acknowledgement sends the same completion again on its next stream: a repeat is acknowledged again.
+
+    A stream lives as long as the token that opened it. Some time before that ends (60 s by default) the scheduler sends renew_token;
+    the worker opens a second stream with a fresh token, says hello there with the same worker_id and goes on with its runs on it,
+    and closes the first when it has been welcomed.
     """
 
     @_abc_1.abstractmethod
@@ -79,7 +93,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.WorkResponse], _abc.AsyncIterator[_worker_service_pb2.WorkResponse]]:
         """Work is the stream of one worker. Every message may carry any of its parts, so that one message serves a batch.
-        Fails with FAILED_PRECONDITION, reason HELLO_REQUIRED.
+        Fails with FAILED_PRECONDITION, reason HELLO_REQUIRED; with UNAUTHENTICATED, reason TOKEN_EXPIRED, when the token ends before
+        the worker has closed the stream: its runs go on, and what was not acknowledged is told again on its next stream.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,100 @@
+"""When a worker's stream asks for a fresh token, and when it ends with the old one."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+
+from services.common.errors import TokenExpired
+from services.scheduler.domain.ports import TaskBatches
+from services.scheduler.domain.worker import SchedulerMessage, WorkerMessage
+from services.scheduler.server.convert import work_response
+from services.scheduler.usecases.dispatch import Dispatcher
+from services.scheduler.usecases.group_commit import GroupCommit
+from services.scheduler.usecases.hub import Hub
+from services.scheduler.usecases.work import Work, WorkStream
+
+
+def opened(ends_in: float | None, renewal: float = 60.0) -> WorkStream:
+    """A stream whose token ends so many seconds from now."""
+
+    async def commit(items: Any) -> list[Any]:
+        raise AssertionError("nothing is told here")
+
+    hub = Hub(origin="here")
+    work = Work(
+        reports=GroupCommit(commit),
+        heartbeats=GroupCommit(commit),
+        dispatcher=Dispatcher(cast(TaskBatches, None), hub, 1.0),
+        hub=hub,
+        lease=timedelta(seconds=15),
+        heartbeat=timedelta(seconds=5),
+        token_renewal=timedelta(seconds=renewal),
+    )
+    return work.open("acme", "gateway", None if ends_in is None else asyncio.get_running_loop().time() + ends_in)
+
+
+async def heard(stream: WorkStream) -> tuple[list[timedelta], BaseException | None]:
+    """The renewals that the stream asks for within half a second, and the error that ends it."""
+    renewals: list[timedelta] = []
+    try:
+        async with asyncio.timeout(0.5):
+            async for message in stream.messages():
+                assert message.renew_token is not None
+                renewals.append(message.renew_token)
+    except (TimeoutError, TokenExpired) as error:
+        return renewals, error
+    finally:
+        stream.close()
+    return renewals, None
+
+
+async def test_a_token_is_renewed_before_the_stream_ends_with_it() -> None:
+    renewals, error = await heard(opened(ends_in=0.3, renewal=0.1))
+    assert isinstance(error, TokenExpired)
+    assert len(renewals) == 1
+    assert timedelta(0) < renewals[0] <= timedelta(seconds=0.11)
+
+
+async def test_a_short_lived_token_is_renewed_at_half_its_life() -> None:
+    renewals, error = await heard(opened(ends_in=0.6, renewal=60.0))
+    assert isinstance(error, TimeoutError)
+    assert len(renewals) == 1
+    assert timedelta(0) < renewals[0] <= timedelta(seconds=0.31)
+
+
+async def test_a_token_that_has_ended_ends_the_stream() -> None:
+    assert isinstance((await heard(opened(ends_in=-1.0)))[1], TokenExpired)
+
+
+@pytest.mark.parametrize("ends_in", [None, 3600.0])
+async def test_a_stream_without_a_token_or_with_a_long_one_hears_nothing(ends_in: float | None) -> None:
+    renewals, error = await heard(opened(ends_in))
+    assert renewals == []
+    assert isinstance(error, TimeoutError)
+
+
+async def test_nothing_is_taken_from_a_stream_whose_token_has_ended() -> None:
+    stream = opened(ends_in=0.0)
+    await heard(stream)
+    with pytest.raises(TokenExpired):
+        await stream.handle(WorkerMessage(credits=1))
+
+
+async def test_a_closed_stream_leaves_no_timer_behind() -> None:
+    stream = opened(ends_in=3600.0)
+    stream.close()
+    assert all(timer.cancelled() for timer in stream._token_timers)
+
+
+def test_the_wire_says_how_long_the_token_lasts() -> None:
+    assert SchedulerMessage().empty()
+    message = SchedulerMessage(renew_token=timedelta(0))
+    assert not message.empty()
+    assert work_response(message).HasField("renew_token")
+    response = work_response(SchedulerMessage(renew_token=timedelta(seconds=1.5)))
+    assert response.renew_token.expires_in.ToTimedelta() == timedelta(seconds=1.5)
+    assert not work_response(SchedulerMessage(drain=True)).HasField("renew_token")
