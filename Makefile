@@ -96,6 +96,15 @@ test: $(VENV)/.dev ## run the whole test suite
 test-unit: $(VENV)/.dev ## run the tests that need no server
 	@$(BIN)/pytest tests/unit tests/architecture $(ARGS)
 
+$(VENV)/.bench: requirements/bench.txt $(VENV)/.embedded
+	@echo "installing what the benchmarks compare with"
+	@$(PIP) -r requirements/bench.txt
+	@touch $@
+
+.PHONY: bench
+bench: $(VENV)/.bench ## measure the mesh beside what people use today (NAME=tasks)
+	@$(BIN)/python -m bench $(or $(NAME),tasks) $(ARGS)
+
 ##: work
 
 .PHONY: format

@@ -1,0 +1,112 @@
+"""The client of a benchmark, a process of its own: `python -m bench.client TARGET`, with the token in GUILDMESH_TOKEN.
+
+It uses the generated stubs against the gateway's port, as a client in any language does. Moments are of the machine's
+monotonic clock, which all processes share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+import grpc
+import uvloop
+from google.protobuf.struct_pb2 import Struct, Value
+from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
+from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
+from guildmesh.scheduler.v1 import task_pb2
+
+from bench import payload
+from bench.child import Answer, serve
+
+BATCH = 100
+BATCHES_IN_FLIGHT = 8
+SINGLES_IN_FLIGHT = 100
+_COMPLETED = "guildmesh.task.completed.v1"
+
+
+class Client:
+    """Submits tasks and watches them."""
+
+    def __init__(self, stub: pb_grpc.SchedulerServiceAsyncStub, token: str) -> None:
+        """Speaks through `stub` with the token."""
+        self._stub = stub
+        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._context = payload.context()
+
+    async def handle(self, command: Answer) -> Answer:
+        """`batch` and `single` submit up to `tasks` tasks for at most `seconds`; `latency` takes one after the other."""
+        tasks, seconds = int(command["tasks"]), float(command["seconds"])
+        if command["do"] == "batch":
+            return await self._submit(self._batch, BATCHES_IN_FLIGHT, BATCH, tasks, seconds)
+        if command["do"] == "single":
+            return await self._submit(self._single, SINGLES_IN_FLIGHT, 1, tasks, seconds)
+        return await self._latency(tasks, seconds)
+
+    async def _submit(
+        self, submit: Callable[[], Awaitable[list[str]]], in_flight: int, size: int, tasks: int, seconds: float
+    ) -> Answer:
+        ids: list[str] = []
+        left = tasks // size
+        begun = time.monotonic()
+
+        async def lane() -> None:
+            nonlocal left
+            while left > 0 and time.monotonic() - begun < seconds:
+                left -= 1
+                ids.extend(await submit())
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(in_flight):
+                group.create_task(lane())
+        return {"begun": begun, "ended": time.monotonic(), "ids": ids}
+
+    async def _batch(self) -> list[str]:
+        request = pb.BatchCreateTasksRequest(requests=[self._request() for _ in range(BATCH)])
+        response = await self._stub.BatchCreateTasks(request, metadata=self._metadata)
+        for result in response.results:
+            if not result.task_id:
+                raise RuntimeError(f"a task was refused: {result.error.message}")
+        return [result.task_id for result in response.results]
+
+    async def _single(self) -> list[str]:
+        task = await self._stub.CreateTask(self._request(), metadata=self._metadata)
+        return [task.task_id]
+
+    async def _latency(self, tasks: int, seconds: float) -> Answer:
+        """The time of each task from the call that submits it until its result is here."""
+        expected = payload.echo(self._context["payload"])
+        begun = time.monotonic()
+        taken: list[float] = []
+        while len(taken) < tasks and time.monotonic() - begun < seconds:
+            before = time.perf_counter()
+            task = await self._stub.CreateTask(self._request(), metadata=self._metadata)
+            result = ""
+            async for event in self._stub.WatchTask(pb.WatchTaskRequest(task_id=task.task_id), metadata=self._metadata):
+                if event.type == _COMPLETED:
+                    result = event.completed.result.string_value
+                    break
+            taken.append(time.perf_counter() - before)
+            if result != expected:
+                raise RuntimeError(f"task {task.task_id} ended without its result")
+        return {"seconds": taken}
+
+    def _request(self) -> pb.CreateTaskRequest:
+        # Made anew for each task: a client's own work is part of what is measured.
+        fields = {name: Value(string_value=value) for name, value in self._context.items()}
+        task = task_pb2.Task(kind=payload.KIND, description="bench", context=Struct(fields=fields))
+        return pb.CreateTaskRequest(task=task)
+
+
+async def main(target: str, token: str) -> None:
+    """Serves commands until standard input ends."""
+    async with grpc.aio.insecure_channel(target) as channel:
+        client = Client(pb_grpc.SchedulerServiceStub(channel), token)
+        await serve(client.handle)
+
+
+if __name__ == "__main__":
+    uvloop.run(main(sys.argv[1], os.environ["GUILDMESH_TOKEN"]))

@@ -1,0 +1,129 @@
+"""The mesh under load: a client and a worker at the gateway's port, everything on that a user has on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.child import Answer, Child
+from bench.mesh import Mesh
+from bench.processors import ProcessorTime
+from bench.profile import profile
+from bench.report import percentile, tell
+from bench.tables import Tables, tables
+
+_WARM_UP_TASKS = 2_000
+_QUIET_SECONDS = 60.0
+
+
+@dataclass
+class Ours:
+    """A mesh that runs, with its client, its worker and who looks at what they did."""
+
+    mesh: Mesh
+    tables: Tables
+    client: Child
+    worker: Child
+    events: Child
+    profile_folder: Path | None
+
+    def warm_up(self) -> None:
+        """Lets connections, statement caches and compilers get ready."""
+        self._run("warm-up", "single", _WARM_UP_TASKS // 10, 10.0)
+        self._run("warm-up", "batch", _WARM_UP_TASKS, 10.0)
+
+    def batch(self, tasks: int, seconds: float) -> float:
+        """Tasks per second in batches, from the first submit to the last completion."""
+        return self._run("batches of 100, to the last completion", "batch", tasks, seconds)
+
+    def single(self, tasks: int, seconds: float) -> float:
+        """Tasks per second with one task a call, from the first submit to the last completion."""
+        return self._run("one task a call, 100 in flight", "single", tasks, seconds)
+
+    def kafka(self, tasks: int, seconds: float) -> float:
+        """Tasks per second in batches, from the first submit to the last event on Kafka."""
+        self.tables.wait_quiet(_QUIET_SECONDS)
+        self.events.ask(30, do="begin")
+        self.worker.ask(10, do="clear")
+        with self._watched("kafka", {"reader": self.events.pid}):
+            submitted = self.client.ask(seconds + 60, do="batch", tasks=tasks, seconds=seconds)
+            ids = submitted["ids"]
+            waiting = 4 * seconds + 60
+            seen = self.events.ask(waiting + 10, do="expect", tasks=len(ids), seconds=waiting)
+        self._check(ids)
+        if not seen["exact"]:
+            raise RuntimeError(f"{len(ids):,} tasks gave {seen['records']:,} records of {seen['tasks']:,} tasks on Kafka")
+        return _rate("batches of 100, to the last event on Kafka", len(ids), seen["at"] - submitted["begun"], submitted)
+
+    def latencies(self, tasks: int, seconds: float) -> list[float]:
+        """Seconds from submit to result of one task after the other, while nothing else runs."""
+        self.tables.wait_quiet(_QUIET_SECONDS)
+        taken: list[float] = self.client.ask(seconds + 60, do="latency", tasks=tasks, seconds=seconds)["seconds"]
+        p50, p95 = (percentile(taken, share) * 1000 for share in (0.50, 0.95))
+        tell(f"  submit to result, idle: p50 {p50:.2f} ms, p95 {p95:.2f} ms ({len(taken)} tasks)")
+        return taken
+
+    def _run(self, title: str, how: str, tasks: int, seconds: float) -> float:
+        self.tables.wait_quiet(_QUIET_SECONDS)
+        self.worker.ask(10, do="clear")
+        with self._watched(title.split(",")[0].replace(" ", "-"), {}):
+            submitted = self.client.ask(seconds + 60, do=how, tasks=tasks, seconds=seconds)
+            ids = submitted["ids"]
+            waiting = 4 * seconds + 60
+            # The tables are not asked before the worker has called the function for each task.
+            self.worker.ask(waiting + 10, do="expect", calls=len(ids), seconds=waiting)
+            ended = self.tables.wait_completed(_QUIET_SECONDS)
+        self._check(ids)
+        return _rate(title, len(ids), ended - submitted["begun"], submitted)
+
+    def _check(self, ids: list[str]) -> None:
+        self.tables.wait_completed(_QUIET_SECONDS)
+        self.tables.require_completed_once(ids)
+        count = self.worker.ask(30, do="count")
+        if count["calls"] != len(ids) or count["distinct"] != len(ids):
+            raise RuntimeError(f"{len(ids):,} tasks made {count['calls']:,} calls for {count['distinct']:,} tasks")
+
+    @contextmanager
+    def _watched(self, name: str, more: Mapping[str, int]) -> Iterator[None]:
+        parts = self.mesh.pids()
+        loads = {"client": self.client.pid, "our worker": self.worker.pid, **more}
+        sampled = {
+            "scheduler": parts["scheduler"],
+            "relay": parts["relay"],
+            "client": loads["client"],
+            "worker": loads["our worker"],
+        }
+        used = ProcessorTime({**parts, **loads})
+        with profile(self.profile_folder, name, sampled):
+            yield
+        tell(f"    {used.told()}")
+
+
+def _rate(title: str, tasks: int, taken: float, submitted: Answer) -> float:
+    rate = tasks / taken
+    submitting = submitted["ended"] - submitted["begun"]
+    tell(f"  {title}: {rate:,.0f}/s ({tasks:,} tasks in {taken:.2f} s, submitted in {submitting:.2f} s)")
+    return rate
+
+
+@contextmanager
+def ours(mesh: Mesh, profile_folder: Path | None) -> Iterator[Ours]:
+    """Starts the mesh and what loads it; stops both at the end, so that a peer has the machine alone."""
+    tell("  starting the mesh")
+    mesh.up()
+    with ExitStack() as stack:
+        stack.callback(mesh.down)
+        seen = stack.enter_context(tables(mesh.database_url))
+        environment = {**os.environ, "GUILDMESH_TOKEN": mesh.token}
+        client = Child("bench.client", mesh.target, environment=environment)
+        stack.callback(client.stop)
+        worker = Child("bench.worker", mesh.target, environment=environment)
+        stack.callback(worker.stop)
+        events = Child("bench.events", mesh.kafka)
+        stack.callback(events.stop)
+        running = Ours(mesh, seen, client, worker, events, profile_folder)
+        running.warm_up()
+        yield running

@@ -1,0 +1,55 @@
+"""The benchmark `tasks`: submit → lease → complete → event, ours, Celery on Redis, River on PostgreSQL, and ours again."""
+
+from __future__ import annotations
+
+import os
+
+from bench.celery_peer.run import celery_rate
+from bench.mesh import mesh
+from bench.options import Options
+from bench.ours import Ours, ours
+from bench.report import LEAST_CELERY, Figures, tell
+from bench.river_peer.run import river_rates
+
+VOID = 3
+"""Exit code of a run whose figures do not count."""
+_LATENCY_TASKS = 200
+
+
+def run(options: Options) -> int:
+    """Measures, prints the line of JSON, gives the exit code."""
+    figures = Figures(load_before=os.getloadavg()[0])
+    tell(f"tasks: 200 B in, 100 B out; load average {figures.load_before:.2f}, {os.cpu_count()} processors")
+    with mesh() as described:
+        if options.wants("ours"):
+            tell("ours")
+            with ours(described, options.profile) as running:
+                _measure(running, options, figures)
+                if options.million:
+                    _million(running, options, figures)
+        if options.wants("celery"):
+            tell("Celery on Redis")
+            figures.celery, figures.celery_how = celery_rate(options.sized(8_000), options.seconds)
+        if options.wants("river"):
+            tell("River on PostgreSQL")
+            figures.river_batch, figures.river_single = river_rates(options.sized(60_000), options.sized(15_000), options.seconds)
+        if options.wants("ours") and not options.only and not options.million:
+            tell("ours again")
+            with ours(described, None) as running:
+                _measure(running, options, figures)
+    print(figures.line(), flush=True)
+    if figures.void:
+        tell(f"void: Celery did {figures.celery:.0f}/s, under {LEAST_CELERY:.0f}/s, so the machine was not free")
+        return VOID
+    return 0
+
+
+def _measure(running: Ours, options: Options, figures: Figures) -> None:
+    figures.batch.add(running.batch(options.sized(options.tasks), options.seconds))
+    figures.kafka.add(running.kafka(options.sized(options.tasks), options.seconds))
+    figures.single.add(running.single(options.sized(options.tasks // 4), options.seconds))
+    figures.latencies += running.latencies(_LATENCY_TASKS, options.seconds)
+
+
+def _million(running: Ours, options: Options, figures: Figures) -> None:
+    raise NotImplementedError
