@@ -11,9 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from bench.errors import BenchFailed
 from services.embedded.ports import free_ports
+from services.embedded.state import StateFolder
 
 # Settings of the machine that would change what is measured.
 _FOREIGN = (
@@ -48,6 +50,13 @@ class Mesh:
     def database_url(self) -> str:
         """The mesh's database."""
         return self.exports["DATABASE_URL"]
+
+    @property
+    def superuser_url(self) -> str:
+        """The same database for the server's superuser, whom no service is."""
+        url = urlsplit(self.database_url)
+        secret = StateFolder(self._state_dir).secret("postgres-superuser")
+        return url._replace(netloc=f"postgres:{secret}@{url.hostname}:{url.port}").geturl()
 
     @property
     def kafka(self) -> str:

@@ -18,7 +18,8 @@ class Options:
     name: str
     quick: bool = False
     only: str = ""
-    million: bool = False
+    million: bool = True
+    """whether the rate is measured again with a million finished tasks in the tables."""
     profile: Path | None = None
     tasks: int = 40_000
     """of one run in batches; a quarter of it one by one."""
@@ -40,9 +41,12 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("name", choices=["tasks"], help="the benchmark")
     parser.add_argument("--quick", action="store_true", help="a tenth of the sizes, for development")
     parser.add_argument("--only", choices=PEERS, default="", help="one peer, once")
-    parser.add_argument("--million", action="store_true", help="also with 1,000,000 finished tasks in the tables")
+    million = "again with 1,000,000 finished tasks in the tables (default: yes in a whole run, no with --quick or --only)"
+    parser.add_argument("--million", action=argparse.BooleanOptionalAction, help=million)
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="write sampled stacks there (slows the run)")
     parser.add_argument("--tasks", type=int, default=Options.tasks, help="of one run in batches (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=Options.seconds, help="that one run may submit (default %(default)s)")
     given = parser.parse_args(arguments)
+    if given.million is None:
+        given.million = not (given.quick or given.only)
     return Options(**vars(given))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Mapping
 
@@ -14,9 +15,11 @@ _LEAST_SECONDS = 0.01
 class ProcessorTime:
     """Seconds of processor time since the start, by name, of processes and all that they have started."""
 
-    def __init__(self, pids: Mapping[str, int]) -> None:
-        """Begins to count for the named processes."""
+    def __init__(self, pids: Mapping[str, int], ended: str = "") -> None:
+        """Begins to count for the named processes; what our own children that end meanwhile took is told as `ended`."""
         self._pids = dict(pids)
+        self._ended = ended
+        self._children = _ended_children()
         self._before = {name: _seconds(pid) for name, pid in self._pids.items()}
         self._busy = _busy()
         self._begun = time.monotonic()
@@ -24,6 +27,8 @@ class ProcessorTime:
     def told(self) -> str:
         """What was spent since the start, most first, and the share of the machine that went elsewhere, for people."""
         used = {name: _seconds(pid) - self._before[name] for name, pid in self._pids.items()}
+        if self._ended:
+            used[self._ended] = _ended_children() - self._children
         # Our own process only waits, but what it does is not somebody else's.
         ours = sum(used.values())
         elsewhere = (_busy() - self._busy - ours) / (time.monotonic() - self._begun) / (os.cpu_count() or 1)
@@ -32,13 +37,19 @@ class ProcessorTime:
         return f"processor seconds: {told}; others had {max(0.0, elsewhere):.0%} of the machine"
 
 
+def _ended_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def _seconds(pid: int) -> float:
     total = 0.0
     try:
         process = psutil.Process(pid)
         for each in (process, *process.children(recursive=True)):
             times = each.cpu_times()
-            total += times.user + times.system
+            # What it started and has ended already is its own, too.
+            total += times.user + times.system + times.children_user + times.children_system
     except psutil.Error:
         # A process that has just ended has no time any more; the others do.
         pass

@@ -10,8 +10,6 @@ from statistics import median
 
 LEAST_CELERY = 700.0
 """tasks/s below which the machine was too busy for any figure of the run to count."""
-SAME_RATE = 0.9
-"""share of the rate that must be left with a million finished tasks."""
 
 
 def tell(line: str) -> None:
@@ -51,6 +49,8 @@ class Figures:
     single: Rates = field(default_factory=Rates)
     latencies: list[float] = field(default_factory=list)
     million: Rates = field(default_factory=Rates)
+    million_before: Rates = field(default_factory=Rates)
+    """in the same mesh, just before the finished tasks were put there."""
     celery: float | None = None
     celery_how: str = ""
     river_batch: float | None = None
@@ -81,10 +81,11 @@ class Figures:
             river_batch_per_s=_whole(self.river_batch),
             river_single_per_s=_whole(self.river_single),
             million_batch_per_s=_whole(self.million.rate),
-            million_ratio=_ratio(self.million.rate, self.batch.rate),
+            million_ratio=_ratio(self.million.rate, self.million_before.rate),
             batch_runs_per_s=[round(rate) for rate in self.batch.runs],
             kafka_runs_per_s=[round(rate) for rate in self.kafka.runs],
             single_runs_per_s=[round(rate) for rate in self.single.runs],
+            million_runs_per_s=[round(rate) for rate in (*self.million_before.runs, *self.million.runs)],
             void=self.void,
             load_before=round(self.load_before, 2),
         )
@@ -111,6 +112,7 @@ class Summary:
     batch_runs_per_s: list[int]
     kafka_runs_per_s: list[int]
     single_runs_per_s: list[int]
+    million_runs_per_s: list[int]
     void: bool
     load_before: float
 

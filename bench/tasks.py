@@ -14,6 +14,8 @@ from bench.river_peer.run import river_rates
 VOID = 3
 """Exit code of a run whose figures do not count."""
 _LATENCY_TASKS = 200
+_MILLION = 1_000_000
+_MILLION_RUNS = 2
 
 
 def run(options: Options) -> int:
@@ -25,18 +27,20 @@ def run(options: Options) -> int:
             tell("ours")
             with ours(described, options.profile) as running:
                 _measure(running, options, figures)
-                if options.million:
-                    _million(running, options, figures)
+                if options.million and options.only:
+                    _measure_million(running, options, figures)
         if options.wants("celery"):
             tell("Celery on Redis")
             figures.celery, figures.celery_how = celery_rate(options.sized(8_000), options.seconds)
         if options.wants("river"):
             tell("River on PostgreSQL")
             figures.river_batch, figures.river_single = river_rates(options.sized(60_000), options.sized(15_000), options.seconds)
-        if options.wants("ours") and not options.only and not options.million:
+        if not options.only:
             tell("ours again")
-            with ours(described, None) as running:
+            with ours(described, options.profile) as running:
                 _measure(running, options, figures)
+                if options.million:
+                    _measure_million(running, options, figures)
     print(figures.line(), flush=True)
     if figures.void:
         tell(f"void: Celery did {figures.celery:.0f}/s, under {LEAST_CELERY:.0f}/s, so the machine was not free")
@@ -51,5 +55,11 @@ def _measure(running: Ours, options: Options, figures: Figures) -> None:
     figures.latencies += running.latencies(_LATENCY_TASKS, options.seconds)
 
 
-def _million(running: Ours, options: Options, figures: Figures) -> None:
-    raise NotImplementedError
+def _measure_million(running: Ours, options: Options, figures: Figures) -> None:
+    """The same batches before and after, next to each other in time: what differs is only what lies in the tables."""
+    tasks = options.sized(options.tasks)
+    for _ in range(_MILLION_RUNS):
+        figures.million_before.add(running.batch(tasks, options.seconds))
+    running.preload(options.sized(_MILLION))
+    for _ in range(_MILLION_RUNS):
+        figures.million.add(running.batch(tasks, options.seconds))

@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from bench.errors import BenchFailed
+from bench.processors import ProcessorTime
 from bench.report import tell
 from services.embedded.parts.postgres import Postgres
 from services.embedded.ports import free_port
@@ -52,6 +55,8 @@ def _rate(url: str, how: str, tasks: int, seconds: float) -> float:
     arguments = [str(_PROGRAM), "-how", how, "-tasks", str(tasks), "-seconds", f"{seconds:g}"]
     # The address holds a password, and arguments are seen by everyone on the machine.
     environment = {**os.environ, "DATABASE_URL": url}
+    servers = {child.name(): child.pid for child in psutil.Process().children()}
+    used = ProcessorTime(servers, ended="River's program")
     try:
         done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=5 * seconds + 120, check=False)
     except subprocess.TimeoutExpired:
@@ -62,6 +67,7 @@ def _rate(url: str, how: str, tasks: int, seconds: float) -> float:
     rate = float(answer["tasks"] / answer["seconds"])
     tasks_in = f"{answer['tasks']:,} tasks in {answer['seconds']:.2f} s, submitted in {answer['submitted']:.2f} s"
     tell(f"  {how}: {rate:,.0f}/s ({tasks_in})")
+    tell(f"    {used.told()}")
     return rate
 
 
