@@ -30,6 +30,11 @@ class Run:
     parent_task_id: str | None
     traceparent: str
     available_at: datetime
+    has_steps: bool = False
+    log_bytes: int = 0
+    """size of the events that lie in the task's own row."""
+    log_events: int = 0
+    """how many they are: the first ones, 1..log_events."""
     worker_id: str | None = None
     lease_expires: datetime | None = None
     start_time: datetime | None = None
@@ -102,13 +107,18 @@ class Run:
         """Why `attempt` may not go on: CANCELLED, TIMEOUT or STALE_ATTEMPT; empty when it may."""
         if self.state is State.RUNNING and self.attempt == attempt:
             return ""
-        if self.state is State.CANCELLED and self.attempt == attempt:
-            return "CANCELLED"
-        if self.state is State.FAILED and self.attempt == attempt and self.error_reason == "TIMEOUT":
-            return "TIMEOUT"
-        return "STALE_ATTEMPT"
+        return end_reason(self.state, self.attempt, self.error_reason, attempt)
 
     def _end(self, state: State, now: datetime) -> None:
         self.state = state
         self.finish_time = now
         self.lease_expires = None
+
+
+def end_reason(state: State, last_attempt: int, error_reason: str | None, attempt: int) -> str:
+    """Why `attempt` of a task in `state` is over: CANCELLED, TIMEOUT or STALE_ATTEMPT."""
+    if last_attempt == attempt and state is State.CANCELLED:
+        return "CANCELLED"
+    if last_attempt == attempt and state is State.FAILED and error_reason == "TIMEOUT":
+        return "TIMEOUT"
+    return "STALE_ATTEMPT"

@@ -79,12 +79,6 @@ class Ownership:
             found: bool = await (await raw(connection)).fetchval(_HOLDS, lane, self._owner, epoch)
         return found
 
-    async def lanes(self) -> int:
-        """How many lanes there are; a migration decides, so that every relay agrees."""
-        async with self._database.transaction() as connection:
-            number: int = await (await raw(connection)).fetchval(_LANES)
-        return number
-
     async def leave(self) -> None:
         """Gives everything up, so that the others take over at once."""
         async with self._database.transaction() as connection:

@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaProducer
+from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
-from services.scheduler.relay.outbox import OutboxRow
+from services.scheduler.relay.headers import Headers, headers_of
 from services.scheduler.relay.settings import RelaySettings
+from services.scheduler.storage.outbox_codec import OutboxRecord
 
 MOST_REQUEST_BYTES = 16 << 20
 """bytes of a record that the topics take: a result of 1 MiB of JSON can be several times that as protobuf."""
@@ -18,8 +20,8 @@ _BATCH_BYTES = 900_000
 _REQUEST_TIMEOUT_MS = 10_000
 _STOP_SECONDS = 5.0
 
-Record = tuple[bytes, bytes, list[tuple[str, bytes]]]
-_NO_HEADERS: list[tuple[str, bytes]] = []
+Record = tuple[bytes, bytes, Headers]
+_NO_HEADERS: Headers = []
 
 
 class Publisher:
@@ -30,22 +32,21 @@ class Publisher:
         self._events_topic = events_topic
         self._state_topic = state_topic
 
-    async def publish(self, rows: Sequence[OutboxRow]) -> None:
+    async def publish(self, records: Sequence[OutboxRecord]) -> None:
         """Publishes the events, each shard's in order, and the newest state of each task, in one transaction.
 
         Raises:
             KafkaError: it did not happen, or it is not known whether it did; open the lane again and read again.
         """
-        shards: dict[int, list[OutboxRow]] = {}
-        for row in rows:
-            shards.setdefault(row.shard, []).append(row)
+        shards: dict[int, list[OutboxRecord]] = {}
+        for record in records:
+            shards.setdefault(record.shard, []).append(record)
         await self._producer.begin_transaction()
         sent = []
         for shard, mine in shards.items():
-            newest = {row.task_id: row for row in mine}
-            events = ((row.task_id.encode(), row.value, row.headers) for row in mine)
-            states = ((row.task_id.encode(), row.snapshot, _NO_HEADERS) for row in newest.values())
-            sent += await self._send(self._events_topic, shard, events)
+            newest = {record.task_id: record for record in mine}
+            states = ((record.task_id.encode(), record.snapshot, _NO_HEADERS) for record in newest.values())
+            sent += await self._send(self._events_topic, shard, (_event_record(record) for record in mine))
             sent += await self._send(self._state_topic, shard, states)
         # The commit would not say that a batch was given up.
         await asyncio.gather(*sent)
@@ -63,6 +64,11 @@ class Publisher:
                     raise RuntimeError(f"a record of {len(value):,} bytes does not fit into an empty batch")
         sent.append(await self._producer.send_batch(batch, topic, partition=shard))
         return sent
+
+
+def _event_record(record: OutboxRecord) -> Record:
+    headers = headers_of(TaskEvent.FromString(record.value), record.traceparent)
+    return record.task_id.encode(), record.value, headers
 
 
 @asynccontextmanager

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
 
 import structlog
 from aiokafka.errors import KafkaError
 from prometheus_client import Counter, Gauge
 
 from services.common.errors import DomainError
-from services.scheduler.domain.shards import SHARDS
+from services.scheduler.domain.shards import SHARDS, lane_of
 from services.scheduler.domain.wake import Wake
-from services.scheduler.relay.outbox import Outbox, OutboxRow
+from services.scheduler.relay.outbox import Outbox, OutboxBatch
 from services.scheduler.relay.ownership import Ownership
 from services.scheduler.relay.publisher import Publisher, open_publisher
 from services.scheduler.relay.settings import RelaySettings
@@ -42,7 +41,7 @@ class Relay:
     def woken(self, wake: Wake) -> None:
         """Hears of a commit."""
         for lane in self._lanes.values():
-            if any(wake.shards >> shard & 1 for shard in lane.shards):
+            if wake.shards & lane.shards:
                 lane.wanted.set()
 
     async def run(self) -> None:
@@ -51,7 +50,7 @@ class Relay:
             await ensure_topics(self._settings)
             while True:
                 try:
-                    self._take(dict(await self._ownership.renew()), await self._ownership.lanes())
+                    self._take(dict(await self._ownership.renew()))
                 except DomainError as error:
                     log.warning("lanes_not_renewed", error=str(error))
                 except Exception:
@@ -64,7 +63,7 @@ class Relay:
                 async with asyncio.timeout(2):
                     await self._ownership.leave()
 
-    def _take(self, owned: dict[int, int], lanes: int) -> None:
+    def _take(self, owned: dict[int, int]) -> None:
         """Starts what is new and stops what is lost; a lane that came back under another epoch is opened anew."""
         for number, lane in list(self._lanes.items()):
             if owned.get(number) != lane.epoch or lane.task.done():
@@ -72,8 +71,7 @@ class Relay:
                 del self._lanes[number]
         for number, epoch in owned.items():
             if number not in self._lanes:
-                shards = range(number, SHARDS, lanes)
-                self._lanes[number] = _Lane(number, epoch, shards, self._settings, self._outbox, self._ownership)
+                self._lanes[number] = _Lane(number, epoch, self._settings, self._outbox, self._ownership)
 
     async def _stop(self, numbers: list[int]) -> None:
         tasks = [self._lanes.pop(number).task for number in numbers]
@@ -83,12 +81,10 @@ class Relay:
 
 
 class _Lane:
-    def __init__(
-        self, number: int, epoch: int, shards: Sequence[int], settings: RelaySettings, outbox: Outbox, ownership: Ownership
-    ) -> None:
+    def __init__(self, number: int, epoch: int, settings: RelaySettings, outbox: Outbox, ownership: Ownership) -> None:
         self.number = number
         self.epoch = epoch
-        self.shards = shards
+        self.shards = sum(1 << shard for shard in range(SHARDS) if lane_of(shard) == number)
         self.wanted = asyncio.Event()
         self._settings = settings
         self._outbox = outbox
@@ -122,22 +118,22 @@ class _Lane:
             await asyncio.sleep(0.1)
             return
         self.wanted.clear()
-        rows = await self._outbox.read(self.shards)
-        if not rows:
+        batch = await self._outbox.read(self.number)
+        if not batch.positions:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wanted.wait(), self._settings.poll_seconds)
             return
         async with asyncio.timeout(_PUBLISH_SECONDS):
-            await publisher.publish(rows)
-        published.inc(len(rows))
-        await self._delete(rows)
+            await publisher.publish(batch.records)
+        published.inc(len(batch.records))
+        await self._delete(batch)
 
-    async def _delete(self, rows: Sequence[OutboxRow]) -> None:
+    async def _delete(self, batch: OutboxBatch) -> None:
         """Deletes what was published, however long PostgreSQL is away: reading it again would publish it again."""
         pause = 0.1
         while True:
             try:
-                await self._outbox.delete(rows)
+                await self._outbox.delete(batch)
                 return
             except DomainError as error:
                 log.warning("outbox_not_deleted", lane=self.number, error=str(error), retry_in=pause)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 
+from google.api import field_behavior_pb2
 from google.protobuf.struct_pb2 import NULL_VALUE, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as service_pb
@@ -15,39 +18,68 @@ from services.scheduler.domain import task as domain
 from services.scheduler.domain.ports import TaskFilter
 from services.scheduler.domain.worker import Hello, SchedulerMessage, WorkerMessage
 
+_NO_LABELS: Mapping[str, str] = {}
+_OUTPUT_ONLY = tuple(
+    field.name
+    for field in pb.Task.DESCRIPTOR.fields
+    if field_behavior_pb2.OUTPUT_ONLY in field.GetOptions().Extensions[field_behavior_pb2.field_behavior]
+)
+
 
 def submitted_task(request: service_pb.SubmitTaskRequest, tenant_id: str, subject: str, traceparent: str) -> domain.NewTask:
     """The task of POST /task: the plan's defaults, for the agents."""
-    return domain.NewTask(
-        task_id=new_id(),
-        tenant_id=tenant_id,
-        description=request.task,
-        created_by=subject,
-        context=request.context.SerializeToString(deterministic=True) if request.HasField("context") else None,
-        priority=request.priority if request.HasField("priority") else domain.DEFAULT_PRIORITY,
-        timeout_ms=request.timeout * 1000 if request.HasField("timeout") else domain.DEFAULT_TIMEOUT_MS,
-        traceparent=traceparent,
-    )
+    create = service_pb.CreateTaskRequest(task=pb.Task(description=request.task))
+    if request.HasField("context"):
+        create.task.context.CopyFrom(request.context)
+    if request.HasField("priority"):
+        create.task.priority = request.priority
+    if request.HasField("timeout"):
+        create.task.timeout.FromSeconds(request.timeout)
+    return new_task(create, tenant_id, subject, traceparent)
 
 
 def new_task(request: service_pb.CreateTaskRequest, tenant_id: str, subject: str, traceparent: str) -> domain.NewTask:
-    """The task of CreateTask, with its defaults."""
+    """The task of CreateTask, with its defaults; changes the request, which is the caller's no more."""
     task = request.task
+    for name in _OUTPUT_ONLY:
+        task.ClearField(name)  # type: ignore[arg-type]
+    context = None
+    if task.HasField("context"):
+        context = task.context.SerializeToString(deterministic=True)
+        task.ClearField("context")
+    if not task.queue:
+        task.queue = domain.DEFAULT_QUEUE
+    if not task.kind:
+        task.kind = domain.DEFAULT_KIND
+    if not task.HasField("priority"):
+        task.priority = domain.DEFAULT_PRIORITY
+    if not task.HasField("max_attempts"):
+        task.max_attempts = domain.DEFAULT_MAX_ATTEMPTS
+    if not task.HasField("timeout"):
+        task.timeout.seconds = domain.DEFAULT_TIMEOUT_MS // 1000
+    if task.parent_task_id:
+        task.parent_task_id = task.parent_task_id.lower()
+    payload = task.SerializeToString(deterministic=True) if request.request_id else b""
+    task_id = task.task_id = new_id()
+    task.tenant_id = tenant_id
+    task.created_by = subject
     return domain.NewTask(
-        task_id=new_id(),
+        task_id=task_id,
         tenant_id=tenant_id,
-        description=task.description,
         created_by=subject,
-        queue=task.queue or domain.DEFAULT_QUEUE,
-        kind=task.kind or domain.DEFAULT_KIND,
-        context=task.context.SerializeToString(deterministic=True) if task.HasField("context") else None,
-        priority=task.priority if task.HasField("priority") else domain.DEFAULT_PRIORITY,
-        timeout_ms=task.timeout.ToMilliseconds() if task.HasField("timeout") else domain.DEFAULT_TIMEOUT_MS,
-        max_attempts=task.max_attempts if task.HasField("max_attempts") else domain.DEFAULT_MAX_ATTEMPTS,
-        parent_task_id=task.parent_task_id.lower() or None,
+        spec=task.SerializeToString(),
+        description=task.description,
+        queue=task.queue,
+        kind=task.kind,
+        context=context,
+        priority=task.priority,
+        timeout_ms=task.timeout.ToMilliseconds(),
+        max_attempts=task.max_attempts,
+        parent_task_id=task.parent_task_id or None,
         parent_attempt=request.parent_attempt,
-        labels=dict(task.labels),
+        labels=dict(task.labels) if task.labels else _NO_LABELS,
         request_id=request.request_id,
+        payload=payload,
         traceparent=traceparent,
     )
 
@@ -63,25 +95,13 @@ def task_filter(request: service_pb.ListTasksRequest) -> TaskFilter:
 
 def task_message(task: domain.Task) -> pb.Task:
     """The task as its tenant sees it."""
-    message = pb.Task(
-        task_id=task.task_id,
-        tenant_id=task.tenant_id,
-        queue=task.queue,
-        kind=task.kind,
-        description=task.description,
-        priority=task.priority,
-        max_attempts=task.max_attempts,
-        parent_task_id=task.parent_task_id or "",
-        labels=task.labels,
-        state=pb.TaskState.ValueType(task.state),
-        status=task.state.status,
-        attempt=task.attempt,
-        progress=task.progress,
-        last_event_number=task.last_event_number,
-        created_by=task.created_by,
-        create_time=_timestamp(task.create_time),
-    )
-    message.timeout.FromMilliseconds(task.timeout_ms)
+    message = pb.Task.FromString(task.spec)
+    message.state = pb.TaskState.ValueType(task.state)
+    message.status = task.state.status
+    message.attempt = task.attempt
+    message.progress = task.progress
+    message.last_event_number = task.last_event_number
+    message.create_time.CopyFrom(_timestamp(task.create_time))
     if task.context is not None:
         message.context.MergeFromString(task.context)
         message.context.SetInParent()
@@ -91,9 +111,9 @@ def task_message(task: domain.Task) -> pb.Task:
         message.error.reason = task.error_reason
         message.error.message = task.error_message or ""
     if task.start_time is not None:
-        message.start_time.FromDatetime(task.start_time.astimezone(UTC))
+        message.start_time.CopyFrom(_timestamp(task.start_time))
     if task.finish_time is not None:
-        message.finish_time.FromDatetime(task.finish_time.astimezone(UTC))
+        message.finish_time.CopyFrom(_timestamp(task.finish_time))
     return message
 
 
@@ -155,7 +175,9 @@ def _value_bytes(value: Value) -> bytes:
     return value.SerializeToString(deterministic=True)
 
 
+@lru_cache(maxsize=256)
 def _timestamp(moment: datetime) -> Timestamp:
+    """The moment as a message, to be copied: the tasks of one batch share it."""
     stamp = Timestamp()
     stamp.FromDatetime(moment.astimezone(UTC))
     return stamp

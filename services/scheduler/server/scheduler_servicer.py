@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from google.api.httpbody_pb2 import HttpBody
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
@@ -14,6 +15,10 @@ from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
 from guildmesh.scheduler.v1 import task_pb2
 
 from services.common.context import current_call
+from services.common.errors import DomainError, Internal
+from services.common.grpcx.status import to_status
+from services.common.validation import validate
+from services.scheduler.domain.task import Task
 from services.scheduler.server.convert import new_task, submitted_task, task_filter, task_message
 from services.scheduler.server.sse import as_sse
 from services.scheduler.usecases.cancel_task import CancelTask
@@ -23,6 +28,8 @@ from services.scheduler.usecases.get_task import GetTask
 from services.scheduler.usecases.list_queues import ListQueues
 from services.scheduler.usecases.list_tasks import ListTasks
 from services.scheduler.usecases.watch_task import WatchTask
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,25 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         call = current_call()
         task = new_task(request, call.principal.tenant_id, call.principal.subject, call.traceparent)
         return task_message(await self._use_cases.create_task.execute(task))
+
+    async def BatchCreateTasks(self, request: pb.BatchCreateTasksRequest, context: Any) -> pb.BatchCreateTasksResponse:
+        """Creates many tasks, each for itself."""
+        call = current_call()
+        tenant_id, subject, traceparent = call.principal.tenant_id, call.principal.subject, call.traceparent
+        answers: dict[int, Task | Exception] = {}
+        tasks = []
+        places = []
+        for place, item in enumerate(request.requests):
+            try:
+                validate(item)
+            except DomainError as error:
+                answers[place] = error
+            else:
+                tasks.append(new_task(item, tenant_id, subject, traceparent))
+                places.append(place)
+        answers |= zip(places, await self._use_cases.create_task.execute_all(tasks), strict=True)
+        results = [_batch_result(answers[place], call.request_id) for place in range(len(request.requests))]
+        return pb.BatchCreateTasksResponse(results=results)
 
     async def GetTask(self, request: pb.GetTaskRequest, context: Any) -> task_pb2.Task:
         """Gives a task."""
@@ -98,6 +124,15 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
     async def CountTasks(self, request: pb.CountTasksRequest, context: Any) -> pb.CountTasksResponse:
         """Counts the tasks of the mesh."""
         return pb.CountTasksResponse(counts=await self._use_cases.count_tasks.execute())
+
+
+def _batch_result(answer: Task | Exception, request_id: str) -> pb.BatchCreateTasksResult:
+    if isinstance(answer, Task):
+        return pb.BatchCreateTasksResult(task_id=answer.task_id)
+    if not isinstance(answer, DomainError):
+        log.error("item of a batch failed", exc_info=answer)
+        answer = Internal(f"An internal error happened; report it with the request id {request_id}.", request_id=request_id)
+    return pb.BatchCreateTasksResult(error=to_status(answer))
 
 
 def _tenant() -> str:

@@ -30,11 +30,13 @@ class Cancellations:
             driver = await raw(connection)
             runs = await lock_runs(driver, [task_id])
             if task_id not in runs or runs[task_id][0].tenant_id != tenant_id:
-                raise TaskNotFound(task_id)
+                # A task that ends meanwhile is in one of the two tables at any moment.
+                row = await driver.fetchrow(GET_TASK, tenant_id, task_id)
+                if row is None:
+                    raise TaskNotFound(task_id)
+                raise TaskNotCancellable(task_id, task_of(row).state.status)
             run, now = runs[task_id]
-            if run.state.ended:
-                raise TaskNotCancellable(task_id, run.state.status)
-            log = ChangeLog(self._waker.origin)
+            log = ChangeLog(self._waker.origin, tenant_id)
             running, attempt = run.state is State.RUNNING, run.attempt
             log.add(run, run.cancel(cause, now), actor, now)
             if running:

@@ -1,7 +1,8 @@
-"""Gathers the changes of one transaction and writes them as one statement: runs, events, outbox, and at most one NOTIFY."""
+"""Gathers the changes of one transaction and writes them in few statements: tasks, events, outbox, and at most one NOTIFY."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -9,51 +10,57 @@ import asyncpg
 
 from services.scheduler.domain.events import Change
 from services.scheduler.domain.run import Run
+from services.scheduler.domain.shards import lane_of
 from services.scheduler.domain.task import State
 from services.scheduler.domain.wake import CHANNEL, Wake, bucket_of, encode
-from services.scheduler.storage.event_codec import encode_event, encode_headers, encode_snapshot
+from services.scheduler.storage.event_codec import encode_event, encode_snapshot
+from services.scheduler.storage.event_log import INLINE_BYTES, frame
+from services.scheduler.storage.outbox_codec import pack
 
-_WRITE_RUNS = """
-changed AS (
-  UPDATE task_runs r SET
-    state = c.state, attempt = c.attempt, next_event_number = c.next_event_number, available_at = c.available_at,
-    worker_id = c.worker_id, lease_expires = c.lease_expires, start_time = c.start_time, deadline = c.deadline,
-    finish_time = c.finish_time, progress = c.progress, result = c.result, error_reason = c.error_reason,
-    error_message = c.error_message
-  FROM unnest($7::text[], $8::uuid[], $9::smallint[], $10::int[], $11::int[], $12::timestamptz[], $13::text[],
-    $14::timestamptz[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[], $18::real[], $19::bytea[],
-    $20::text[], $21::text[])
-    AS c (tenant_id, task_id, state, attempt, next_event_number, available_at, worker_id, lease_expires, start_time,
-      deadline, finish_time, progress, result, error_reason, error_message)
-  WHERE r.task_id = c.task_id AND r.tenant_id = c.tenant_id
-),
+_UPDATE = """
+UPDATE tasks t SET
+  state = c.state, attempt = c.attempt, next_event_number = c.next_event_number, available_at = c.available_at,
+  worker_id = c.worker_id, lease_expires = c.lease_expires, start_time = c.start_time, deadline = c.deadline,
+  progress = c.progress, has_steps = c.has_steps, log = t.log || c.log, log_events = c.log_events
+FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::int[], $6::timestamptz[], $7::text[], $8::timestamptz[],
+  $9::timestamptz[], $10::timestamptz[], $11::real[], $12::bool[], $13::bytea[], $14::int[])
+  AS c (tenant_id, task_id, state, attempt, next_event_number, available_at, worker_id, lease_expires, start_time, deadline,
+    progress, has_steps, log, log_events)
+WHERE t.task_id = c.task_id AND t.tenant_id = c.tenant_id
 """
-_WRITE_EVENTS = """
-events AS (
-  INSERT INTO task_events (tenant_id, task_id, number, type, value, headers)
-  SELECT * FROM unnest($1::text[], $2::uuid[], $3::int[], $4::text[], $5::bytea[], $6::text[])
-),
-"""
-# The order of the arrays is the order of the positions, and a task's events are in order of their numbers.
-_WRITE_OUTBOX = """
-queued AS (
-  INSERT INTO outbox (shard, tenant_id, task_id, number, snapshot)
-  SELECT o.shard, o.tenant_id, o.task_id, o.number, o.snapshot
-  FROM unnest({shards}::smallint[], $1::text[], $2::uuid[], $3::int[], {snapshots}::bytea[])
-    WITH ORDINALITY AS o (shard, tenant_id, task_id, number, snapshot, line)
-  ORDER BY o.line
+# What has ended moves, within the server, to where nothing changes any more.
+_FINISH = """
+WITH gone AS (
+  DELETE FROM tasks t
+  USING unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::int[], $6::timestamptz[], $7::real[], $8::bytea[],
+    $9::text[], $10::text[], $11::bytea[], $12::int[])
+    AS c (tenant_id, task_id, state, attempt, next_event_number, finish_time, progress, result, error_reason, error_message,
+      log, log_events)
+  WHERE t.task_id = c.task_id AND t.tenant_id = c.tenant_id
+  RETURNING t.tenant_id, t.task_id, t.create_time, t.start_time, c.finish_time, c.state, c.attempt, c.next_event_number,
+    c.log_events, c.progress, t.parent_task_id, t.queue, t.kind, t.traceparent, c.error_reason, c.error_message, t.spec,
+    t.context, t.log || c.log, c.result
 )
-SELECT pg_notify({channel}, {payload})
+INSERT INTO finished_tasks (tenant_id, task_id, create_time, start_time, finish_time, state, attempt, next_event_number,
+  log_events, progress, parent_task_id, queue, kind, traceparent, error_reason, error_message, spec, context, log, result)
+SELECT * FROM gone
 """
-
-
-def _write_sql(first: str, count: int) -> str:
-    names = {name: f"${count + place}" for place, name in enumerate(("shards", "snapshots", "channel", "payload"), 1)}
-    return "WITH " + first + _WRITE_EVENTS + _WRITE_OUTBOX.format(**names)
-
-
-_UPDATE = _write_sql(_WRITE_RUNS, 21)
-_INSERT = _write_sql("", 6)
+_FORGET_STEPS = """
+DELETE FROM task_steps WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
+"""
+_EVENTS = """
+INSERT INTO task_events (tenant_id, task_id, number, value) SELECT * FROM unnest($1::text[], $2::uuid[], $3::int[], $4::bytea[])
+"""
+_OUTBOX = """
+WITH queued AS (
+  INSERT INTO outbox (lane, tenant_id, events, payload)
+  SELECT o.lane, $3, o.events, o.payload
+  FROM unnest($1::smallint[], $2::int[], $4::bytea[]) WITH ORDINALITY AS o (lane, events, payload, line) ORDER BY o.line
+)
+SELECT pg_notify($5, $6)
+"""
+# A row is what the relay reads at least; small ones keep it within its memory.
+_ROW_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -61,27 +68,39 @@ class ChangeLog:
     """The changes of one transaction, in the order they were made."""
 
     origin: str
+    tenant_id: str = "*"
+    """the tenant that the transaction is held to; * for none."""
     wake: Wake = field(init=False)
-    _events: list[tuple[str, str, int, str, bytes, str, int, bytes]] = field(default_factory=list)
     _runs: dict[str, Run] = field(default_factory=dict)
+    _logs: dict[str, list[bytes]] = field(default_factory=dict)
+    _events: list[tuple[str, str, int, bytes]] = field(default_factory=list)
+    _outbox: dict[int, list[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.wake = Wake(origin=self.origin)
 
     def add(self, run: Run, change: Change, actor: str, now: datetime) -> int:
-        """Numbers an event of a run whose row is locked by this transaction; gives the number."""
+        """Numbers an event of a run whose row is locked (or made) by this transaction; gives the number."""
         number = run.next_event_number
         run.next_event_number = number + 1
+        task_id = run.task_id
         value = encode_event(run, number, change, actor, now)
-        headers = encode_headers(run, number, change, now)
-        snapshot = encode_snapshot(run, number, now)
-        self._events.append((run.tenant_id, run.task_id, number, change.type, value, headers, run.shard, snapshot))
-        self._runs[run.task_id] = run
-        self.wake.shards |= 1 << run.shard
-        if self.wake.buckets is not None:
-            self.wake.buckets.add(bucket_of(run.task_id))
-        if self.wake.kinds is not None and run.state is State.PENDING:
-            self.wake.kinds.add(run.kind)
+        framed = frame(value)
+        if run.log_events == number - 1 and run.log_bytes + len(framed) <= INLINE_BYTES:
+            run.log_events = number
+            run.log_bytes += len(framed)
+            self._logs.setdefault(task_id, []).append(framed)
+        else:
+            self._events.append((run.tenant_id, task_id, number, value))
+        record = pack(run.shard, task_id, run.traceparent, value, encode_snapshot(run, number, now))
+        self._outbox.setdefault(lane_of(run.shard), []).append(record)
+        self._runs[task_id] = run
+        wake = self.wake
+        wake.shards |= 1 << run.shard
+        if wake.buckets is not None:
+            wake.buckets.add(bucket_of(task_id))
+        if wake.kinds is not None and run.state is State.PENDING:
+            wake.kinds.add(run.kind)
         return number
 
     def stop(self, run: Run, attempt: int, reason: str) -> None:
@@ -89,34 +108,79 @@ class ChangeLog:
         if self.wake.stops is not None:
             self.wake.stops.append((run.task_id, attempt, reason))
 
+    def log_of(self, task_id: str) -> bytes:
+        """The new events that belong into the task's own row."""
+        return b"".join(self._logs.get(task_id, ()))
+
     def __bool__(self) -> bool:
-        return bool(self._events)
+        return bool(self._runs)
 
     async def write(self, connection: asyncpg.Connection, *, created: bool = False) -> None:
-        """Writes everything; `created` runs are inserted by the caller's own statement."""
-        if not self._events:
+        """Writes everything; the rows of `created` runs are the caller's to insert."""
+        if not self._runs:
             return
-        columns = list(zip(*self._events, strict=True))
-        arguments = [list(column) for column in columns[:6]]
         if not created:
             runs = list(self._runs.values())
-            arguments += [
-                [run.tenant_id for run in runs],
-                [run.task_id for run in runs],
-                [int(run.state) for run in runs],
-                [run.attempt for run in runs],
-                [run.next_event_number for run in runs],
-                [run.available_at for run in runs],
-                [run.worker_id for run in runs],
-                [run.lease_expires for run in runs],
-                [run.start_time for run in runs],
-                [run.deadline for run in runs],
-                [run.finish_time for run in runs],
-                [run.progress for run in runs],
-                [run.result for run in runs],
-                [run.error_reason for run in runs],
-                [run.error_message for run in runs],
-            ]
+            await self._update(connection, [run for run in runs if not run.state.ended])
+            await self._finish(connection, [run for run in runs if run.state.ended])
+        if self._events:
+            await connection.execute(_EVENTS, *(list(column) for column in zip(*self._events, strict=True)))
+        rows = [(lane, len(part), b"".join(part)) for lane, records in self._outbox.items() for part in _parts(records)]
+        lanes, events, payloads = zip(*rows, strict=True)
+        await connection.execute(_OUTBOX, lanes, events, self.tenant_id, payloads, CHANNEL, encode(self.wake))
+
+    async def _update(self, connection: asyncpg.Connection, runs: Sequence[Run]) -> None:
+        if not runs:
+            return
         await connection.execute(
-            _INSERT if created else _UPDATE, *arguments, list(columns[6]), list(columns[7]), CHANNEL, encode(self.wake)
+            _UPDATE,
+            [run.tenant_id for run in runs],
+            [run.task_id for run in runs],
+            [int(run.state) for run in runs],
+            [run.attempt for run in runs],
+            [run.next_event_number for run in runs],
+            [run.available_at for run in runs],
+            [run.worker_id for run in runs],
+            [run.lease_expires for run in runs],
+            [run.start_time for run in runs],
+            [run.deadline for run in runs],
+            [run.progress for run in runs],
+            [run.has_steps for run in runs],
+            [self.log_of(run.task_id) for run in runs],
+            [run.log_events for run in runs],
         )
+
+    async def _finish(self, connection: asyncpg.Connection, runs: Sequence[Run]) -> None:
+        if not runs:
+            return
+        await connection.execute(
+            _FINISH,
+            [run.tenant_id for run in runs],
+            [run.task_id for run in runs],
+            [int(run.state) for run in runs],
+            [run.attempt for run in runs],
+            [run.next_event_number for run in runs],
+            [run.finish_time for run in runs],
+            [run.progress for run in runs],
+            [run.result for run in runs],
+            [run.error_reason for run in runs],
+            [run.error_message for run in runs],
+            [self.log_of(run.task_id) for run in runs],
+            [run.log_events for run in runs],
+        )
+        stepped = [run for run in runs if run.has_steps]
+        if stepped:
+            await connection.execute(_FORGET_STEPS, [run.tenant_id for run in stepped], [run.task_id for run in stepped])
+
+
+def _parts(records: Sequence[bytes]) -> list[list[bytes]]:
+    """The records in parts of about _ROW_BYTES, in order."""
+    parts: list[list[bytes]] = [[]]
+    size = 0
+    for record in records:
+        if size and size + len(record) > _ROW_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(record)
+        size += len(record)
+    return parts

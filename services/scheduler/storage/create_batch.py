@@ -1,8 +1,7 @@
-"""Creates many tasks in one transaction: task, run, first event, outbox row and request id each."""
+"""Creates many tasks in one transaction: task, first event, what waits for Kafka, and request id each."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -12,10 +11,10 @@ from services.common.errors import DomainError
 from services.scheduler.domain.errors import ParentTaskEnded, RequestIdReused, StaleAttempt, TaskNotFound
 from services.scheduler.domain.events import Created
 from services.scheduler.domain.run import Run
-from services.scheduler.domain.shards import shard_of
+from services.scheduler.domain.shards import shards_of
 from services.scheduler.domain.task import NewTask, State, Task
 from services.scheduler.storage.changelog import ChangeLog
-from services.scheduler.storage.tasks import TASK_COLUMNS, created_task_of
+from services.scheduler.storage.tasks import READ_TASKS, task_of
 
 # In the order of the keys, so that two batches with the same request ids wait for each other instead of deadlocking.
 _CLAIM_REQUESTS = """
@@ -26,35 +25,31 @@ ORDER BY tenant_id, request_id
 ON CONFLICT DO NOTHING
 RETURNING tenant_id, request_id
 """
-_READ_REQUESTS = f"""
-SELECT q.request_id, q.payload_hash, {TASK_COLUMNS}
-FROM task_requests q JOIN tasks t ON t.tenant_id = q.tenant_id AND t.task_id = q.task_id
-WHERE (q.tenant_id, q.request_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
-"""  # noqa: S608 - constants only
+_READ_REQUESTS = """
+SELECT request_id, tenant_id, task_id, payload_hash FROM task_requests
+WHERE (tenant_id, request_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+"""
 _LOCK_PARENTS = """
-SELECT tenant_id, task_id, state, attempt, has_children FROM task_runs
+SELECT tenant_id, task_id, state, attempt, has_children FROM tasks
 WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
 ORDER BY task_id FOR NO KEY UPDATE
 """
+_ENDED_PARENTS = """
+SELECT tenant_id, task_id FROM finished_tasks WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
+"""
 _MARK_PARENTS = """
-UPDATE task_runs SET has_children = true
+UPDATE tasks SET has_children = true
 WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
 """
 _INSERT = """
-WITH kept AS (
-  INSERT INTO tasks (tenant_id, task_id, queue, kind, description, context, priority, timeout_ms, max_attempts,
-    parent_task_id, labels, created_by, traceparent, create_time)
-  SELECT *, $14::timestamptz FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bytea[],
-    $7::smallint[], $8::int[], $9::smallint[], $10::uuid[], $11::text[], $12::text[], $13::text[])
-)
-INSERT INTO task_runs (tenant_id, task_id, queue, kind, priority, timeout_ms, max_attempts, parent_task_id, traceparent,
-  available_at, shard, queue_priority, state, next_event_number)
-SELECT c.tenant_id, c.task_id, c.queue, c.kind, c.priority, c.timeout_ms, c.max_attempts, c.parent_task_id,
-  c.traceparent, $14, c.shard, c.queue_priority, 1, 2
-FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $7::smallint[], $8::int[], $9::smallint[], $10::uuid[],
-  $13::text[], $15::smallint[], $16::smallint[])
-  WITH ORDINALITY AS c (tenant_id, task_id, queue, kind, priority, timeout_ms, max_attempts, parent_task_id, traceparent,
-    shard, queue_priority, line)
+INSERT INTO tasks (tenant_id, task_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, shard, parent_task_id,
+  traceparent, spec, context, log, log_events, next_event_number, create_time, available_at, state)
+SELECT c.tenant_id, c.task_id, c.queue, c.kind, c.queue_priority, c.priority, c.timeout_ms, c.max_attempts, c.shard,
+  c.parent_task_id, c.traceparent, c.spec, c.context, c.log, c.log_events, 2, $16, $16, 1
+FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::smallint[], $6::smallint[], $7::int[], $8::smallint[],
+  $9::smallint[], $10::uuid[], $11::text[], $12::bytea[], $13::bytea[], $14::bytea[], $15::int[])
+  WITH ORDINALITY AS c (tenant_id, task_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, shard,
+    parent_task_id, traceparent, spec, context, log, log_events, line)
 ORDER BY c.line
 """
 
@@ -70,11 +65,14 @@ async def create_tasks(connection: asyncpg.Connection, log: ChangeLog, items: Se
     new = [place for place, answer in enumerate(answers) if answer is None and place not in twins]
     if new:
         now: datetime = await connection.fetchval("SELECT clock_timestamp()")
-        for place in new:
-            item = items[place]
-            log.add(_run_of(item, now), Created(item.description, item.priority, item.labels), item.created_by, now)
-            answers[place] = _task_of(item, now)
-        await _insert(connection, [items[place] for place in new], now)
+        made = [items[place] for place in new]
+        runs = []
+        for place, item, shard in zip(new, made, shards_of([item.task_id for item in made]), strict=True):
+            run = _run_of(item, shard, now)
+            log.add(run, Created(item.description, item.priority, item.labels), item.created_by, now)
+            runs.append(run)
+            answers[place] = Task(item.task_id, item.tenant_id, item.spec, now, item.context, item.traceparent)
+        await _insert(connection, made, runs, log, now)
         await log.write(connection, created=True)
     for place, first in twins.items():
         if answers[place] is None and (answer := answers[first]) is not None:
@@ -97,13 +95,24 @@ async def _read_requests(
 ) -> None:
     if not places:
         return
-    rows = await connection.fetch(_READ_REQUESTS, [items[p].tenant_id for p in places], [items[p].request_id for p in places])
+    keys = {(items[p].tenant_id, items[p].request_id) for p in places}
+    rows = await connection.fetch(_READ_REQUESTS, *(list(column) for column in zip(*keys, strict=True)))
+    if not rows:
+        return
+    found = await connection.fetch(READ_TASKS, [row["task_id"] for row in rows], [row["tenant_id"] for row in rows])
+    tasks = {row["task_id"]: row for row in found}
     kept = {(row["tenant_id"], row["request_id"]): row for row in rows}
     for place in places:
         item = items[place]
         row = kept.get((item.tenant_id, item.request_id))
-        if row is not None:
-            answers[place] = _same(item, row["payload_hash"], created_task_of(row))
+        if row is not None and row["task_id"] in tasks:
+            answers[place] = _same(item, row["payload_hash"], _created_task_of(tasks[row["task_id"]]))
+
+
+def _created_task_of(row: asyncpg.Record) -> Task:
+    """The task as it was when it was created: a repeat gets the first answer."""
+    task = task_of(row)
+    return Task(task.task_id, task.tenant_id, task.spec, task.create_time, task.context, task.traceparent)
 
 
 async def _check_parents(connection: asyncpg.Connection, items: Sequence[NewTask], answers: list[Answer | None]) -> None:
@@ -113,17 +122,23 @@ async def _check_parents(connection: asyncpg.Connection, items: Sequence[NewTask
     keys = sorted({(str(items[p].parent_task_id), items[p].tenant_id) for p in places})
     rows = await connection.fetch(_LOCK_PARENTS, [key[0] for key in keys], [key[1] for key in keys])
     parents = {(str(row["task_id"]), row["tenant_id"]): row for row in rows}
+    missing = [key for key in keys if key not in parents]
+    ended = set()
+    if missing:
+        rows = await connection.fetch(_ENDED_PARENTS, [key[1] for key in missing], [key[0] for key in missing])
+        ended = {(str(row["task_id"]), row["tenant_id"]) for row in rows}
     unmarked = set()
     for place in places:
         item = items[place]
         parent_id = str(item.parent_task_id)
         parent = parents.get((parent_id, item.tenant_id))
-        if parent is None:
+        if (parent_id, item.tenant_id) in ended:
+            stale = item.parent_attempt > 0
+            answers[place] = StaleAttempt(parent_id, item.parent_attempt) if stale else ParentTaskEnded(parent_id)
+        elif parent is None:
             answers[place] = TaskNotFound(parent_id)
         elif item.parent_attempt and (parent["attempt"], parent["state"]) != (item.parent_attempt, State.RUNNING):
             answers[place] = StaleAttempt(parent_id, item.parent_attempt)
-        elif State(parent["state"]).ended:
-            answers[place] = ParentTaskEnded(parent_id)
         elif not parent["has_children"]:
             unmarked.add((parent_id, item.tenant_id))
     if unmarked:
@@ -161,62 +176,32 @@ async def _claim_requests(
     return twins
 
 
-async def _insert(connection: asyncpg.Connection, items: Sequence[NewTask], now: datetime) -> None:
+async def _insert(
+    connection: asyncpg.Connection, items: Sequence[NewTask], runs: Sequence[Run], log: ChangeLog, now: datetime
+) -> None:
     await connection.execute(
         _INSERT,
         [item.tenant_id for item in items],
         [item.task_id for item in items],
         [item.queue for item in items],
         [item.kind for item in items],
-        [item.description for item in items],
-        [item.context for item in items],
+        [item.queue_priority for item in items],
         [item.priority for item in items],
         [item.timeout_ms for item in items],
         [item.max_attempts for item in items],
+        [run.shard for run in runs],
         [item.parent_task_id for item in items],
-        [json.dumps(item.labels, ensure_ascii=False) if item.labels else "{}" for item in items],
-        [item.created_by for item in items],
         [item.traceparent for item in items],
+        [item.spec for item in items],
+        [item.context for item in items],
+        [log.log_of(item.task_id) for item in items],
+        [run.log_events for run in runs],
         now,
-        [shard_of(item.task_id) for item in items],
-        [item.queue_priority for item in items],
     )
 
 
-def _run_of(item: NewTask, now: datetime) -> Run:
+def _run_of(item: NewTask, shard: int, now: datetime) -> Run:
     return Run(
-        tenant_id=item.tenant_id,
-        task_id=item.task_id,
-        shard=shard_of(item.task_id),
-        state=State.PENDING,
-        queue=item.queue,
-        kind=item.kind,
-        priority=item.priority,
-        attempt=0,
-        max_attempts=item.max_attempts,
-        timeout_ms=item.timeout_ms,
-        next_event_number=1,
-        has_children=False,
-        parent_task_id=item.parent_task_id,
-        traceparent=item.traceparent,
-        available_at=now,
-    )
-
-
-def _task_of(item: NewTask, now: datetime) -> Task:
-    return Task(
-        task_id=item.task_id,
-        tenant_id=item.tenant_id,
-        queue=item.queue,
-        kind=item.kind,
-        description=item.description,
-        priority=item.priority,
-        timeout_ms=item.timeout_ms,
-        max_attempts=item.max_attempts,
-        parent_task_id=item.parent_task_id,
-        labels=item.labels,
-        created_by=item.created_by,
-        create_time=now,
-        context=item.context,
-        traceparent=item.traceparent,
-    )
+        item.tenant_id, item.task_id, shard, State.PENDING, item.queue, item.kind, item.priority, 0, item.max_attempts,
+        item.timeout_ms, 1, False, item.parent_task_id, item.traceparent, now,
+    )  # fmt: skip

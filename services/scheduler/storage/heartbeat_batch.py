@@ -8,19 +8,20 @@ from datetime import timedelta
 import asyncpg
 
 from services.common.ids import is_id
+from services.scheduler.domain.run import end_reason
 from services.scheduler.domain.worker import Heartbeat
-from services.scheduler.storage.runs import lock_runs
+from services.scheduler.storage.runs import lock_runs, read_finished
 
 _RENEW = """
 WITH beats AS (
   SELECT DISTINCT ON (task_id) * FROM unnest($1::uuid[], $2::int[], $3::real[], $4::text[])
     AS b (task_id, attempt, progress, tenant_id) ORDER BY task_id, attempt DESC
 ), locked AS MATERIALIZED (
-  SELECT r.tenant_id, r.task_id, b.progress FROM task_runs r JOIN beats b USING (task_id)
+  SELECT r.tenant_id, r.task_id, b.progress FROM tasks r JOIN beats b USING (task_id)
   WHERE r.state = 2 AND r.attempt = b.attempt AND (b.tenant_id IS NULL OR b.tenant_id = r.tenant_id)
   ORDER BY r.task_id FOR NO KEY UPDATE OF r
 )
-UPDATE task_runs r SET lease_expires = clock_timestamp() + $5, progress = COALESCE(l.progress, r.progress)
+UPDATE tasks r SET lease_expires = clock_timestamp() + $5, progress = COALESCE(l.progress, r.progress)
 FROM locked l WHERE r.task_id = l.task_id AND r.tenant_id = l.tenant_id
 RETURNING r.task_id, r.attempt
 """
@@ -39,13 +40,17 @@ async def renew_leases(connection: asyncpg.Connection, heartbeats: Sequence[Hear
     )
     renewed = {(str(row["task_id"]), row["attempt"]) for row in rows}
     lost = [beat for beat in sound if (beat.task_id, beat.attempt) not in renewed]
-    runs = await lock_runs(connection, [beat.task_id for beat in lost]) if lost else {}
+    lost_ids = [beat.task_id for beat in lost]
+    runs = await lock_runs(connection, lost_ids) if lost else {}
+    finished = await read_finished(connection, lost_ids) if lost else {}
     answers = []
     for beat in heartbeats:
         if (beat.task_id, beat.attempt) in renewed:
             answers.append("")
         elif beat.task_id in runs and beat.tenant_id in (None, runs[beat.task_id][0].tenant_id):
             answers.append(runs[beat.task_id][0].stop_reason(beat.attempt) or "STALE_ATTEMPT")
+        elif (end := finished.get(beat.task_id)) is not None and beat.tenant_id in (None, end.tenant_id):
+            answers.append(end_reason(end.state, end.attempt, end.error_reason, beat.attempt))
         else:
             answers.append("STALE_ATTEMPT")
     return answers

@@ -8,16 +8,15 @@ from datetime import datetime, timedelta
 import asyncpg
 
 from services.scheduler.domain.ports import Demand
-from services.scheduler.domain.task import Lease, Step
+from services.scheduler.domain.task import Lease, Step, Task
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.runs import COLUMNS, run_of
-from services.scheduler.storage.tasks import task_of
 
 # For each kind the index gives the tasks in order; the kinds are merged. Rows that another replica is leasing are skipped.
 _TAKE = f"""
 WITH taken AS MATERIALIZED (
   SELECT p.* FROM unnest($1::text[]) AS k (kind) CROSS JOIN LATERAL (
-    SELECT {COLUMNS}, queue_priority, position FROM task_runs r
+    SELECT {COLUMNS}, spec, context, create_time, queue_priority, position FROM tasks r
     WHERE r.state = 1 AND r.kind = k.kind AND r.available_at <= statement_timestamp()
       AND (r.deadline IS NULL OR r.deadline > statement_timestamp()) {{filters}}
     ORDER BY r.queue_priority DESC, r.priority DESC, r.position
@@ -26,9 +25,7 @@ WITH taken AS MATERIALIZED (
   ORDER BY p.queue_priority DESC, p.priority DESC, p.position
   LIMIT $2
 )
-SELECT p.*, t.description, t.context, t.labels, t.created_by, t.create_time, clock_timestamp() AS now
-FROM taken p JOIN tasks t ON t.tenant_id = p.tenant_id AND t.task_id = p.task_id
-ORDER BY p.queue_priority DESC, p.priority DESC, p.position
+SELECT p.*, clock_timestamp() AS now FROM taken p
 """  # noqa: S608 - constants only
 _STEPS = """
 SELECT task_id, step_id, attempt, result FROM task_steps
@@ -61,17 +58,16 @@ async def lease_tasks(
 def _start(row: asyncpg.Record, worker_id: str, lease: timedelta, log: ChangeLog, steps: dict[str, list[Step]]) -> Lease:
     run, now = run_of(row), row["now"]
     log.add(run, run.start(worker_id, now, lease), worker_id, now)
-    task = task_of({**row, **_changed(run.state, run.attempt, run.next_event_number, run.start_time)})
+    task = Task(
+        run.task_id, run.tenant_id, row["spec"], row["create_time"], row["context"], run.traceparent, run.state, run.attempt,
+        run.progress, run.next_event_number - 1, run.start_time,
+    )  # fmt: skip
     deadline: datetime = run.deadline or now
     return Lease(task, deadline - now, tuple(steps.get(run.task_id, ())))
 
 
-def _changed(state: int, attempt: int, next_event_number: int, start_time: datetime | None) -> dict[str, object]:
-    return {"state": state, "attempt": attempt, "next_event_number": next_event_number, "start_time": start_time}
-
-
 async def _steps(connection: asyncpg.Connection, rows: Sequence[asyncpg.Record]) -> dict[str, list[Step]]:
-    again = [row for row in rows if row["attempt"] > 0]
+    again = [row for row in rows if row["has_steps"]]
     if not again:
         return {}
     found: dict[str, list[Step]] = {}

@@ -13,7 +13,7 @@ from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 from services.scheduler.domain.worker import CompletionReport, FailureReport, Refusal, Report, StepReport
 from services.scheduler.storage.changelog import ChangeLog
-from services.scheduler.storage.runs import cancel_children, lock_runs
+from services.scheduler.storage.runs import Finished, cancel_children, lock_runs, read_finished
 
 _KNOWN_STEPS = """
 SELECT task_id, step_id FROM task_steps
@@ -27,7 +27,9 @@ SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::int[], $5::int[], $
 
 async def handle_reports(connection: asyncpg.Connection, log: ChangeLog, reports: Sequence[Report]) -> list[Refusal | None]:
     """Handles the reports in order, in the caller's transaction; gives each its refusal, or None."""
-    runs = await lock_runs(connection, (report.task_id for report in reports if is_id(report.task_id)))
+    named = {report.task_id for report in reports if is_id(report.task_id)}
+    runs = await lock_runs(connection, named)
+    finished = await read_finished(connection, gone) if (gone := named - runs.keys()) else {}
     journal = await _Journal.open(connection, runs, [r for r in reports if isinstance(r, StepReport)])
     ended: list[Run] = []
     answers: list[Refusal | None] = []
@@ -35,7 +37,9 @@ async def handle_reports(connection: asyncpg.Connection, log: ChangeLog, reports
         found = runs.get(report.task_id)
         if not is_id(report.task_id):
             answers.append(Refusal("INVALID_ARGUMENT", f"{report.task_id!r} is not a task id; send the one of the lease."))
-        elif found is None or (report.tenant_id is not None and found[0].tenant_id != report.tenant_id):
+        elif found is None:
+            answers.append(_answer_ended(report, finished.get(report.task_id)))
+        elif report.tenant_id is not None and found[0].tenant_id != report.tenant_id:
             answers.append(_stale(report))
         else:
             answers.append(_handle(report, *found, journal, log, ended))
@@ -63,15 +67,28 @@ def _handle(report: Report, run: Run, now: datetime, journal: _Journal, log: Cha
     return None
 
 
+def _answer_ended(report: Report, finished: Finished | None) -> Refusal | None:
+    """None when this is what ended the task, told once more because its acknowledgement was lost."""
+    if finished is None or report.tenant_id not in (None, finished.tenant_id):
+        return _stale(report)
+    return None if _ended_it(report, finished.state, finished.attempt, finished.error_reason) else _stale(report)
+
+
 def _is_repeat(report: Report, run: Run) -> bool:
     """Whether this is what ended the attempt, told once more because its acknowledgement was lost."""
-    if run.attempt != report.attempt:
+    if isinstance(report, FailureReport) and run.attempt == report.attempt and run.state is State.PENDING:
+        return True
+    return _ended_it(report, run.state, run.attempt, run.error_reason)
+
+
+def _ended_it(report: Report, state: State, attempt: int, error_reason: str | None) -> bool:
+    if attempt != report.attempt:
         return False
     match report:
         case CompletionReport():
-            return run.state is State.COMPLETED
+            return state is State.COMPLETED
         case FailureReport():
-            return run.state is State.PENDING or (run.state is State.FAILED and run.error_reason == report.reason)
+            return state is State.FAILED and error_reason == report.reason
     return False
 
 
@@ -102,6 +119,7 @@ class _Journal:
         if (run.task_id, report.step_id) in self._known:
             return
         self._known.add((run.task_id, report.step_id))
+        run.has_steps = True
         number = log.add(run, StepCompleted(report.step_id, report.result), report.worker_id, now)
         self._rows.append((run.tenant_id, run.task_id, report.step_id, number, report.attempt, report.result))
 

@@ -14,14 +14,16 @@ BATCH = 500
 # The index holds every started task that has not ended: as many rows as there are running and retried tasks.
 _OVERDUE = f"""
 WITH locked AS MATERIALIZED (
-  SELECT {COLUMNS} FROM task_runs
-  WHERE state IN (1, 2) AND deadline IS NOT NULL
+  SELECT {COLUMNS} FROM tasks
+  WHERE deadline IS NOT NULL
     AND (deadline <= statement_timestamp() OR (state = 2 AND lease_expires <= statement_timestamp()))
   ORDER BY task_id LIMIT {BATCH} FOR NO KEY UPDATE SKIP LOCKED
 )
 SELECT *, clock_timestamp() AS now FROM locked
 """  # noqa: S608 - constants only
-_COUNT = "SELECT state, count(*) FROM task_runs GROUP BY state"
+_COUNT = """
+SELECT state, count(*) FROM tasks GROUP BY state UNION ALL SELECT state, count(*) FROM finished_tasks GROUP BY state
+"""
 _ACTOR = "scheduler"
 
 

@@ -1,37 +1,39 @@
-"""Rows of tasks, and reads for one tenant under its row security."""
+"""Reads for one tenant, under its row security. A task is in `tasks` until it ends and in `finished_tasks` from then on."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 import asyncpg
+from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
 from services.common.db.database import Database, raw
 from services.scheduler.domain.ports import TaskFilter
 from services.scheduler.domain.task import Queue, State, StoredEvent, Task
+from services.scheduler.storage.event_log import split
 
-TASK_COLUMNS = """t.tenant_id, t.task_id, t.queue, t.kind, t.description, t.context, t.priority, t.timeout_ms, t.max_attempts,
-  t.parent_task_id, t.labels, t.created_by, t.traceparent, t.create_time"""
-_RUN_COLUMNS = """r.state, r.attempt, r.progress, r.error_reason, r.error_message, r.next_event_number, r.start_time,
-  r.finish_time"""
-GET_TASK = f"""
-SELECT {TASK_COLUMNS}, {_RUN_COLUMNS}, r.result
-FROM tasks t JOIN task_runs r ON r.task_id = t.task_id AND r.tenant_id = t.tenant_id
-WHERE t.tenant_id = $1 AND t.task_id = $2
+_ACTIVE = """tenant_id, task_id, spec, create_time, {context} AS context, traceparent, state, attempt, progress,
+  next_event_number - 1 AS last_event_number, start_time, NULL::timestamptz AS finish_time, NULL::bytea AS result,
+  NULL::text AS error_reason, NULL::text AS error_message"""
+_ENDED = """tenant_id, task_id, spec, create_time, {context} AS context, traceparent, state, attempt, progress,
+  next_event_number - 1 AS last_event_number, start_time, finish_time, {result} AS result, error_reason, error_message"""
+
+
+def _either(where: str) -> str:
+    """Both tables in one statement, whose one snapshot has a task in exactly one of them."""
+    active, ended = _ACTIVE.format(context="context"), _ENDED.format(context="context", result="result")
+    return f"SELECT {active} FROM tasks WHERE {where} UNION ALL SELECT {ended} FROM finished_tasks WHERE {where}"  # noqa: S608
+
+
+GET_TASK = _either("tenant_id = $1 AND task_id = $2")
+READ_TASKS = _either("(task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))")
+_LOG = "state, next_event_number - 1, log, log_events"
+_EVENTS = f"""
+SELECT {_LOG} FROM tasks WHERE tenant_id = $1 AND task_id = $2
+UNION ALL SELECT {_LOG} FROM finished_tasks WHERE tenant_id = $1 AND task_id = $2
 """  # noqa: S608 - constants only
-_LIST = f"""
-SELECT {TASK_COLUMNS.replace("t.context", "NULL::bytea AS context")}, {_RUN_COLUMNS}, NULL::bytea AS result
-FROM tasks t JOIN task_runs r ON r.task_id = t.task_id AND r.tenant_id = t.tenant_id
-WHERE t.tenant_id = $1
-  AND ($2::uuid IS NULL OR t.task_id < $2) AND ($3::smallint IS NULL OR r.state = $3)
-  AND ($4::text IS NULL OR t.queue = $4) AND ($5::uuid IS NULL OR t.parent_task_id = $5)
-ORDER BY t.task_id DESC LIMIT $6
-"""  # noqa: S608 - constants only
-_RUN = "SELECT state, next_event_number - 1 FROM task_runs WHERE tenant_id = $1 AND task_id = $2"
-_EVENTS = """
-SELECT number, type, value FROM task_events WHERE tenant_id = $1 AND task_id = $2 AND number > $3 ORDER BY number LIMIT $4
+_MORE_EVENTS = """
+SELECT value FROM task_events WHERE tenant_id = $1 AND task_id = $2 AND number > $3 ORDER BY number LIMIT $4
 """
 _QUEUES = "SELECT queue, max(priority) FROM queues GROUP BY queue ORDER BY max(priority) DESC, queue"
 
@@ -50,10 +52,9 @@ class Tasks:
 
     async def list(self, tenant_id: str, wanted: TaskFilter, before: str | None, limit: int) -> Sequence[Task]:
         """At most `limit` tasks with smaller ids than `before`, newest first, without context and result."""
+        statement, arguments = _list_statement(tenant_id, wanted, before, limit)
         async with self._database.tenant(tenant_id) as connection:
-            rows = await (await raw(connection)).fetch(
-                _LIST, tenant_id, before, wanted.state, wanted.queue, wanted.parent_task_id, limit
-            )
+            rows = await (await raw(connection)).fetch(statement, *arguments)
         return [task_of(row) for row in rows]
 
     async def events(
@@ -62,11 +63,15 @@ class Tasks:
         """State, newest number and events after `after`; the state is read first, so the events are at least as new."""
         async with self._database.tenant(tenant_id) as connection:
             driver = await raw(connection)
-            run = await driver.fetchrow(_RUN, tenant_id, task_id)
-            if run is None:
+            row = await driver.fetchrow(_EVENTS, tenant_id, task_id)
+            if row is None:
                 return None, 0, []
-            rows = await driver.fetch(_EVENTS, tenant_id, task_id, after, limit)
-        return State(run[0]), run[1], [StoredEvent(row[0], row[1], row[2]) for row in rows]
+            state, newest, log, inline = row
+            values = list(split(log))[after : after + limit] if after < inline else []
+            if inline < newest and len(values) < limit:
+                more = await driver.fetch(_MORE_EVENTS, tenant_id, task_id, max(after, inline), limit - len(values))
+                values += [row[0] for row in more]
+        return State(state), newest, [_stored(value) for value in values]
 
     async def queues(self, tenant_id: str) -> Sequence[Queue]:
         """The queues of the tenant and of everyone, highest priority first."""
@@ -75,41 +80,55 @@ class Tasks:
         return [Queue(row[0], row[1]) for row in rows]
 
 
-def created_task_of(row: asyncpg.Record) -> Task:
-    """The task as it was created, from a row with TASK_COLUMNS."""
-    return Task(**_created(row))
-
-
 def task_of(row: asyncpg.Record) -> Task:
-    """The task as it is."""
+    """The task in a row of one of the statements above."""
     return Task(
-        **_created(row),
+        task_id=str(row["task_id"]),
+        tenant_id=row["tenant_id"],
+        spec=row["spec"],
+        create_time=row["create_time"],
+        context=row["context"],
+        traceparent=row["traceparent"],
         state=State(row["state"]),
         attempt=row["attempt"],
         progress=row["progress"],
+        last_event_number=row["last_event_number"],
+        start_time=row["start_time"],
+        finish_time=row["finish_time"],
         result=row["result"],
         error_reason=row["error_reason"],
         error_message=row["error_message"],
-        last_event_number=row["next_event_number"] - 1,
-        start_time=row["start_time"],
-        finish_time=row["finish_time"],
     )
 
 
-def _created(row: asyncpg.Record) -> dict[str, Any]:
-    return {
-        "task_id": str(row["task_id"]),
-        "tenant_id": row["tenant_id"],
-        "queue": row["queue"],
-        "kind": row["kind"],
-        "description": row["description"],
-        "context": row["context"],
-        "priority": row["priority"],
-        "timeout_ms": row["timeout_ms"],
-        "max_attempts": row["max_attempts"],
-        "parent_task_id": None if row["parent_task_id"] is None else str(row["parent_task_id"]),
-        "labels": json.loads(row["labels"]),
-        "created_by": row["created_by"],
-        "traceparent": row["traceparent"],
-        "create_time": row["create_time"],
-    }
+def _list_statement(tenant_id: str, wanted: TaskFilter, before: str | None, limit: int) -> tuple[str, list[object]]:
+    """Only the conditions that are asked for: one that may be NULL would keep an index from being used."""
+    arguments: list[object] = [tenant_id, limit]
+    where = "tenant_id = $1"
+    for condition, value in (
+        ("task_id < ${}::uuid", before),
+        ("state = ${}::smallint", None if wanted.state is None else int(wanted.state)),
+        ("queue = ${}", wanted.queue),
+        ("parent_task_id = ${}::uuid", wanted.parent_task_id),
+    ):
+        if value is not None:
+            arguments.append(value)
+            where += " AND " + condition.format(len(arguments))
+    tables = []
+    if wanted.state is None or not wanted.state.ended:
+        tables.append((_ACTIVE.format(context="NULL::bytea"), "tasks"))
+    if wanted.state is None or wanted.state.ended:
+        tables.append((_ENDED.format(context="NULL::bytea", result="NULL::bytea"), "finished_tasks"))
+    # The index of the tasks that did not complete is only for those who say so in words that the planner can compare.
+    if wanted.state in (State.FAILED, State.CANCELLED):
+        where += " AND state <> 3"
+    parts = [
+        f"(SELECT {columns} FROM {table} WHERE {where} ORDER BY task_id DESC LIMIT $2)"  # noqa: S608 - constants only
+        for columns, table in tables
+    ]
+    return f"SELECT * FROM ({' UNION ALL '.join(parts)}) found ORDER BY task_id DESC LIMIT $2", arguments  # noqa: S608
+
+
+def _stored(value: bytes) -> StoredEvent:
+    event = TaskEvent.FromString(value)
+    return StoredEvent(event.number, event.type, value)

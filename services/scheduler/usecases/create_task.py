@@ -1,9 +1,8 @@
-"""CreateTask and SubmitTask: keeps a task durably."""
+"""CreateTask, SubmitTask and BatchCreateTasks: keeps tasks durably."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from services.common.errors import DomainError
 from services.scheduler.domain.ports import TaskBatches
@@ -26,8 +25,30 @@ class CreateTask:
         Raises:
             QueueNotFound, TaskNotFound (of the parent), ParentTaskEnded, StaleAttempt, RequestIdReused.
         """
-        priority = await self._queues.of(task.tenant_id, task.queue)
-        return await self._commits.submit(replace(task, queue_priority=priority))
+        task.queue_priority = await self._queues.of(task.tenant_id, task.queue)
+        return await self._commits.submit(task)
+
+    async def execute_all(self, tasks: Sequence[NewTask]) -> Sequence[Task | Exception]:
+        """Creates each task of one tenant as `execute` does; gives what that would give or raise, in order."""
+        answers: dict[int, Task | Exception] = {}
+        priorities: dict[str, int | DomainError] = {}
+        places = []
+        for place, task in enumerate(tasks):
+            if task.queue not in priorities:
+                try:
+                    priorities[task.queue] = await self._queues.of(task.tenant_id, task.queue)
+                except DomainError as error:
+                    priorities[task.queue] = error
+            priority = priorities[task.queue]
+            if isinstance(priority, DomainError):
+                answers[place] = priority
+            else:
+                task.queue_priority = priority
+                places.append(place)
+        if places:
+            created = await self._commits.submit_all([tasks[place] for place in places])
+            answers |= zip(places, created, strict=True)
+        return [answers[place] for place in range(len(tasks))]
 
     async def drained(self) -> None:
         """Waits until every create has its answer."""
@@ -38,4 +59,4 @@ class CreateTask:
 
 
 def _weight(task: NewTask) -> int:
-    return len(task.description) + len(task.context or b"")
+    return len(task.spec) + len(task.context or b"")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import structlog
@@ -18,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class GroupCommit(Generic[Item, Answer]):
-    """One commit at a time; each caller gets its own answer or its own error.
+    """One commit at a time; each item gets its own answer or its own error.
 
     A batch that fails for a reason of its own (not because the database is away) is halved until only the bad item fails. The
     commit runs in a task of its own, so a caller that gives up changes nothing for the others.
@@ -37,15 +38,31 @@ class GroupCommit(Generic[Item, Answer]):
         self._most_items = most_items
         self._most_weight = most_weight
         self._weigh = weigh
-        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[_Group[Item, Answer]] = deque()
         self._running: asyncio.Task[None] | None = None
 
     def submit(self, item: Item) -> asyncio.Future[Answer]:
         """Puts an item in line; the future has its answer once it is durable."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
-        if self._running is None:
-            self._running = asyncio.create_task(self._run())
+
+        def answered(answers: Sequence[Answer | Exception]) -> None:
+            if future.done():
+                return
+            answer = answers[0]
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+                # A caller that has gone does not fetch it.
+                future.exception()
+            else:
+                future.set_result(answer)
+
+        self._enqueue([item], answered)
+        return future
+
+    def submit_all(self, items: Sequence[Item]) -> asyncio.Future[Sequence[Answer | Exception]]:
+        """Puts items in line that one caller waits for; the future has an answer or an error for each, in order."""
+        future: asyncio.Future[Sequence[Answer | Exception]] = asyncio.get_running_loop().create_future()
+        self._enqueue(items, lambda answers: None if future.done() else future.set_result(answers))
         return future
 
     async def drained(self) -> None:
@@ -53,49 +70,54 @@ class GroupCommit(Generic[Item, Answer]):
         while self._running is not None:
             await asyncio.wait([self._running])
 
+    def _enqueue(self, items: Sequence[Item], answered: Callable[[Sequence[Answer | Exception]], None]) -> None:
+        self._waiting.append(_Group(items, sum(map(self._weigh, items)), answered))
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+
     async def _run(self) -> None:
         try:
             # Whoever is ready to run now may still join the first batch.
             await asyncio.sleep(0)
             while self._waiting:
-                await self._commit(self._next())
+                groups = self._next()
+                answers = await self._commit([item for group in groups for item in group.items])
+                place = 0
+                for group in groups:
+                    group.answered(answers[place : place + len(group.items)])
+                    place += len(group.items)
         finally:
             self._running = None
 
-    def _next(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
-        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
-        weight = 0
-        while self._waiting and len(batch) < self._most_items:
-            weight += self._weigh(self._waiting[0][0])
-            if batch and weight > self._most_weight:
+    def _next(self) -> list[_Group[Item, Answer]]:
+        """The groups of the next batch; one that is larger than a batch may be goes alone."""
+        groups = [self._waiting.popleft()]
+        number, weight = len(groups[0].items), groups[0].weight
+        while self._waiting:
+            number += len(self._waiting[0].items)
+            weight += self._waiting[0].weight
+            if number > self._most_items or weight > self._most_weight:
                 break
-            batch.append(self._waiting.popleft())
-        return batch
+            groups.append(self._waiting.popleft())
+        return groups
 
-    async def _commit(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    async def _commit(self, items: Sequence[Item]) -> list[Answer | Exception]:
         try:
-            answers = await self._flush([item for item, _ in batch])
+            return list(await self._flush(items))
         except DomainError as error:
-            for _, future in batch:
-                _settle(future, error)
+            return [error] * len(items)
         except Exception as error:
-            if len(batch) == 1:
-                _settle(batch[0][1], error)
-                return
-            log.warning("batch_halved", items=len(batch), error=repr(error))
-            await self._commit(batch[: len(batch) // 2])
-            await self._commit(batch[len(batch) // 2 :])
-        else:
-            for (_, future), answer in zip(batch, answers, strict=True):
-                _settle(future, answer)
+            if len(items) == 1:
+                return [error]
+            log.warning("batch_halved", items=len(items), error=repr(error))
+            half = len(items) // 2
+            return await self._commit(items[:half]) + await self._commit(items[half:])
 
 
-def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
-    if future.done():
-        return
-    if isinstance(answer, Exception):
-        future.set_exception(answer)
-        # A caller that has gone does not fetch it.
-        future.exception()
-    else:
-        future.set_result(answer)
+@dataclass(slots=True)
+class _Group(Generic[Item, Answer]):
+    """What one caller put in line."""
+
+    items: Sequence[Item]
+    weight: int
+    answered: Callable[[Sequence[Answer | Exception]], None]

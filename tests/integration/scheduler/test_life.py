@@ -295,7 +295,7 @@ async def _pull_deadline(url: str, task_id: str) -> None:
         with connection, connection.cursor() as cursor:
             cursor.execute("SET ROLE scheduler_engine")
             cursor.execute(
-                "UPDATE scheduler.task_runs SET deadline = clock_timestamp() - interval '1 s' WHERE task_id = %s", (task_id,)
+                "UPDATE scheduler.tasks SET deadline = clock_timestamp() - interval '1 s' WHERE task_id = %s", (task_id,)
             )
     finally:
         connection.close()

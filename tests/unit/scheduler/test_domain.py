@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from aiokafka.partitioner import murmur2 as kafka_murmur2
+from guildmesh.scheduler.v1 import task_pb2
+from guildmesh.scheduler.v1.scheduler_service_pb2 import CreateTaskRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.ids import new_id
 from services.scheduler.domain.events import Failed, Retried
 from services.scheduler.domain.run import Run
-from services.scheduler.domain.shards import murmur2, shard_of
-from services.scheduler.domain.task import NewTask, State
+from services.scheduler.domain.shards import shard_of, shards_of
+from services.scheduler.domain.task import State
 from services.scheduler.domain.wake import Wake, bucket_of, decode, encode, everything
+from services.scheduler.server.convert import new_task
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 LEASE = timedelta(seconds=15)
@@ -27,9 +32,11 @@ def a_run(**changes: object) -> Run:
     return Run(**(values | changes))  # type: ignore[arg-type]
 
 
-@given(st.binary(max_size=64))
-def test_the_shard_is_the_partition_of_kafkas_own_partitioner(key: bytes) -> None:
-    assert murmur2(key) == kafka_murmur2(key) & 0xFFFFFFFF
+@given(st.lists(st.uuids(), min_size=1, max_size=20))
+def test_the_shard_is_the_partition_of_kafkas_own_partitioner(ids: list[uuid.UUID]) -> None:
+    task_ids = [str(each) for each in ids]
+    assert shards_of(task_ids) == [(kafka_murmur2(task_id.encode()) & 0x7FFFFFFF) % 16 for task_id in task_ids]
+    assert shard_of(task_ids[0]) == shards_of(task_ids)[0]
 
 
 def test_shards_are_used_evenly() -> None:
@@ -84,10 +91,20 @@ def test_only_the_current_attempt_of_a_running_task_goes_on(state: State, attemp
 
 
 def test_the_payload_hash_depends_on_what_the_caller_chose_only() -> None:
-    one = NewTask(task_id="1", tenant_id="a", description="x", created_by="ada", labels={"a": "1", "b": "2"}, traceparent="t")
-    two = NewTask(task_id="2", tenant_id="a", description="x", created_by="bob", labels={"b": "2", "a": "1"})
-    three = NewTask(task_id="1", tenant_id="a", description="x", created_by="ada", priority=6)
-    assert one.payload_hash() == two.payload_hash() != three.payload_hash()
+    def asked(by: str = "ada", **fields: Any) -> bytes:
+        task = task_pb2.Task(**({"description": "x"} | fields))
+        return new_task(CreateTaskRequest(task=task, request_id="r"), "acme", by, "").payload_hash()
+
+    one = asked(labels={"a": "1", "b": "2"}, context={"k": 1})
+    assert one == asked("bob", labels={"b": "2", "a": "1"}, context={"k": 1}, state=3, task_id="theirs", priority=5)
+    others = [
+        asked(labels={"a": "1"}, context={"k": 1}),
+        asked(labels={"a": "1", "b": "2"}, context={"k": 2}),
+        asked(labels={"a": "1", "b": "2"}),
+        asked(labels={"a": "1", "b": "2"}, context={}),
+        asked(labels={"a": "1", "b": "2"}, context={"k": 1}, priority=6),
+    ]
+    assert len({one, *others}) == 6
 
 
 def test_a_wake_survives_its_notification() -> None:

@@ -254,6 +254,14 @@ var file_guildmesh_common_v1_policy_proto_extTypes = []protoimpl.ExtensionInfo{
 		Filename:      "guildmesh/common/v1/policy.proto",
 	},
 	{
+		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50106,
+		Name:          "guildmesh.common.v1.validated_singly",
+		Tag:           "varint,50106,opt,name=validated_singly",
+		Filename:      "guildmesh/common/v1/policy.proto",
+	},
+	{
 		ExtendedType:  (*descriptorpb.EnumValueOptions)(nil),
 		ExtensionType: (*ErrorExample)(nil),
 		Field:         50105,
@@ -285,6 +293,10 @@ var (
 	//
 	// optional int32 json_max_bytes = 50104;
 	E_JsonMaxBytes = &file_guildmesh_common_v1_policy_proto_extTypes[3]
+	// validated_singly items of a batch are checked by the method, each for itself, so that one bad item does not refuse the others.
+	//
+	// optional bool validated_singly = 50106;
+	E_ValidatedSingly = &file_guildmesh_common_v1_policy_proto_extTypes[4]
 )
 
 // Extension fields to descriptorpb.EnumValueOptions.
@@ -292,7 +304,7 @@ var (
 	// error documents an error reason: its gRPC code and one example, rendered into the error reference.
 	//
 	// optional guildmesh.common.v1.ErrorExample error = 50105;
-	E_Error = &file_guildmesh_common_v1_policy_proto_extTypes[4]
+	E_Error = &file_guildmesh_common_v1_policy_proto_extTypes[5]
 )
 
 var File_guildmesh_common_v1_policy_proto protoreflect.FileDescriptor
@@ -323,7 +335,8 @@ const file_guildmesh_common_v1_policy_proto_rawDesc = "" +
 	"\tsensitive\x12\x1d.google.protobuf.FieldOptions\x18\xb6\x87\x03 \x01(\bR\tsensitive:>\n" +
 	"\n" +
 	"plain_text\x12\x1d.google.protobuf.FieldOptions\x18\xb7\x87\x03 \x01(\bR\tplainText:E\n" +
-	"\x0ejson_max_bytes\x12\x1d.google.protobuf.FieldOptions\x18\xb8\x87\x03 \x01(\x05R\fjsonMaxBytes:\\\n" +
+	"\x0ejson_max_bytes\x12\x1d.google.protobuf.FieldOptions\x18\xb8\x87\x03 \x01(\x05R\fjsonMaxBytes:J\n" +
+	"\x10validated_singly\x12\x1d.google.protobuf.FieldOptions\x18\xba\x87\x03 \x01(\bR\x0fvalidatedSingly:\\\n" +
 	"\x05error\x12!.google.protobuf.EnumValueOptions\x18\xb9\x87\x03 \x01(\v2!.guildmesh.common.v1.ErrorExampleR\x05errorB3Z1guildmesh.dev/gen/go/guildmesh/common/v1;commonv1b\x06proto3"
 
 var (
@@ -358,13 +371,14 @@ var file_guildmesh_common_v1_policy_proto_depIdxs = []int32{
 	6,  // 4: guildmesh.common.v1.sensitive:extendee -> google.protobuf.FieldOptions
 	6,  // 5: guildmesh.common.v1.plain_text:extendee -> google.protobuf.FieldOptions
 	6,  // 6: guildmesh.common.v1.json_max_bytes:extendee -> google.protobuf.FieldOptions
-	7,  // 7: guildmesh.common.v1.error:extendee -> google.protobuf.EnumValueOptions
-	1,  // 8: guildmesh.common.v1.policy:type_name -> guildmesh.common.v1.MethodPolicy
-	2,  // 9: guildmesh.common.v1.error:type_name -> guildmesh.common.v1.ErrorExample
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	8,  // [8:10] is the sub-list for extension type_name
-	3,  // [3:8] is the sub-list for extension extendee
+	6,  // 7: guildmesh.common.v1.validated_singly:extendee -> google.protobuf.FieldOptions
+	7,  // 8: guildmesh.common.v1.error:extendee -> google.protobuf.EnumValueOptions
+	1,  // 9: guildmesh.common.v1.policy:type_name -> guildmesh.common.v1.MethodPolicy
+	2,  // 10: guildmesh.common.v1.error:type_name -> guildmesh.common.v1.ErrorExample
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	9,  // [9:11] is the sub-list for extension type_name
+	3,  // [3:9] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
 }
 
@@ -380,7 +394,7 @@ func file_guildmesh_common_v1_policy_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_common_v1_policy_proto_rawDesc), len(file_guildmesh_common_v1_policy_proto_rawDesc)),
 			NumEnums:      1,
 			NumMessages:   3,
-			NumExtensions: 5,
+			NumExtensions: 6,
 			NumServices:   0,
 		},
 		GoTypes:           file_guildmesh_common_v1_policy_proto_goTypes,

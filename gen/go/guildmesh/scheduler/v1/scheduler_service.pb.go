@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	httpbody "google.golang.org/genproto/googleapis/api/httpbody"
+	status "google.golang.org/genproto/googleapis/rpc/status"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	structpb "google.golang.org/protobuf/types/known/structpb"
@@ -219,6 +220,153 @@ func (x *CreateTaskRequest) GetParentAttempt() int32 {
 	return 0
 }
 
+// BatchCreateTasksRequest describes the new tasks (the shape is AIP-233's; that each item succeeds or fails alone is not).
+type BatchCreateTasksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// requests, 1 to 1,000, each as CreateTask takes it.
+	Requests      []*CreateTaskRequest `protobuf:"bytes,1,rep,name=requests,proto3" json:"requests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchCreateTasksRequest) Reset() {
+	*x = BatchCreateTasksRequest{}
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchCreateTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchCreateTasksRequest) ProtoMessage() {}
+
+func (x *BatchCreateTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchCreateTasksRequest.ProtoReflect.Descriptor instead.
+func (*BatchCreateTasksRequest) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *BatchCreateTasksRequest) GetRequests() []*CreateTaskRequest {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+// BatchCreateTasksResponse answers each item.
+type BatchCreateTasksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// results, one for each request, in order.
+	Results       []*BatchCreateTasksResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchCreateTasksResponse) Reset() {
+	*x = BatchCreateTasksResponse{}
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchCreateTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchCreateTasksResponse) ProtoMessage() {}
+
+func (x *BatchCreateTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchCreateTasksResponse.ProtoReflect.Descriptor instead.
+func (*BatchCreateTasksResponse) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *BatchCreateTasksResponse) GetResults() []*BatchCreateTasksResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// BatchCreateTasksResult is what became of one item.
+type BatchCreateTasksResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// task_id of the task that was created, now or by an earlier call with the same request_id; empty when the item failed.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// error is why the item failed, as CreateTask would have answered; unset when it did not.
+	Error         *status.Status `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchCreateTasksResult) Reset() {
+	*x = BatchCreateTasksResult{}
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchCreateTasksResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchCreateTasksResult) ProtoMessage() {}
+
+func (x *BatchCreateTasksResult) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchCreateTasksResult.ProtoReflect.Descriptor instead.
+func (*BatchCreateTasksResult) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *BatchCreateTasksResult) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *BatchCreateTasksResult) GetError() *status.Status {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 // GetTaskRequest names a task.
 type GetTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -230,7 +378,7 @@ type GetTaskRequest struct {
 
 func (x *GetTaskRequest) Reset() {
 	*x = GetTaskRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[3]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -242,7 +390,7 @@ func (x *GetTaskRequest) String() string {
 func (*GetTaskRequest) ProtoMessage() {}
 
 func (x *GetTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[3]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -255,7 +403,7 @@ func (x *GetTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskRequest.ProtoReflect.Descriptor instead.
 func (*GetTaskRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{3}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetTaskRequest) GetTaskId() string {
@@ -284,7 +432,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[4]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -296,7 +444,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[4]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -309,7 +457,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{4}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListTasksRequest) GetPageSize() int32 {
@@ -360,7 +508,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[5]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -372,7 +520,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[5]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -385,7 +533,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{5}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListTasksResponse) GetTasks() []*Task {
@@ -415,7 +563,7 @@ type CancelTaskRequest struct {
 
 func (x *CancelTaskRequest) Reset() {
 	*x = CancelTaskRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[6]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +575,7 @@ func (x *CancelTaskRequest) String() string {
 func (*CancelTaskRequest) ProtoMessage() {}
 
 func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[6]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +588,7 @@ func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTaskRequest.ProtoReflect.Descriptor instead.
 func (*CancelTaskRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{6}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CancelTaskRequest) GetTaskId() string {
@@ -470,7 +618,7 @@ type WatchTaskRequest struct {
 
 func (x *WatchTaskRequest) Reset() {
 	*x = WatchTaskRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[7]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -482,7 +630,7 @@ func (x *WatchTaskRequest) String() string {
 func (*WatchTaskRequest) ProtoMessage() {}
 
 func (x *WatchTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[7]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -495,7 +643,7 @@ func (x *WatchTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTaskRequest.ProtoReflect.Descriptor instead.
 func (*WatchTaskRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{7}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchTaskRequest) GetTaskId() string {
@@ -525,7 +673,7 @@ type StreamTaskEventsRequest struct {
 
 func (x *StreamTaskEventsRequest) Reset() {
 	*x = StreamTaskEventsRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[8]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -537,7 +685,7 @@ func (x *StreamTaskEventsRequest) String() string {
 func (*StreamTaskEventsRequest) ProtoMessage() {}
 
 func (x *StreamTaskEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[8]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -550,7 +698,7 @@ func (x *StreamTaskEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamTaskEventsRequest.ProtoReflect.Descriptor instead.
 func (*StreamTaskEventsRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{8}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StreamTaskEventsRequest) GetTaskId() string {
@@ -576,7 +724,7 @@ type ListQueuesRequest struct {
 
 func (x *ListQueuesRequest) Reset() {
 	*x = ListQueuesRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[9]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -588,7 +736,7 @@ func (x *ListQueuesRequest) String() string {
 func (*ListQueuesRequest) ProtoMessage() {}
 
 func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[9]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -601,7 +749,7 @@ func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueuesRequest.ProtoReflect.Descriptor instead.
 func (*ListQueuesRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{9}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{12}
 }
 
 // ListQueuesResponse has all queues.
@@ -615,7 +763,7 @@ type ListQueuesResponse struct {
 
 func (x *ListQueuesResponse) Reset() {
 	*x = ListQueuesResponse{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[10]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +775,7 @@ func (x *ListQueuesResponse) String() string {
 func (*ListQueuesResponse) ProtoMessage() {}
 
 func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[10]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +788,7 @@ func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueuesResponse.ProtoReflect.Descriptor instead.
 func (*ListQueuesResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{10}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListQueuesResponse) GetQueues() []*Queue {
@@ -659,7 +807,7 @@ type CountTasksRequest struct {
 
 func (x *CountTasksRequest) Reset() {
 	*x = CountTasksRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +819,7 @@ func (x *CountTasksRequest) String() string {
 func (*CountTasksRequest) ProtoMessage() {}
 
 func (x *CountTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +832,7 @@ func (x *CountTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountTasksRequest.ProtoReflect.Descriptor instead.
 func (*CountTasksRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{11}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{14}
 }
 
 // CountTasksResponse has the number of tasks in each state.
@@ -698,7 +846,7 @@ type CountTasksResponse struct {
 
 func (x *CountTasksResponse) Reset() {
 	*x = CountTasksResponse{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +858,7 @@ func (x *CountTasksResponse) String() string {
 func (*CountTasksResponse) ProtoMessage() {}
 
 func (x *CountTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +871,7 @@ func (x *CountTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountTasksResponse.ProtoReflect.Descriptor instead.
 func (*CountTasksResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{12}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CountTasksResponse) GetCounts() map[string]int64 {
@@ -737,7 +885,7 @@ var File_guildmesh_scheduler_v1_scheduler_service_proto protoreflect.FileDescrip
 
 const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\n" +
-	".guildmesh/scheduler/v1/scheduler_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a guildmesh/common/v1/policy.proto\x1a$guildmesh/events/v1/task_event.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xe6\x01\n" +
+	".guildmesh/scheduler/v1/scheduler_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\x1a guildmesh/common/v1/policy.proto\x1a$guildmesh/events/v1/task_event.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xe6\x01\n" +
 	"\x11SubmitTaskRequest\x12&\n" +
 	"\x04task\x18\x01 \x01(\tB\x12\xe2A\x01\x02\xbaH\ar\x05\x10\x01\x18\x90N\xb8\xbb\x18\x01R\x04task\x129\n" +
 	"\acontext\x18\x02 \x01(\v2\x17.google.protobuf.StructB\x06\xc0\xbb\x18\x80\x80@R\acontext\x12*\n" +
@@ -757,7 +905,15 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\xe2A\x01\x02\xbaH\x03\xc8\x01\x01R\x04task\x12&\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\trequestId\x12.\n" +
-	"\x0eparent_attempt\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\rparentAttempt\"8\n" +
+	"\x0eparent_attempt\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\rparentAttempt\"z\n" +
+	"\x17BatchCreateTasksRequest\x12_\n" +
+	"\brequests\x18\x01 \x03(\v2).guildmesh.scheduler.v1.CreateTaskRequestB\x18\xe2A\x01\x02\xbaH\r\x92\x01\n" +
+	"\b\x01\x10\xe8\a\"\x03\xd8\x01\x03л\x18\x01R\brequests\"d\n" +
+	"\x18BatchCreateTasksResponse\x12H\n" +
+	"\aresults\x18\x01 \x03(\v2..guildmesh.scheduler.v1.BatchCreateTasksResultR\aresults\"[\n" +
+	"\x16BatchCreateTasksResult\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12(\n" +
+	"\x05error\x18\x02 \x01(\v2\x12.google.rpc.StatusR\x05error\"8\n" +
 	"\x0eGetTaskRequest\x12&\n" +
 	"\atask_id\x18\x01 \x01(\tB\r\xe2A\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\xd6\x01\n" +
 	"\x10ListTasksRequest\x12$\n" +
@@ -787,14 +943,14 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x06counts\x18\x01 \x03(\v26.guildmesh.scheduler.v1.CountTasksResponse.CountsEntryR\x06counts\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\x85\n" +
-	"\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\xb5\v\n" +
 	"\x10SchedulerService\x12\x84\x01\n" +
 	"\n" +
 	"SubmitTask\x12).guildmesh.scheduler.v1.SubmitTaskRequest\x1a*.guildmesh.scheduler.v1.SubmitTaskResponse\"\x1f\xaa\xbb\x18\v\b\x02\x1a\agateway\x82\xd3\xe4\x93\x02\n" +
 	":\x01*\"\x05/task\x12\x84\x01\n" +
 	"\n" +
-	"CreateTask\x12).guildmesh.scheduler.v1.CreateTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\"-\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x11:\x04task\"\t/v1/tasks\x12\x84\x01\n" +
+	"CreateTask\x12).guildmesh.scheduler.v1.CreateTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\"-\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x11:\x04task\"\t/v1/tasks\x12\xad\x01\n" +
+	"\x10BatchCreateTasks\x12/.guildmesh.scheduler.v1.BatchCreateTasksRequest\x1a0.guildmesh.scheduler.v1.BatchCreateTasksResponse\"6\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/tasks:batchCreate\x12\x84\x01\n" +
 	"\aGetTask\x12&.guildmesh.scheduler.v1.GetTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\"3\xaa\xbb\x18\x14\b\x02\x1a\agateway\x1a\x05agent \x01\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/tasks/{task_id}\x12\x8b\x01\n" +
 	"\tListTasks\x12(.guildmesh.scheduler.v1.ListTasksRequest\x1a).guildmesh.scheduler.v1.ListTasksResponse\")\xaa\xbb\x18\x14\b\x02\x1a\agateway\x1a\x05agent \x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/tasks\x12\x92\x01\n" +
 	"\n" +
@@ -819,59 +975,68 @@ func file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescData
 }
 
-var file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_guildmesh_scheduler_v1_scheduler_service_proto_goTypes = []any{
-	(*SubmitTaskRequest)(nil),       // 0: guildmesh.scheduler.v1.SubmitTaskRequest
-	(*SubmitTaskResponse)(nil),      // 1: guildmesh.scheduler.v1.SubmitTaskResponse
-	(*CreateTaskRequest)(nil),       // 2: guildmesh.scheduler.v1.CreateTaskRequest
-	(*GetTaskRequest)(nil),          // 3: guildmesh.scheduler.v1.GetTaskRequest
-	(*ListTasksRequest)(nil),        // 4: guildmesh.scheduler.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),       // 5: guildmesh.scheduler.v1.ListTasksResponse
-	(*CancelTaskRequest)(nil),       // 6: guildmesh.scheduler.v1.CancelTaskRequest
-	(*WatchTaskRequest)(nil),        // 7: guildmesh.scheduler.v1.WatchTaskRequest
-	(*StreamTaskEventsRequest)(nil), // 8: guildmesh.scheduler.v1.StreamTaskEventsRequest
-	(*ListQueuesRequest)(nil),       // 9: guildmesh.scheduler.v1.ListQueuesRequest
-	(*ListQueuesResponse)(nil),      // 10: guildmesh.scheduler.v1.ListQueuesResponse
-	(*CountTasksRequest)(nil),       // 11: guildmesh.scheduler.v1.CountTasksRequest
-	(*CountTasksResponse)(nil),      // 12: guildmesh.scheduler.v1.CountTasksResponse
-	nil,                             // 13: guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
-	(*structpb.Struct)(nil),         // 14: google.protobuf.Struct
-	(*Task)(nil),                    // 15: guildmesh.scheduler.v1.Task
-	(TaskState)(0),                  // 16: guildmesh.scheduler.v1.TaskState
-	(*Queue)(nil),                   // 17: guildmesh.scheduler.v1.Queue
-	(*v1.TaskEvent)(nil),            // 18: guildmesh.events.v1.TaskEvent
-	(*httpbody.HttpBody)(nil),       // 19: google.api.HttpBody
+	(*SubmitTaskRequest)(nil),        // 0: guildmesh.scheduler.v1.SubmitTaskRequest
+	(*SubmitTaskResponse)(nil),       // 1: guildmesh.scheduler.v1.SubmitTaskResponse
+	(*CreateTaskRequest)(nil),        // 2: guildmesh.scheduler.v1.CreateTaskRequest
+	(*BatchCreateTasksRequest)(nil),  // 3: guildmesh.scheduler.v1.BatchCreateTasksRequest
+	(*BatchCreateTasksResponse)(nil), // 4: guildmesh.scheduler.v1.BatchCreateTasksResponse
+	(*BatchCreateTasksResult)(nil),   // 5: guildmesh.scheduler.v1.BatchCreateTasksResult
+	(*GetTaskRequest)(nil),           // 6: guildmesh.scheduler.v1.GetTaskRequest
+	(*ListTasksRequest)(nil),         // 7: guildmesh.scheduler.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),        // 8: guildmesh.scheduler.v1.ListTasksResponse
+	(*CancelTaskRequest)(nil),        // 9: guildmesh.scheduler.v1.CancelTaskRequest
+	(*WatchTaskRequest)(nil),         // 10: guildmesh.scheduler.v1.WatchTaskRequest
+	(*StreamTaskEventsRequest)(nil),  // 11: guildmesh.scheduler.v1.StreamTaskEventsRequest
+	(*ListQueuesRequest)(nil),        // 12: guildmesh.scheduler.v1.ListQueuesRequest
+	(*ListQueuesResponse)(nil),       // 13: guildmesh.scheduler.v1.ListQueuesResponse
+	(*CountTasksRequest)(nil),        // 14: guildmesh.scheduler.v1.CountTasksRequest
+	(*CountTasksResponse)(nil),       // 15: guildmesh.scheduler.v1.CountTasksResponse
+	nil,                              // 16: guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
+	(*structpb.Struct)(nil),          // 17: google.protobuf.Struct
+	(*Task)(nil),                     // 18: guildmesh.scheduler.v1.Task
+	(*status.Status)(nil),            // 19: google.rpc.Status
+	(TaskState)(0),                   // 20: guildmesh.scheduler.v1.TaskState
+	(*Queue)(nil),                    // 21: guildmesh.scheduler.v1.Queue
+	(*v1.TaskEvent)(nil),             // 22: guildmesh.events.v1.TaskEvent
+	(*httpbody.HttpBody)(nil),        // 23: google.api.HttpBody
 }
 var file_guildmesh_scheduler_v1_scheduler_service_proto_depIdxs = []int32{
-	14, // 0: guildmesh.scheduler.v1.SubmitTaskRequest.context:type_name -> google.protobuf.Struct
-	15, // 1: guildmesh.scheduler.v1.CreateTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
-	16, // 2: guildmesh.scheduler.v1.ListTasksRequest.state:type_name -> guildmesh.scheduler.v1.TaskState
-	15, // 3: guildmesh.scheduler.v1.ListTasksResponse.tasks:type_name -> guildmesh.scheduler.v1.Task
-	17, // 4: guildmesh.scheduler.v1.ListQueuesResponse.queues:type_name -> guildmesh.scheduler.v1.Queue
-	13, // 5: guildmesh.scheduler.v1.CountTasksResponse.counts:type_name -> guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
-	0,  // 6: guildmesh.scheduler.v1.SchedulerService.SubmitTask:input_type -> guildmesh.scheduler.v1.SubmitTaskRequest
-	2,  // 7: guildmesh.scheduler.v1.SchedulerService.CreateTask:input_type -> guildmesh.scheduler.v1.CreateTaskRequest
-	3,  // 8: guildmesh.scheduler.v1.SchedulerService.GetTask:input_type -> guildmesh.scheduler.v1.GetTaskRequest
-	4,  // 9: guildmesh.scheduler.v1.SchedulerService.ListTasks:input_type -> guildmesh.scheduler.v1.ListTasksRequest
-	6,  // 10: guildmesh.scheduler.v1.SchedulerService.CancelTask:input_type -> guildmesh.scheduler.v1.CancelTaskRequest
-	7,  // 11: guildmesh.scheduler.v1.SchedulerService.WatchTask:input_type -> guildmesh.scheduler.v1.WatchTaskRequest
-	8,  // 12: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:input_type -> guildmesh.scheduler.v1.StreamTaskEventsRequest
-	9,  // 13: guildmesh.scheduler.v1.SchedulerService.ListQueues:input_type -> guildmesh.scheduler.v1.ListQueuesRequest
-	11, // 14: guildmesh.scheduler.v1.SchedulerService.CountTasks:input_type -> guildmesh.scheduler.v1.CountTasksRequest
-	1,  // 15: guildmesh.scheduler.v1.SchedulerService.SubmitTask:output_type -> guildmesh.scheduler.v1.SubmitTaskResponse
-	15, // 16: guildmesh.scheduler.v1.SchedulerService.CreateTask:output_type -> guildmesh.scheduler.v1.Task
-	15, // 17: guildmesh.scheduler.v1.SchedulerService.GetTask:output_type -> guildmesh.scheduler.v1.Task
-	5,  // 18: guildmesh.scheduler.v1.SchedulerService.ListTasks:output_type -> guildmesh.scheduler.v1.ListTasksResponse
-	15, // 19: guildmesh.scheduler.v1.SchedulerService.CancelTask:output_type -> guildmesh.scheduler.v1.Task
-	18, // 20: guildmesh.scheduler.v1.SchedulerService.WatchTask:output_type -> guildmesh.events.v1.TaskEvent
-	19, // 21: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:output_type -> google.api.HttpBody
-	10, // 22: guildmesh.scheduler.v1.SchedulerService.ListQueues:output_type -> guildmesh.scheduler.v1.ListQueuesResponse
-	12, // 23: guildmesh.scheduler.v1.SchedulerService.CountTasks:output_type -> guildmesh.scheduler.v1.CountTasksResponse
-	15, // [15:24] is the sub-list for method output_type
-	6,  // [6:15] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	17, // 0: guildmesh.scheduler.v1.SubmitTaskRequest.context:type_name -> google.protobuf.Struct
+	18, // 1: guildmesh.scheduler.v1.CreateTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
+	2,  // 2: guildmesh.scheduler.v1.BatchCreateTasksRequest.requests:type_name -> guildmesh.scheduler.v1.CreateTaskRequest
+	5,  // 3: guildmesh.scheduler.v1.BatchCreateTasksResponse.results:type_name -> guildmesh.scheduler.v1.BatchCreateTasksResult
+	19, // 4: guildmesh.scheduler.v1.BatchCreateTasksResult.error:type_name -> google.rpc.Status
+	20, // 5: guildmesh.scheduler.v1.ListTasksRequest.state:type_name -> guildmesh.scheduler.v1.TaskState
+	18, // 6: guildmesh.scheduler.v1.ListTasksResponse.tasks:type_name -> guildmesh.scheduler.v1.Task
+	21, // 7: guildmesh.scheduler.v1.ListQueuesResponse.queues:type_name -> guildmesh.scheduler.v1.Queue
+	16, // 8: guildmesh.scheduler.v1.CountTasksResponse.counts:type_name -> guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
+	0,  // 9: guildmesh.scheduler.v1.SchedulerService.SubmitTask:input_type -> guildmesh.scheduler.v1.SubmitTaskRequest
+	2,  // 10: guildmesh.scheduler.v1.SchedulerService.CreateTask:input_type -> guildmesh.scheduler.v1.CreateTaskRequest
+	3,  // 11: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:input_type -> guildmesh.scheduler.v1.BatchCreateTasksRequest
+	6,  // 12: guildmesh.scheduler.v1.SchedulerService.GetTask:input_type -> guildmesh.scheduler.v1.GetTaskRequest
+	7,  // 13: guildmesh.scheduler.v1.SchedulerService.ListTasks:input_type -> guildmesh.scheduler.v1.ListTasksRequest
+	9,  // 14: guildmesh.scheduler.v1.SchedulerService.CancelTask:input_type -> guildmesh.scheduler.v1.CancelTaskRequest
+	10, // 15: guildmesh.scheduler.v1.SchedulerService.WatchTask:input_type -> guildmesh.scheduler.v1.WatchTaskRequest
+	11, // 16: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:input_type -> guildmesh.scheduler.v1.StreamTaskEventsRequest
+	12, // 17: guildmesh.scheduler.v1.SchedulerService.ListQueues:input_type -> guildmesh.scheduler.v1.ListQueuesRequest
+	14, // 18: guildmesh.scheduler.v1.SchedulerService.CountTasks:input_type -> guildmesh.scheduler.v1.CountTasksRequest
+	1,  // 19: guildmesh.scheduler.v1.SchedulerService.SubmitTask:output_type -> guildmesh.scheduler.v1.SubmitTaskResponse
+	18, // 20: guildmesh.scheduler.v1.SchedulerService.CreateTask:output_type -> guildmesh.scheduler.v1.Task
+	4,  // 21: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:output_type -> guildmesh.scheduler.v1.BatchCreateTasksResponse
+	18, // 22: guildmesh.scheduler.v1.SchedulerService.GetTask:output_type -> guildmesh.scheduler.v1.Task
+	8,  // 23: guildmesh.scheduler.v1.SchedulerService.ListTasks:output_type -> guildmesh.scheduler.v1.ListTasksResponse
+	18, // 24: guildmesh.scheduler.v1.SchedulerService.CancelTask:output_type -> guildmesh.scheduler.v1.Task
+	22, // 25: guildmesh.scheduler.v1.SchedulerService.WatchTask:output_type -> guildmesh.events.v1.TaskEvent
+	23, // 26: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:output_type -> google.api.HttpBody
+	13, // 27: guildmesh.scheduler.v1.SchedulerService.ListQueues:output_type -> guildmesh.scheduler.v1.ListQueuesResponse
+	15, // 28: guildmesh.scheduler.v1.SchedulerService.CountTasks:output_type -> guildmesh.scheduler.v1.CountTasksResponse
+	19, // [19:29] is the sub-list for method output_type
+	9,  // [9:19] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_scheduler_service_proto_init() }
@@ -887,7 +1052,7 @@ func file_guildmesh_scheduler_v1_scheduler_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc), len(file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

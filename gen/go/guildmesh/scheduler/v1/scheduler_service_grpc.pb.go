@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	SchedulerService_SubmitTask_FullMethodName       = "/guildmesh.scheduler.v1.SchedulerService/SubmitTask"
 	SchedulerService_CreateTask_FullMethodName       = "/guildmesh.scheduler.v1.SchedulerService/CreateTask"
+	SchedulerService_BatchCreateTasks_FullMethodName = "/guildmesh.scheduler.v1.SchedulerService/BatchCreateTasks"
 	SchedulerService_GetTask_FullMethodName          = "/guildmesh.scheduler.v1.SchedulerService/GetTask"
 	SchedulerService_ListTasks_FullMethodName        = "/guildmesh.scheduler.v1.SchedulerService/ListTasks"
 	SchedulerService_CancelTask_FullMethodName       = "/guildmesh.scheduler.v1.SchedulerService/CancelTask"
@@ -44,6 +45,9 @@ type SchedulerServiceClient interface {
 	// Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
 	// with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
 	CreateTask(ctx context.Context, in *CreateTaskRequest, opts ...grpc.CallOption) (*Task, error)
+	// BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
+	// changes nothing for the others. Items with the same request_id are one task.
+	BatchCreateTasks(ctx context.Context, in *BatchCreateTasksRequest, opts ...grpc.CallOption) (*BatchCreateTasksResponse, error)
 	// GetTask gives a task of the caller's tenant. Fails with NOT_FOUND, reason TASK_NOT_FOUND.
 	GetTask(ctx context.Context, in *GetTaskRequest, opts ...grpc.CallOption) (*Task, error)
 	// ListTasks lists the tasks of the caller's tenant, newest first.
@@ -85,6 +89,16 @@ func (c *schedulerServiceClient) CreateTask(ctx context.Context, in *CreateTaskR
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Task)
 	err := c.cc.Invoke(ctx, SchedulerService_CreateTask_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *schedulerServiceClient) BatchCreateTasks(ctx context.Context, in *BatchCreateTasksRequest, opts ...grpc.CallOption) (*BatchCreateTasksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BatchCreateTasksResponse)
+	err := c.cc.Invoke(ctx, SchedulerService_BatchCreateTasks_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -191,6 +205,9 @@ type SchedulerServiceServer interface {
 	// Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
 	// with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
 	CreateTask(context.Context, *CreateTaskRequest) (*Task, error)
+	// BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
+	// changes nothing for the others. Items with the same request_id are one task.
+	BatchCreateTasks(context.Context, *BatchCreateTasksRequest) (*BatchCreateTasksResponse, error)
 	// GetTask gives a task of the caller's tenant. Fails with NOT_FOUND, reason TASK_NOT_FOUND.
 	GetTask(context.Context, *GetTaskRequest) (*Task, error)
 	// ListTasks lists the tasks of the caller's tenant, newest first.
@@ -223,6 +240,9 @@ func (UnimplementedSchedulerServiceServer) SubmitTask(context.Context, *SubmitTa
 }
 func (UnimplementedSchedulerServiceServer) CreateTask(context.Context, *CreateTaskRequest) (*Task, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateTask not implemented")
+}
+func (UnimplementedSchedulerServiceServer) BatchCreateTasks(context.Context, *BatchCreateTasksRequest) (*BatchCreateTasksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BatchCreateTasks not implemented")
 }
 func (UnimplementedSchedulerServiceServer) GetTask(context.Context, *GetTaskRequest) (*Task, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTask not implemented")
@@ -298,6 +318,24 @@ func _SchedulerService_CreateTask_Handler(srv interface{}, ctx context.Context, 
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(SchedulerServiceServer).CreateTask(ctx, req.(*CreateTaskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SchedulerService_BatchCreateTasks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BatchCreateTasksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SchedulerServiceServer).BatchCreateTasks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SchedulerService_BatchCreateTasks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SchedulerServiceServer).BatchCreateTasks(ctx, req.(*BatchCreateTasksRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -428,6 +466,10 @@ var SchedulerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateTask",
 			Handler:    _SchedulerService_CreateTask_Handler,
+		},
+		{
+			MethodName: "BatchCreateTasks",
+			Handler:    _SchedulerService_BatchCreateTasks_Handler,
 		},
 		{
 			MethodName: "GetTask",

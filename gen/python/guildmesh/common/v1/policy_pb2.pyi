@@ -146,6 +146,7 @@ POLICY_FIELD_NUMBER: _builtins.int
 SENSITIVE_FIELD_NUMBER: _builtins.int
 PLAIN_TEXT_FIELD_NUMBER: _builtins.int
 JSON_MAX_BYTES_FIELD_NUMBER: _builtins.int
+VALIDATED_SINGLY_FIELD_NUMBER: _builtins.int
 ERROR_FIELD_NUMBER: _builtins.int
 policy: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodPolicy]
 """policy says who may call the method; a server refuses to start when one of its methods has none."""
@@ -155,5 +156,7 @@ plain_text: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptio
 """plain_text fields have HTML tags stripped, then are validated again (requirement row 3)."""
 json_max_bytes: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.int]
 """json_max_bytes limits a google.protobuf.Struct or Value, measured as compact JSON in UTF-8 (requirement row 3)."""
+validated_singly: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
+"""validated_singly items of a batch are checked by the method, each for itself, so that one bad item does not refuse the others."""
 error: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, Global___ErrorExample]
 """error documents an error reason: its gRPC code and one example, rendered into the error reference."""

@@ -48,6 +48,11 @@ class SchedulerServiceStub:
                 request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateTaskRequest.SerializeToString,
                 response_deserializer=guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.FromString,
                 _registered_method=True)
+        self.BatchCreateTasks = channel.unary_unary(
+                '/guildmesh.scheduler.v1.SchedulerService/BatchCreateTasks',
+                request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateTasksRequest.SerializeToString,
+                response_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateTasksResponse.FromString,
+                _registered_method=True)
         self.GetTask = channel.unary_unary(
                 '/guildmesh.scheduler.v1.SchedulerService/GetTask',
                 request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetTaskRequest.SerializeToString,
@@ -100,6 +105,14 @@ class SchedulerServiceServicer:
         """CreateTask creates a task (AIP-133). A repeat with the same request_id and payload gives the first answer.
         Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
         with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCreateTasks(self, request, context):
+        """BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
+        changes nothing for the others. Items with the same request_id are one task.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,6 +182,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.CreateTask,
                     request_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateTaskRequest.FromString,
                     response_serializer=guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.SerializeToString,
+            ),
+            'BatchCreateTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCreateTasks,
+                    request_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateTasksRequest.FromString,
+                    response_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateTasksResponse.SerializeToString,
             ),
             'GetTask': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTask,
@@ -261,6 +279,33 @@ class SchedulerService:
             '/guildmesh.scheduler.v1.SchedulerService/CreateTask',
             guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateTaskRequest.SerializeToString,
             guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCreateTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guildmesh.scheduler.v1.SchedulerService/BatchCreateTasks',
+            guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateTasksRequest.SerializeToString,
+            guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

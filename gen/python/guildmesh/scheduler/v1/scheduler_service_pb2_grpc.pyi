@@ -43,6 +43,10 @@ class SchedulerServiceStub:
     Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
     with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
     """
+    BatchCreateTasks: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.BatchCreateTasksRequest, _scheduler_service_pb2.BatchCreateTasksResponse]
+    """BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
+    changes nothing for the others. Items with the same request_id are one task.
+    """
     GetTask: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetTaskRequest, _task_pb2.Task]
     """GetTask gives a task of the caller's tenant. Fails with NOT_FOUND, reason TASK_NOT_FOUND."""
     ListTasks: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListTasksRequest, _scheduler_service_pb2.ListTasksResponse]
@@ -75,6 +79,10 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """CreateTask creates a task (AIP-133). A repeat with the same request_id and payload gives the first answer.
     Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
     with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
+    """
+    BatchCreateTasks: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.BatchCreateTasksRequest, _scheduler_service_pb2.BatchCreateTasksResponse]  # type: ignore[assignment]
+    """BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
+    changes nothing for the others. Items with the same request_id are one task.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
     """GetTask gives a task of the caller's tenant. Fails with NOT_FOUND, reason TASK_NOT_FOUND."""
@@ -117,6 +125,16 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """CreateTask creates a task (AIP-133). A repeat with the same request_id and payload gives the first answer.
         Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
         with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchCreateTasks(
+        self,
+        request: _scheduler_service_pb2.BatchCreateTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.BatchCreateTasksResponse, _abc.Awaitable[_scheduler_service_pb2.BatchCreateTasksResponse]]:
+        """BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
+        changes nothing for the others. Items with the same request_id are one task.
         """
 
     @_abc_1.abstractmethod
