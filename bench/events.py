@@ -97,6 +97,9 @@ class Counting:
         self._client = AIOKafkaClient(bootstrap_servers=bootstrap_servers)
         self._partitions: dict[int, Partition] = {}
         self._count = 0
+        self._newest = 0.0
+        self._more = asyncio.Event()
+        self._reading: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Connects."""
@@ -105,11 +108,13 @@ class Counting:
 
     async def close(self) -> None:
         """Disconnects."""
+        await self._stop()
         await self._client.close()
 
     async def handle(self, command: Answer) -> Answer:
-        """`begin` starts at the end of the topic; `expect` waits for three records of each of `tasks` tasks, then checks them."""
+        """`begin` reads from the end of the topic on; `expect` waits for three records a task of `tasks`, checks, stops."""
         if command["do"] == "begin":
+            await self._stop()
             await self._begin()
             return {"partitions": len(self._partitions)}
         async with asyncio.timeout(float(command["seconds"])):
@@ -119,20 +124,39 @@ class Counting:
         consumer = AIOKafkaConsumer(bootstrap_servers=self._servers, isolation_level="read_committed")
         await consumer.start()
         try:
-            found = [TopicPartition(TOPIC, number) for number in consumer.partitions_for_topic(TOPIC) or set()] or [
-                TopicPartition(TOPIC, number) for number in self._client.cluster.partitions_for_topic(TOPIC)
-            ]
+            found = [TopicPartition(TOPIC, number) for number in self._client.cluster.partitions_for_topic(TOPIC)]
             ends = await consumer.end_offsets(found)
         finally:
             await consumer.stop()
         self._partitions = {each.partition: Partition(offset) for each, offset in ends.items()}
         self._count = 0
+        self._reading = asyncio.create_task(self._read())
+
+    async def _stop(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+            self._reading = None
+
+    async def _read(self) -> None:
+        while True:
+            before = self._count
+            await self._fetch()
+            if self._count > before:
+                self._newest = time.monotonic()
+                self._more.set()
 
     async def _expect(self, tasks: int) -> Answer:
         wanted = tasks * len(KINDS)
+        assert self._reading is not None
         while self._count < wanted:
-            await self._fetch()
-        at = time.monotonic()
+            self._more.clear()
+            more = asyncio.create_task(self._more.wait())
+            await asyncio.wait({more, self._reading}, return_when=asyncio.FIRST_COMPLETED)
+            if self._reading.done():
+                self._reading.result()
+        at = self._newest
+        await self._stop()
         seen = self._decoded()
         ids = {task_id for task_id, _ in seen}
         # Each of the three exactly once: as many pairs as there must be, none of them twice.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.child import Answer, Child
+from bench.errors import BenchFailed
 from bench.mesh import Mesh
 from bench.processors import ProcessorTime
 from bench.profile import profile
@@ -30,11 +31,15 @@ class Ours:
     worker: Child
     events: Child
     profile_folder: Path | None
+    parts: dict[str, int] = field(default_factory=dict)
+    """the mesh's processes, by part."""
 
     def warm_up(self) -> None:
         """Lets connections, statement caches and compilers get ready."""
+        folder, self.profile_folder = self.profile_folder, None
         self._run("warm-up", "single", _WARM_UP_TASKS // 10, 10.0)
         self._run("warm-up", "batch", _WARM_UP_TASKS, 10.0)
+        self.profile_folder = folder
 
     def batch(self, tasks: int, seconds: float) -> float:
         """Tasks per second in batches, from the first submit to the last completion."""
@@ -49,15 +54,16 @@ class Ours:
         self.tables.wait_quiet(_QUIET_SECONDS)
         self.events.ask(30, do="begin")
         self.worker.ask(10, do="clear")
-        with self._watched("kafka", {"reader": self.events.pid}):
+        with self._watched("kafka") as used:
             submitted = self.client.ask(seconds + 60, do="batch", tasks=tasks, seconds=seconds)
             ids = submitted["ids"]
             waiting = 4 * seconds + 60
             seen = self.events.ask(waiting + 10, do="expect", tasks=len(ids), seconds=waiting)
+            spent = used.told(len(ids))
         self._check(ids)
         if not seen["exact"]:
-            raise RuntimeError(f"{len(ids):,} tasks gave {seen['records']:,} records of {seen['tasks']:,} tasks on Kafka")
-        return _rate("batches of 100, to the last event on Kafka", len(ids), seen["at"] - submitted["begun"], submitted)
+            raise BenchFailed(f"{len(ids):,} tasks gave {seen['records']:,} records of {seen['tasks']:,} tasks on Kafka")
+        return _told("batches of 100, to the last event on Kafka", len(ids), float(seen["at"]), submitted, spent)
 
     def latencies(self, tasks: int, seconds: float) -> list[float]:
         """Seconds from submit to result of one task after the other, while nothing else runs."""
@@ -77,44 +83,42 @@ class Ours:
     def _run(self, title: str, how: str, tasks: int, seconds: float) -> float:
         self.tables.wait_quiet(_QUIET_SECONDS)
         self.worker.ask(10, do="clear")
-        with self._watched(title.split(",")[0].replace(" ", "-"), {}):
+        with self._watched(how) as used:
             submitted = self.client.ask(seconds + 60, do=how, tasks=tasks, seconds=seconds)
             ids = submitted["ids"]
             waiting = 4 * seconds + 60
             # The tables are not asked before the worker has called the function for each task.
             self.worker.ask(waiting + 10, do="expect", calls=len(ids), seconds=waiting)
             ended = self.tables.wait_completed(_QUIET_SECONDS)
+            spent = used.told(len(ids))
         self._check(ids)
-        return _rate(title, len(ids), ended - submitted["begun"], submitted)
+        return _told(title, len(ids), ended, submitted, spent)
 
     def _check(self, ids: list[str]) -> None:
         self.tables.wait_completed(_QUIET_SECONDS)
         self.tables.require_completed_once(ids)
         count = self.worker.ask(30, do="count")
         if count["calls"] != len(ids) or count["distinct"] != len(ids):
-            raise RuntimeError(f"{len(ids):,} tasks made {count['calls']:,} calls for {count['distinct']:,} tasks")
+            raise BenchFailed(f"{len(ids):,} tasks made {count['calls']:,} calls for {count['distinct']:,} tasks")
 
     @contextmanager
-    def _watched(self, name: str, more: Mapping[str, int]) -> Iterator[None]:
-        parts = self.mesh.pids()
-        loads = {"client": self.client.pid, "our worker": self.worker.pid, **more}
-        sampled = {
-            "scheduler": parts["scheduler"],
-            "relay": parts["relay"],
-            "client": loads["client"],
-            "worker": loads["our worker"],
+    def _watched(self, name: str) -> Iterator[ProcessorTime]:
+        loads = {"client": self.client.pid, "our worker": self.worker.pid, "reader": self.events.pid}
+        sampled = {name: self.parts[name] for name in ("scheduler", "relay")} | {
+            "client": self.client.pid,
+            "worker": self.worker.pid,
         }
-        used = ProcessorTime({**parts, **loads})
+        used = ProcessorTime({**self.parts, **loads})
         with profile(self.profile_folder, name, sampled):
-            yield
-        tell(f"    {used.told()}")
+            yield used
 
 
-def _rate(title: str, tasks: int, taken: float, submitted: Answer) -> float:
-    rate = tasks / taken
-    submitting = submitted["ended"] - submitted["begun"]
-    tell(f"  {title}: {rate:,.0f}/s ({tasks:,} tasks in {taken:.2f} s, submitted in {submitting:.2f} s)")
-    return rate
+def _told(title: str, tasks: int, ended: float, submitted: Answer, spent: str) -> float:
+    begun = float(submitted["begun"])
+    taken, submitting = ended - begun, float(submitted["ended"]) - begun
+    tell(f"  {title}: {tasks / taken:,.0f}/s ({tasks:,} tasks in {taken:.2f} s, submitted in {submitting:.2f} s)")
+    tell(f"    {spent}")
+    return tasks / taken
 
 
 @contextmanager
@@ -132,6 +136,6 @@ def ours(mesh: Mesh, profile_folder: Path | None) -> Iterator[Ours]:
         stack.callback(worker.stop)
         events = Child("bench.events", mesh.kafka)
         stack.callback(events.stop)
-        running = Ours(mesh, seen, client, worker, events, profile_folder)
+        running = Ours(mesh, seen, client, worker, events, profile_folder, mesh.pids())
         running.warm_up()
         yield running

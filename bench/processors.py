@@ -24,8 +24,8 @@ class ProcessorTime:
         self._busy = _busy()
         self._begun = time.monotonic()
 
-    def told(self) -> str:
-        """What was spent since the start, most first, and the share of the machine that went elsewhere, for people."""
+    def told(self, tasks: int) -> str:
+        """What `tasks` tasks took since the start, most first, and the share of the machine that went elsewhere, for people."""
         used = {name: _seconds(pid) - self._before[name] for name, pid in self._pids.items()}
         if self._ended:
             used[self._ended] = _ended_children() - self._children
@@ -34,7 +34,8 @@ class ProcessorTime:
         elsewhere = (_busy() - self._busy - ours) / (time.monotonic() - self._begun) / (os.cpu_count() or 1)
         parts = sorted((item for item in used.items() if item[1] >= _LEAST_SECONDS), key=lambda item: -item[1])
         told = ", ".join(f"{name} {value:.2f}" for name, value in parts)
-        return f"processor seconds: {told}; others had {max(0.0, elsewhere):.0%} of the machine"
+        each = ours / tasks * 1e6
+        return f"{each:,.0f} µs of a processor a task, in seconds: {told}; others had {max(0.0, elsewhere):.0%} of the machine"
 
 
 def _ended_children() -> float:

@@ -19,7 +19,7 @@ _LONGEST_SECONDS = 600
 
 @contextmanager
 def profile(folder: Path | None, name: str, pids: Mapping[str, int]) -> Iterator[None]:
-    """Samples the named processes while the body runs and writes FOLDER/NAME-PROCESS.folded for each; None does nothing."""
+    """Samples the named processes while the body runs and writes a file for each to the folder; None does nothing."""
     if folder is None:
         yield
         return
@@ -27,9 +27,10 @@ def profile(folder: Path | None, name: str, pids: Mapping[str, int]) -> Iterator
     if not program.exists():
         raise BenchFailed("py-spy is not installed: `make bench` installs it")
     folder.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((int(file.name[:2]) for file in folder.glob("[0-9][0-9]-*.folded")), default=0)
     spies = {}
     for process, pid in pids.items():
-        target = folder / f"{name}-{process}.folded"
+        target = folder / f"{number:02}-{name}-{process}.folded"
         options = ("--format", "raw", "--rate", str(_RATE), "--duration", str(_LONGEST_SECONDS), "--nonblocking")
         arguments = [str(program), "record", "--pid", str(pid), "--output", str(target), *options]
         spies[target] = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -47,7 +48,7 @@ def profile(folder: Path | None, name: str, pids: Mapping[str, int]) -> Iterator
                     tell(f"    {line}")
 
 
-def hottest(folded: list[str], most: int = 8) -> list[str]:
+def hottest(folded: list[str], most: int = 5) -> list[str]:
     """The functions that most samples ended in, each with its share of all samples."""
     own: Counter[str] = Counter()
     for line in folded:

@@ -88,10 +88,13 @@ class _Celery:
 
     def rate(self, way: str, tasks: int, seconds: float) -> float:
         """Tasks per second from the first submit to the last result."""
-        used = ProcessorTime({"client": self._client.pid, "worker": self._worker})
+        pids = {"client": self._client.pid, "worker": self._worker, "redis": int(self._broker.info()["process_id"])}
+        used = ProcessorTime(pids)
         submitted, taken = self._submit(way, tasks, seconds)
+        spent = used.told(submitted)
+        self._check(submitted)
         tell(f"  {self._name}, {way}: {submitted / taken:,.0f}/s ({submitted:,} tasks in {taken:.2f} s)")
-        tell(f"    {used.told()}")
+        tell(f"    {spent}")
         return submitted / taken
 
     def _submit(self, way: str, tasks: int, seconds: float) -> tuple[int, float]:
@@ -104,7 +107,6 @@ class _Celery:
                 raise BenchFailed(f"Celery has {self._results.dbsize()} of {answer['tasks']} results")
             time.sleep(0.005)
         taken = time.monotonic() - answer["begun"]
-        self._check(answer["tasks"])
         return answer["tasks"], taken
 
     def _check(self, tasks: int) -> None:

@@ -67,7 +67,7 @@ def _rate(url: str, how: str, tasks: int, seconds: float) -> float:
     rate = float(answer["tasks"] / answer["seconds"])
     tasks_in = f"{answer['tasks']:,} tasks in {answer['seconds']:.2f} s, submitted in {answer['submitted']:.2f} s"
     tell(f"  {how}: {rate:,.0f}/s ({tasks_in})")
-    tell(f"    {used.told()}")
+    tell(f"    {used.told(answer['tasks'])}")
     return rate
 
 
