@@ -178,9 +178,14 @@ def _reports(evidence: Evidence, log: Mapping[str, Sequence[Event]]) -> Iterator
     for row in evidence.tasks.values():
         if row.state != "COMPLETED":
             continue
-        told = {(operation.asked["attempt"], operation.asked["result"]) for operation in completions.get(row.task_id, ())}
+        told = {
+            (operation.asked["attempt"], operation.asked["result"])
+            for operation in completions.get(row.task_id, ())
+            # One that was refused must not be kept.
+            if operation.outcome != FAIL
+        }
         if (row.attempt, row.result) not in told:
-            yield Problem("phantom", row.task_id, f"no worker told the result of attempt {row.attempt}")
+            yield Problem("phantom", row.task_id, f"no worker told the result of attempt {row.attempt}, or it was refused")
 
 
 def _cancels(evidence: Evidence) -> Iterator[Problem]:

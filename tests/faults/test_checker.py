@@ -161,6 +161,7 @@ BAD: dict[str, tuple[str, str, Callable[[Evidence], None]]] = {
     "nobody asked for a task": ("phantom", "c", more_tasks(TaskRow("c", "nobody", "CANCELLED", 0, 2))),
     "a refused task is there": ("phantom", "c", more_tasks(TaskRow("c", "D", "CANCELLED", 0, 2))),
     "no worker told the result": ("phantom", "a", row("a", result="invented")),
+    "a refused result is kept": ("phantom", "a", row("a", attempt=1, result="r1")),
     "an event of no task": ("phantom", "z", added(table=event("z", 1, "created", 0))),
     "Kafka has what the log has not": ("phantom", "b", added(kafka=event("b", 3, "created", 0))),
     "a watcher saw what the log has not": ("phantom", "b", added(watches=[event("b", 1, "failed", 0)])),
