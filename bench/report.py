@@ -55,6 +55,7 @@ class Figures:
     celery_how: str = ""
     river_batch: float | None = None
     river_single: float | None = None
+    speeds: list[float] = field(default_factory=list)
 
     @property
     def void(self) -> bool:
@@ -86,6 +87,7 @@ class Figures:
             kafka_runs_per_s=[round(rate) for rate in self.kafka.runs],
             single_runs_per_s=[round(rate) for rate in self.single.runs],
             million_runs_per_s=[round(rate) for rate in (*self.million_before.runs, *self.million.runs)],
+            speed_runs=[round(each, 1) for each in self.speeds],
             void=self.void,
             load_before=round(self.load_before, 2),
         )
@@ -113,6 +115,7 @@ class Summary:
     kafka_runs_per_s: list[int]
     single_runs_per_s: list[int]
     million_runs_per_s: list[int]
+    speed_runs: list[float]
     void: bool
     load_before: float
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from bench.celery_peer.run import celery_rate
+from bench.machine import speed
 from bench.mesh import mesh
 from bench.options import Options
 from bench.ours import Ours, ours
@@ -24,19 +25,19 @@ def run(options: Options) -> int:
     tell(f"tasks: 200 B in, 100 B out; load average {figures.load_before:.2f}, {os.cpu_count()} processors")
     with mesh() as described:
         if options.wants("ours"):
-            tell("ours")
+            _begin("ours", figures)
             with ours(described, options.profile) as running:
                 _measure(running, options, figures)
                 if options.million and options.only:
                     _measure_million(running, options, figures)
         if options.wants("celery"):
-            tell("Celery on Redis")
+            _begin("Celery on Redis", figures)
             figures.celery, figures.celery_how = celery_rate(options.sized(8_000), options.seconds)
         if options.wants("river"):
-            tell("River on PostgreSQL")
+            _begin("River on PostgreSQL", figures)
             figures.river_batch, figures.river_single = river_rates(options.sized(60_000), options.sized(15_000), options.seconds)
         if not options.only:
-            tell("ours again")
+            _begin("ours again", figures)
             with ours(described, options.profile) as running:
                 _measure(running, options, figures)
                 if options.million:
@@ -46,6 +47,11 @@ def run(options: Options) -> int:
         tell(f"void: Celery did {figures.celery:.0f}/s, under {LEAST_CELERY:.0f}/s, so the machine was not free")
         return VOID
     return 0
+
+
+def _begin(peer: str, figures: Figures) -> None:
+    figures.speeds.append(speed())
+    tell(f"{peer} (the machine does {figures.speeds[-1]:.0f} million rounds of a plain loop a second)")
 
 
 def _measure(running: Ours, options: Options, figures: Figures) -> None:
