@@ -32,7 +32,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.common.errors import DependencyUnavailable
 
@@ -45,6 +45,13 @@ CRASH_STATUS = 137
 
 def _database() -> Exception:
     return DependencyUnavailable("database")
+
+
+def _driver() -> Exception:
+    from asyncpg import ConnectionDoesNotExistError
+
+    error: Exception = ConnectionDoesNotExistError("cut by a failpoint")
+    return error
 
 
 def _kafka() -> Exception:
@@ -67,47 +74,68 @@ def _points(error: Callable[[], Exception], meanings: Mapping[str, str]) -> dict
     return {name: Point(meaning, error) for name, meaning in meanings.items()}
 
 
-POINTS: Mapping[str, Point] = _points(
-    _database,
-    {
-        "scheduler.create.before_commit": "new tasks are written, not committed: nobody may ever see them",
-        "scheduler.create.after_commit": "new tasks are durable, their callers are not answered: a repeat gives the same task",
-        "scheduler.lease.before_commit": "attempts are started, not committed",
-        "scheduler.lease.after_commit": "attempts are started, no worker knows: the sweeper gives them back",
-        "scheduler.report.before_commit": "results and steps are written, not committed: their workers tell them again",
-        "scheduler.report.after_commit": "results and steps are durable, not acknowledged: a repeat is acknowledged",
-        "scheduler.heartbeat.before_commit": "leases are renewed, not committed",
-        "scheduler.heartbeat.after_commit": "leases are renewed, their workers do not know",
-        "scheduler.sweep.before_commit": "lost attempts are given back, not committed",
-        "scheduler.sweep.after_commit": "lost attempts are given back, nobody is woken",
-        "scheduler.cancel.before_commit": "a task and its subtasks are cancelled, not committed",
-        "scheduler.cancel.after_commit": "a task and its subtasks are cancelled, the caller is not answered, nobody is woken",
-        "scheduler.stream.before_handle": "a message of a worker is read, nothing is done about it",
-        "scheduler.stream.after_handle": "a message of a worker waits for its commit",
-        "scheduler.stream.before_leases": "attempts are started, the worker is about to be told",
-        "scheduler.stream.after_leases": "the worker was told of its attempts",
-        "scheduler.stream.before_acks": "reports are durable, the worker is about to be told",
-        "scheduler.stream.after_acks": "the worker was told that its reports are durable",
-        "scheduler.listen.before_wake": "a notification arrived, nobody is woken by it",
-        "scheduler.watch.before_send": "events are read for a watcher, not sent",
-        "relay.lease.before_commit": "the leases of the lanes are renewed, not committed",
-        "relay.lease.after_commit": "the leases of the lanes are renewed, the lanes do not know",
-        "relay.outbox.after_read": "rows are read, nothing is published",
-        "relay.outbox.before_delete": "Kafka has committed the rows, they are about to be deleted: they may be published again",
-        "relay.outbox.after_delete": "the rows are gone",
-    },
-) | _points(
-    _kafka,
-    {
-        "relay.lane.before_open": "a lane is taken over, the producer before is not fenced",
-        "relay.lane.after_open": "a lane is taken over, nothing is published",
-        "relay.publish.before_begin": "rows are at hand, no transaction of Kafka is begun",
-        "relay.publish.after_send": "records are written to Kafka, not committed: a read_committed reader never sees them",
-        "relay.publish.before_commit": "Kafka has acknowledged the records, the transaction is about to be committed",
-        "relay.publish.after_commit": "the transaction is committed, the outbox does not know",
-    },
+POINTS: Mapping[str, Point] = (
+    _points(
+        _driver,
+        {
+            "scheduler.create.before_commit": "new tasks are written, not committed: nobody may ever see them",
+            "scheduler.lease.before_commit": "attempts are started, not committed",
+            "scheduler.report.before_commit": "results and steps are written, not committed: their workers tell them again",
+            "scheduler.heartbeat.before_commit": "leases are renewed, not committed",
+            "scheduler.sweep.before_commit": "lost attempts are given back, not committed",
+            "scheduler.cancel.before_commit": "a task and its subtasks are cancelled, not committed",
+            "scheduler.count.before_commit": "the tasks of each state are counted",
+            "scheduler.listen.before_wake": "a process listens again, and nobody is woken for what it missed",
+            "relay.lease.before_commit": "the leases of the lanes are renewed, not committed",
+            "relay.outbox.before_commit": "the published rows are deleted, not committed: they are deleted again",
+        },
+    )
+    | _points(
+        _database,
+        {
+            "scheduler.create.after_commit": "new tasks are durable, their callers do not know: a repeat gives the same task",
+            "scheduler.lease.after_commit": "attempts are started, no worker knows: the sweeper gives them back",
+            "scheduler.report.after_commit": "results and steps are durable, not acknowledged: a repeat is acknowledged",
+            "scheduler.heartbeat.after_commit": "leases are renewed, their workers do not know",
+            "scheduler.count.after_commit": "the counts are read",
+            "scheduler.sweep.after_commit": "lost attempts are given back, nobody is woken",
+            "scheduler.cancel.after_commit": "a task and its subtasks are cancelled, the caller is not answered, nobody is woken",
+            "scheduler.stream.before_handle": "a message of a worker is read, nothing is done about it",
+            "scheduler.stream.after_handle": "a message of a worker waits for its commit",
+            "scheduler.stream.before_leases": "attempts are started, the worker is about to be told",
+            "scheduler.stream.after_leases": "the worker was told of its attempts",
+            "scheduler.stream.before_acks": "reports are durable, the worker is about to be told",
+            "scheduler.stream.after_acks": "the worker was told that its reports are durable",
+            "scheduler.watch.before_send": "events are read for a watcher, not sent",
+            "relay.lease.after_commit": "the leases of the lanes are renewed, the lanes do not know",
+            "relay.outbox.after_read": "rows are read, nothing is published",
+            "relay.outbox.before_delete": "Kafka has committed the rows, they are not deleted: they are published again",
+            "relay.outbox.after_commit": "the rows are gone, the relay does not know: it deletes them again",
+        },
+    )
+    | _points(
+        _kafka,
+        {
+            "relay.lane.before_open": "a lane is taken over, the producer before is not fenced",
+            "relay.lane.after_open": "a lane is taken over, nothing is published",
+            "relay.publish.before_begin": "rows are at hand, no transaction of Kafka is begun",
+            "relay.publish.after_send": "records are written to Kafka, not committed: a read_committed reader never sees them",
+            "relay.publish.before_commit": "Kafka has acknowledged the records, the transaction is about to be committed",
+            "relay.publish.after_commit": "the transaction is committed, the outbox does not know",
+        },
+    )
 )
 """Every place, with its meaning. A test holds that each is used exactly once."""
+
+
+def kafka_sockets(producer: Any) -> Callable[[], None]:
+    """What cuts the connections of an aiokafka producer, as a broken network would; it has no public way to."""
+
+    def cut() -> None:
+        for connection in list(producer.client._conns.values()):
+            connection.close()
+
+    return cut
 
 
 class WrongRule(ValueError):

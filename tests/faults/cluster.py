@@ -105,6 +105,7 @@ class Cluster:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.shape.seed)
+        self._fired: list[tuple[str, str]] = []
         self.tls = mesh_certificates(self.folder / "tls")
         self.ports = free_ports(self.shape.schedulers)
         suffix = uuid.uuid4().hex[:8]
@@ -133,13 +134,12 @@ class Cluster:
 
     def fired(self) -> list[tuple[str, str]]:
         """Which failpoints acted so far, with their action."""
-        found = []
         for member in self.members.values():
-            for line in member.written().splitlines():
+            for line in member.news().splitlines():
                 if line.startswith('{"event": "failpoint"') and '"name"' in line:
                     entry = json.loads(line)
-                    found.append((entry["name"], entry["action"]))
-        return found
+                    self._fired.append((entry["name"], entry["action"]))
+        return self._fired
 
     def histories(self) -> list[Path]:
         """The files of all workers and clients."""
@@ -164,6 +164,7 @@ class Cluster:
             "GUILDMESH_ADMIN_PORT": "0",
             "GUILDMESH_DRAIN_SECONDS": "2",
             "GUILDMESH_PROFILE": "development",
+            "LOG_LEVEL": "WARNING",
             FILE: str(self._rules(name)),
             SEED: f"{self.shape.seed}-{index}",
             **self.extra,

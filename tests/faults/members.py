@@ -36,6 +36,7 @@ class Member:
         self._environment = environment
         self._folder = folder
         self._log = log
+        self._heard = 0
         self._died = died
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
@@ -77,9 +78,16 @@ class Member:
         """The end of what it wrote."""
         return self._log.read_text(errors="replace")[-size:] if self._log.exists() else ""
 
-    def written(self) -> str:
-        """All that it wrote, in all its lives."""
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
+    def news(self) -> str:
+        """The whole lines that it wrote since this was asked for the last time."""
+        if not self._log.exists():
+            return ""
+        with self._log.open("rb") as log:
+            log.seek(self._heard)
+            text = log.read()
+        text = text[: text.rfind(b"\n") + 1]
+        self._heard += len(text)
+        return text.decode(errors="replace")
 
     async def _live(self) -> None:
         while not self._stopping:

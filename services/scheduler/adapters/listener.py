@@ -9,6 +9,7 @@ import asyncpg
 import structlog
 from sqlalchemy.engine import make_url
 
+from services.common.failpoints import fail_point
 from services.scheduler.domain.wake import CHANNEL, Wake, decode, everything
 
 log = structlog.get_logger(__name__)
@@ -56,6 +57,7 @@ class Listener:
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
         await connection.add_listener(CHANNEL, self._heard)
+        await fail_point("scheduler.listen.before_wake", connection.terminate)
         self._on_wake(everything())
         while not lost.is_set():
             try:

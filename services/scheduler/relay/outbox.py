@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from services.common.db.database import raw
 from services.common.db.engine_role import EngineDatabase
+from services.common.failpoints import fail_point
 from services.scheduler.storage.outbox_codec import OutboxRecord, unpack
 
 MOST_ROWS = 500
@@ -42,10 +43,15 @@ class Outbox:
         """The oldest rows of a lane."""
         async with self._database.transaction() as connection:
             rows: Sequence[tuple[int, bytes]] = await (await raw(connection)).fetch(_READ, lane, MOST_ROWS, MOST_BYTES)
+        await fail_point("relay.outbox.after_read")
         records = [record for _, payload in rows for record in unpack(payload)]
         return OutboxBatch(lane, [position for position, _ in rows], records)
 
     async def delete(self, batch: OutboxBatch) -> None:
         """Deletes exactly what Kafka acknowledged; never a range, in which a late commit could hide."""
+        await fail_point("relay.outbox.before_delete")
         async with self._database.transaction() as connection:
-            await (await raw(connection)).execute(_DELETE, batch.lane, batch.positions)
+            driver = await raw(connection)
+            await driver.execute(_DELETE, batch.lane, batch.positions)
+            await fail_point("relay.outbox.before_commit", driver.terminate)
+        await fail_point("relay.outbox.after_commit")

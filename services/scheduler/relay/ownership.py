@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from services.common.db.database import raw
 from services.common.db.engine_role import EngineDatabase
+from services.common.failpoints import fail_point
 from services.scheduler.domain.shards import SHARDS
 
 _JOIN = """
@@ -66,6 +67,8 @@ class Ownership:
             if len(held) < share:
                 taken = await driver.fetch(_TAKE, self._owner, self._lease, share - len(held))
                 held |= {row["lane"]: row["epoch"] for row in taken}
+            await fail_point("relay.lease.before_commit", driver.terminate)
+        await fail_point("relay.lease.after_commit")
         self._until = asked + self._lease.total_seconds()
         return {lane: epoch for lane, epoch in held.items() if lane not in surplus}
 

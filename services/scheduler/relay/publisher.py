@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from aiokafka import AIOKafkaProducer
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
+from services.common.failpoints import fail_point, kafka_sockets
 from services.scheduler.relay.headers import Headers, headers_of
 from services.scheduler.relay.settings import RelaySettings
 from services.scheduler.storage.outbox_codec import OutboxRecord
@@ -41,6 +42,7 @@ class Publisher:
         shards: dict[int, list[OutboxRecord]] = {}
         for record in records:
             shards.setdefault(record.shard, []).append(record)
+        await fail_point("relay.publish.before_begin", kafka_sockets(self._producer))
         await self._producer.begin_transaction()
         sent = []
         for shard, mine in shards.items():
@@ -48,9 +50,12 @@ class Publisher:
             states = ((record.task_id.encode(), record.snapshot, _NO_HEADERS) for record in newest.values())
             sent += await self._send(self._events_topic, shard, (_event_record(record) for record in mine))
             sent += await self._send(self._state_topic, shard, states)
+        await fail_point("relay.publish.after_send", kafka_sockets(self._producer))
         # The commit would not say that a batch was given up.
         await asyncio.gather(*sent)
+        await fail_point("relay.publish.before_commit", kafka_sockets(self._producer))
         await self._producer.commit_transaction()
+        await fail_point("relay.publish.after_commit")
 
     async def _send(self, topic: str, shard: int, records: Iterable[Record]) -> list[asyncio.Future[object]]:
         """Packs records into batches by hand: one future a batch instead of one a record, and the order is ours."""
@@ -86,7 +91,9 @@ async def open_publisher(settings: RelaySettings, lane: int) -> AsyncIterator[Pu
     )
     try:
         async with asyncio.timeout(2 * _REQUEST_TIMEOUT_MS / 1000):
+            await fail_point("relay.lane.before_open")
             await producer.start()
+            await fail_point("relay.lane.after_open", kafka_sockets(producer))
         yield Publisher(producer, settings.events_topic, settings.state_topic)
     finally:
         # A producer that cannot flush (the broker is away) is dropped; the next one ends its transaction.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
 
 from services.common.context import current_call
+from services.common.failpoints import fail_point
 from services.scheduler.server.convert import work_response, worker_message
 from services.scheduler.usecases.work import Work, WorkStream
 
@@ -24,20 +25,33 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         """Reads and writes at once: what a worker tells shares commits while leases go out."""
         call = current_call()
         stream = self._work.open(call.principal.tenant_id, call.peer, call.token_ends)
-        reading = asyncio.create_task(_read(request_iterator, stream))
+        call_task = asyncio.current_task()
+        assert call_task is not None
+        reading = asyncio.create_task(_read(request_iterator, stream, call_task.cancel))
         try:
             async for message in stream.messages():
+                leases, acks = bool(message.leases), bool(message.acks)
+                if leases:
+                    await fail_point("scheduler.stream.before_leases", call_task.cancel)
+                if acks:
+                    await fail_point("scheduler.stream.before_acks", call_task.cancel)
                 yield work_response(message)
+                if leases:
+                    await fail_point("scheduler.stream.after_leases", call_task.cancel)
+                if acks:
+                    await fail_point("scheduler.stream.after_acks", call_task.cancel)
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             stream.close()
 
 
-async def _read(requests: AsyncIterator[pb.WorkRequest], stream: WorkStream) -> None:
+async def _read(requests: AsyncIterator[pb.WorkRequest], stream: WorkStream, cut: Callable[[], object]) -> None:
     try:
         async for request in requests:
+            await fail_point("scheduler.stream.before_handle", cut)
             await stream.handle(worker_message(request))
+            await fail_point("scheduler.stream.after_handle", cut)
     except asyncio.CancelledError:
         raise
     except Exception as error:

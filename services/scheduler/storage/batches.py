@@ -16,6 +16,7 @@ import asyncpg
 from services.common.db.database import raw
 from services.common.db.engine_role import EngineDatabase
 from services.common.errors import Aborted, DomainError
+from services.common.failpoints import fail_point
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.task import Lease, NewTask, State, Task
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
@@ -41,40 +42,61 @@ class Batches:
 
     async def create(self, tasks: Sequence[NewTask]) -> Sequence[Task | DomainError]:
         """Creates tasks with their first events; gives each its own answer, in order."""
-        return await self._commit(lambda connection, log: create_tasks(connection, log, tasks))
+        return await self._commit(
+            lambda connection, log: create_tasks(connection, log, tasks),
+            "scheduler.create.before_commit",
+            "scheduler.create.after_commit",
+        )
 
     async def lease(self, demand: Demand, workers: Sequence[str]) -> Sequence[Lease]:
         """Starts at most one waiting task for each entry of `workers`, in order of priority."""
-        return await self._commit(lambda connection, log: lease_tasks(connection, log, demand, workers, self._lease))
+        return await self._commit(
+            lambda connection, log: lease_tasks(connection, log, demand, workers, self._lease),
+            "scheduler.lease.before_commit",
+            "scheduler.lease.after_commit",
+        )
 
     async def report(self, reports: Sequence[Report]) -> Sequence[Refusal | None]:
         """Handles reports in order; gives each its refusal, or None when it is durable."""
-        return await self._commit(lambda connection, log: handle_reports(connection, log, reports))
+        return await self._commit(
+            lambda connection, log: handle_reports(connection, log, reports),
+            "scheduler.report.before_commit",
+            "scheduler.report.after_commit",
+        )
 
     async def heartbeat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[str]:
         """Renews leases; gives each "" or the reason why the attempt must stop."""
-        return await self._commit(lambda connection, _: renew_leases(connection, heartbeats, self._lease))
+        return await self._commit(
+            lambda connection, _: renew_leases(connection, heartbeats, self._lease),
+            "scheduler.heartbeat.before_commit",
+            "scheduler.heartbeat.after_commit",
+        )
 
     async def sweep(self) -> int:
         """Handles a batch of overdue tasks; the number of them, 0 when there is none."""
-        return await self._commit(sweep_runs)
+        return await self._commit(sweep_runs, "scheduler.sweep.before_commit", "scheduler.sweep.after_commit")
 
     async def count(self) -> dict[State, int]:
         """The number of tasks in each state."""
-        return await self._commit(lambda connection, _: count_states(connection))
+        return await self._commit(
+            lambda connection, _: count_states(connection), "scheduler.count.before_commit", "scheduler.count.after_commit"
+        )
 
-    async def _commit(self, work: Callable[[asyncpg.Connection, ChangeLog], Awaitable[R]]) -> R:
+    async def _commit(self, work: Callable[[asyncpg.Connection, ChangeLog], Awaitable[R]], before: str, after: str) -> R:
+        """One transaction, between two failpoints."""
         for attempt in range(1, _ATTEMPTS + 1):
             log = ChangeLog(self._waker.origin)
             try:
                 async with self._database.transaction() as connection:
                     result = await work(await raw(connection), log)
+                    await fail_point(before, (await raw(connection)).terminate)
             except Aborted:
                 if attempt == _ATTEMPTS:
                     raise
                 # Full jitter, so that two batches that met do not meet again.
                 await asyncio.sleep(random.random() * 0.01 * 2**attempt)  # noqa: S311 - not a secret
                 continue
+            await fail_point(after)
             if log:
                 self._waker.wake(log.wake)
             return result

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from services.common.errors import Unavailable
+from services.common.failpoints import fail_point
 from services.common.ids import is_id
 from services.scheduler.domain.errors import TaskNotFound
 from services.scheduler.domain.events import LAST_TYPES
@@ -44,6 +45,7 @@ class WatchTask:
                 if state is None:
                     raise TaskNotFound(task_id)
                 seen = True
+                await fail_point("scheduler.watch.before_send")
                 for event in events:
                     yield event
                     after = event.number

@@ -1,0 +1,233 @@
+"""What is done to a cluster, and how it is judged. Each suite is one run with one seed; `make faults` runs all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults.checker import Evidence, Problem
+from tests.faults.cluster import (
+    BATCH,
+    Client,
+    Cluster,
+    Shape,
+    client_of,
+    judge,
+    kill_one,
+    restart,
+    running_cluster,
+    servers_of,
+)
+from tests.support.servers import running_kafka, running_postgres
+
+MOST_TOLD = 20
+# Most tasks are quick; some need a journal, another attempt, several leases, or fail.
+MIX = ("", "", "", "nap", "nap", "steps", "retry", "fail")
+
+
+@dataclass
+class Outcome:
+    """How one run ended."""
+
+    suite: str
+    cell: str
+    seed: int
+    problems: list[str] = field(default_factory=list)
+    size: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing was wrong, and something was judged."""
+        return not self.problems and self.size.get("tasks", 0) > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the report."""
+        return {**asdict(self), "good": self.good}
+
+
+def told(problems: Sequence[Problem], surprises: Sequence[str]) -> list[str]:
+    """The first of what is wrong, in words."""
+    return [str(problem) for problem in problems[:MOST_TOLD]] + [text[:600] for text in surprises[:MOST_TOLD]]
+
+
+async def load(cluster: Cluster, client: Client, tasks: int, seconds: float, *, watchers: int = 20) -> None:
+    """Asks for tasks over some time; asks again for some of them, cancels some, watches some."""
+    chance = cluster.random
+    tags = [f"{client.tenant}-{number}" for number in range(tasks)]
+    wanted = {tag: chance.choice(MIX) for tag in tags}
+    begun = time.monotonic()
+    for place in range(0, tasks, BATCH):
+        await asyncio.sleep(max(0.0, begun + seconds * place / tasks - time.monotonic()))
+        mine = {tag: wanted[tag] for tag in tags[place : place + BATCH]}
+        # A caller that did not trust its answer: the same request ids, in another batch.
+        again = {tag: wanted[tag] for tag in chance.sample(tags[:place], min(place, 5))}
+        await asyncio.gather(client.submit(mine), client.submit(again))
+        known = [client.task_ids[tag] for tag in mine]
+        for task_id in known[: max(1, watchers * BATCH // tasks)]:
+            client.watch(task_id)
+        await asyncio.gather(*(client.cancel(task_id) for task_id in chance.sample(known, len(known) // 50)))
+
+
+async def run_against(
+    cluster: Cluster, tasks: int, seconds: float, trouble: Callable[[], Awaitable[None]], settle: float
+) -> tuple[Evidence, list[Problem]]:
+    """Load and trouble at once, then quiet, then judgement."""
+    async with client_of(cluster) as client:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load(cluster, client, tasks, seconds))
+            group.create_task(_as_task(trouble))
+        return await judge(cluster, client, settle)
+
+
+async def _until(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:  # noqa: ASYNC110 - the condition is another process's
+        await asyncio.sleep(0.05)
+
+
+async def _as_task(trouble: Callable[[], Awaitable[None]]) -> None:
+    await trouble()
+
+
+async def kills(
+    folder: Path, seed: int, *, tasks: int, seconds: float, shape: Shape, postgres: int = 2, kafka: int = 1, servers: Any = None
+) -> Outcome:
+    """kill -9 of a random process every second; PostgreSQL and Kafka are restarted meanwhile, by turns in order and by force."""
+    begun = time.monotonic()
+    chance = random.Random(seed)
+    killed: list[str] = []
+    with contextlib.ExitStack() as stack:
+        if servers is None:
+            servers = servers_of(stack.enter_context(running_postgres()), stack.enter_context(running_kafka()))
+        async with AsyncExitStack() as later:
+            cluster = await later.enter_async_context(running_cluster(folder, servers, shape))
+
+            async def trouble() -> None:
+                start = time.monotonic()
+                moments = sorted(
+                    [(chance.uniform(0.1, 0.9) * seconds, "postgres", turn) for turn in range(postgres)]
+                    + [(chance.uniform(0.1, 0.9) * seconds, "kafka", turn) for turn in range(kafka)]
+                )
+                async with asyncio.TaskGroup() as restarts:
+                    while (now := time.monotonic() - start) < seconds:
+                        while moments and moments[0][0] <= now:
+                            _, what, turn = moments.pop(0)
+                            part = servers.postgres_part if what == "postgres" else servers.kafka_part
+                            restarts.create_task(restart(part, kill=turn % 2 == 1))
+                            killed.append(what)
+                        killed.append(await kill_one(cluster, "scheduler", "relay", "worker"))
+                        await asyncio.sleep(chance.uniform(0.6, 1.4))
+
+            evidence, problems = await run_against(cluster, tasks, seconds, trouble, 180)
+        data = await asyncio.to_thread(doctor, servers.database_url)
+    return Outcome(
+        "kills",
+        f"{tasks} tasks, {shape.schedulers} schedulers, {shape.workers} workers",
+        seed,
+        told(problems, [*cluster.surprises, *data]),
+        evidence.size(),
+        time.monotonic() - begun,
+        {"killed": len(killed), "postgres": postgres, "kafka": kafka},
+    )
+
+
+async def pauses(folder: Path, seed: int, *, tasks: int, times: int, shape: Shape, servers: Any = None) -> Outcome:
+    """A relay is stopped for three times its lease and continued, again and again under load."""
+    begun = time.monotonic()
+    length = 3 * shape.relay_lease_seconds
+    with contextlib.ExitStack() as stack:
+        if servers is None:
+            servers = servers_of(stack.enter_context(running_postgres()), stack.enter_context(running_kafka()))
+        async with AsyncExitStack() as later:
+            cluster = await later.enter_async_context(running_cluster(folder, servers, shape))
+
+            async def trouble() -> None:
+                for turn in range(times):
+                    member = cluster.of("relay")[turn % shape.relays]
+                    member.send(signal.SIGSTOP)
+                    await asyncio.sleep(length)
+                    member.send(signal.SIGCONT)
+                    await asyncio.sleep(cluster.random.uniform(0.2, 0.2 + shape.relay_lease_seconds))
+
+            evidence, problems = await run_against(cluster, tasks, times * (length + 0.5), trouble, 90)
+    return Outcome(
+        "pauses",
+        f"{times} pauses of {length:g} s",
+        seed,
+        told(problems, cluster.surprises),
+        evidence.size(),
+        time.monotonic() - begun,
+        {"pauses": times},
+    )
+
+
+def doctor(url: str) -> list[str]:
+    """What `guildmesh doctor --data` finds wrong."""
+    from services.embedded.data_check import check_data
+
+    return [f"doctor: {finding.about}: {text}" for finding in check_data(url) for text in finding.problems]
+
+
+ACTIONS = ("crash", "delay", "error", "cut")
+# A delay longer than every lease: whoever wakes from it is stale.
+_DELAYS = (30, 300, 2500)
+
+
+def rule_of(name: str, action: str, seed: int) -> str:
+    """The rule of a cell: the seed decides when it acts, and how long a delay is."""
+    chance = random.Random(f"{name} {action} {seed}")
+    argument = f":{chance.choice(_DELAYS)}" if action == "delay" else ""
+    when = f"@{chance.randint(1, 3)}" if action in ("crash", "delay") else chance.choice(("@1", "@2", "@0.5"))
+    return f"{name}={action}{argument}{when}"
+
+
+async def failpoint(cluster: Cluster, name: str, action: str, seed: int, *, tasks: int = 40) -> Outcome:
+    """One place, one action, one seed, on a cluster that goes on from cell to cell."""
+    begun = time.monotonic()
+    rule = rule_of(name, action, seed)
+    cluster.random.seed(f"{name} {action} {seed}")
+    before = len(cluster.fired())
+    lives = sum(member.lives for member in cluster.members.values())
+    async with client_of(cluster) as client:
+        role = "relay" if name.startswith("relay.") else "scheduler"
+        cluster.arm(rule, role)
+
+        async def provoke() -> None:
+            """What it takes for the place to be visited."""
+            if name.startswith("scheduler.sweep."):
+                await asyncio.sleep(0.2)
+                await kill_one(cluster, "worker")
+            elif name.startswith("relay.lane."):
+                await kill_one(cluster, "relay")
+
+        tags = {f"{client.tenant}-{number}": cluster.random.choice(MIX) for number in range(tasks)}
+        if "heartbeat" in name or "sweep" in name:
+            tags |= dict.fromkeys(list(tags)[:6], "slow")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(client.submit(tags, batch=seed % 2 == 0))
+            group.create_task(provoke())
+        for task_id in list(client.task_ids.values())[:5]:
+            client.watch(task_id)
+        some = cluster.random.sample(sorted(client.task_ids.values()), 3)
+        await asyncio.gather(*(client.cancel(task_id) for task_id in some))
+        await _until(lambda: len(cluster.fired()) > before, 6)
+        cluster.arm("")
+        fired = len(cluster.fired()) - before
+        evidence, problems = await judge(cluster, client, 45)
+    surprises, cluster.surprises[:] = list(cluster.surprises), []
+    if not fired:
+        surprises.append("the place was not visited")
+    figures = {"rule": rule, "fired": fired, "lives": sum(member.lives for member in cluster.members.values()) - lives}
+    return Outcome(
+        "failpoints", f"{name} {action}", seed, told(problems, surprises), evidence.size(), time.monotonic() - begun, figures
+    )
