@@ -21,10 +21,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from services.common.errors import ConcurrentChange, DependencyUnavailable
 from services.common.settings import ServiceSettings
 
-_ENTER = text(
+_ENTER = (
     "SELECT set_config('role', :role, true), set_config('search_path', :search_path, true),"
     " set_config('guildmesh.tenant', :tenant, true)"
 )
+_ENTER_ANY = text(_ENTER)
+# Batches look rows up by their keys. A plan that was made while a table was small, and is kept, must not read it whole later.
+_ENTER_BY_KEY = text(_ENTER + ", set_config('enable_seqscan', 'off', true)")
 # serialization_failure, deadlock_detected, lock_not_available
 _CONFLICTS = {"40001", "40P01", "55P03"}
 # connection failures, admin shutdown, too many connections, cannot connect now, read-only (a failover), disk full
@@ -50,11 +53,12 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def transaction(self, role: str, tenant_id: str) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self, role: str, tenant_id: str, *, by_key: bool = False) -> AsyncIterator[AsyncConnection]:
         """One transaction as `role`; use `tenant` or EngineDatabase instead."""
+        enter = _ENTER_BY_KEY if by_key else _ENTER_ANY
         try:
             async with self._engine.begin() as connection:
-                await connection.execute(_ENTER, {"role": role, "search_path": f"{self.schema}, public", "tenant": tenant_id})
+                await connection.execute(enter, {"role": role, "search_path": f"{self.schema}, public", "tenant": tenant_id})
                 yield connection
         except DBAPIError as error:
             raise translate(error) from error

@@ -22,5 +22,5 @@ class EngineDatabase:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """One transaction over all tenants; raises what Database.tenant raises."""
-        async with self._database.transaction(f"{self._database.schema}_engine", "") as connection:
+        async with self._database.transaction(f"{self._database.schema}_engine", "", by_key=True) as connection:
             yield connection

@@ -95,7 +95,14 @@ def task_filter(request: service_pb.ListTasksRequest) -> TaskFilter:
 
 def task_message(task: domain.Task) -> pb.Task:
     """The task as its tenant sees it."""
-    message = pb.Task.FromString(task.spec)
+    message = pb.Task()
+    fill_task(message, task)
+    return message
+
+
+def fill_task(message: pb.Task, task: domain.Task) -> None:
+    """Puts the task into an empty message, so that one within another is not copied."""
+    message.ParseFromString(task.spec)
     message.state = pb.TaskState.ValueType(task.state)
     message.status = task.state.status
     message.attempt = task.attempt
@@ -114,7 +121,6 @@ def task_message(task: domain.Task) -> pb.Task:
         message.start_time.CopyFrom(_timestamp(task.start_time))
     if task.finish_time is not None:
         message.finish_time.CopyFrom(_timestamp(task.finish_time))
-    return message
 
 
 def worker_message(request: worker_pb.WorkRequest) -> WorkerMessage:
@@ -150,7 +156,8 @@ def work_response(message: SchedulerMessage) -> worker_pb.WorkResponse:
         response.welcome.lease_duration.FromTimedelta(message.welcome[0])
         response.welcome.heartbeat_interval.FromTimedelta(message.welcome[1])
     for lease in message.leases:
-        part = response.leases.add(task=task_message(lease.task), traceparent=lease.task.traceparent)
+        part = response.leases.add(traceparent=lease.task.traceparent)
+        fill_task(part.task, lease.task)
         part.remaining.FromTimedelta(lease.remaining)
         for step in lease.steps:
             entry = part.steps.add(task_id=lease.task.task_id, attempt=step.attempt, step_id=step.step_id)

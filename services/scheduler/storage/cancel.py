@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.common.db.database import Database, raw
+from services.common.failpoints import fail_point
 from services.scheduler.domain.errors import TaskNotCancellable, TaskNotFound
 from services.scheduler.domain.task import State, Task
 from services.scheduler.domain.wake import Wake
@@ -22,20 +23,21 @@ class Cancellations:
     async def cancel(self, tenant_id: str, task_id: str, cause: str, actor: str) -> Task:
         """Cancels in one transaction; raises TaskNotFound or TaskNotCancellable."""
         task, wake = await self._cancel(tenant_id, task_id, cause, actor)
+        await fail_point("scheduler.cancel.after_commit")
         self._waker.wake(wake)
         return task
 
     async def _cancel(self, tenant_id: str, task_id: str, cause: str, actor: str) -> tuple[Task, Wake]:
         async with self._database.tenant(tenant_id) as connection:
             driver = await raw(connection)
-            runs = await lock_runs(driver, [task_id])
-            if task_id not in runs or runs[task_id][0].tenant_id != tenant_id:
+            runs, now = await lock_runs(driver, [task_id])
+            run = runs.get(task_id)
+            if run is None or run.tenant_id != tenant_id:
                 # A task that ends meanwhile is in one of the two tables at any moment.
                 row = await driver.fetchrow(GET_TASK, tenant_id, task_id)
                 if row is None:
                     raise TaskNotFound(task_id)
                 raise TaskNotCancellable(task_id, task_of(row).state.status)
-            run, now = runs[task_id]
             log = ChangeLog(self._waker.origin, tenant_id)
             running, attempt = run.state is State.RUNNING, run.attempt
             log.add(run, run.cancel(cause, now), actor, now)
@@ -43,4 +45,5 @@ class Cancellations:
                 log.stop(run, attempt, "CANCELLED")
             await cancel_children(driver, log, [run], runs, cause or "The parent task was cancelled.", actor)
             await log.write(driver)
+            await fail_point("scheduler.cancel.before_commit", driver.terminate)
             return task_of(await driver.fetchrow(GET_TASK, tenant_id, task_id)), log.wake

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -41,17 +42,26 @@ _MARK_PARENTS = """
 UPDATE tasks SET has_children = true
 WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
 """
+# The tasks of a batch have much in common: what is the same for many is sent once, as a profile, and $9 has the number of each
+# task's profile in two bytes; $10 has its shard in one.
 _INSERT = """
-INSERT INTO tasks (tenant_id, task_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, shard, parent_task_id,
-  traceparent, spec, context, log, log_events, next_event_number, create_time, available_at, state)
-SELECT c.tenant_id, c.task_id, c.queue, c.kind, c.queue_priority, c.priority, c.timeout_ms, c.max_attempts, c.shard,
-  c.parent_task_id, c.traceparent, c.spec, c.context, c.log, c.log_events, 2, $16, $16, 1
-FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::smallint[], $6::smallint[], $7::int[], $8::smallint[],
-  $9::smallint[], $10::uuid[], $11::text[], $12::bytea[], $13::bytea[], $14::bytea[], $15::int[])
-  WITH ORDINALITY AS c (tenant_id, task_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, shard,
-    parent_task_id, traceparent, spec, context, log, log_events, line)
+INSERT INTO tasks (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent, task_id, shard,
+  spec, log, log_events, next_event_number, create_time, available_at, state, parent_task_id, context)
+SELECT p.tenant_id, p.queue, p.kind, p.queue_priority, p.priority, p.timeout_ms, p.max_attempts, p.traceparent, c.task_id,
+  get_byte($10, c.line::int - 1), c.spec, c.log, CASE WHEN c.log = '' THEN 0 ELSE 1 END, 2, $11, $11, 1, {parent}, {context}
+FROM unnest($12::uuid[], $13::bytea[], $14::bytea[]{more}) WITH ORDINALITY AS c (task_id, spec, log{names}, line)
+JOIN unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::int[], $7::smallint[], $8::text[])
+  WITH ORDINALITY AS p (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent, number)
+  ON p.number = get_byte($9, 2 * c.line::int - 2) * 256 + get_byte($9, 2 * c.line::int - 1) + 1
 ORDER BY c.line
 """
+_INSERT_PLAIN = _INSERT.format(parent="NULL", context="NULL", more="", names="")
+_INSERT_WHOLE = _INSERT.format(
+    parent="c.parent_task_id",
+    context="c.context",
+    more=", $15::uuid[], $16::bytea[]",
+    names=", parent_task_id, context",
+)
 
 Answer = Task | DomainError
 
@@ -73,7 +83,7 @@ async def create_tasks(connection: asyncpg.Connection, log: ChangeLog, items: Se
             runs.append(run)
             answers[place] = Task(item.task_id, item.tenant_id, item.spec, now, item.context, item.traceparent)
         await _insert(connection, made, runs, log, now)
-        await log.write(connection, created=True)
+        await log.write(connection, written=True)
     for place, first in twins.items():
         if answers[place] is None and (answer := answers[first]) is not None:
             answers[place] = _same(items[place], items[first].payload_hash(), answer)
@@ -179,25 +189,28 @@ async def _claim_requests(
 async def _insert(
     connection: asyncpg.Connection, items: Sequence[NewTask], runs: Sequence[Run], log: ChangeLog, now: datetime
 ) -> None:
-    await connection.execute(
-        _INSERT,
-        [item.tenant_id for item in items],
-        [item.task_id for item in items],
-        [item.queue for item in items],
-        [item.kind for item in items],
-        [item.queue_priority for item in items],
-        [item.priority for item in items],
-        [item.timeout_ms for item in items],
-        [item.max_attempts for item in items],
-        [run.shard for run in runs],
-        [item.parent_task_id for item in items],
-        [item.traceparent for item in items],
-        [item.spec for item in items],
-        [item.context for item in items],
-        [log.log_of(item.task_id) for item in items],
-        [run.log_events for run in runs],
+    profiles: dict[tuple[object, ...], int] = {}
+    numbers = [
+        profiles.setdefault(
+            (i.tenant_id, i.queue, i.kind, i.queue_priority, i.priority, i.timeout_ms, i.max_attempts, i.traceparent),
+            len(profiles),
+        )
+        for i in items
+    ]
+    arguments: list[object] = [
+        *zip(*profiles, strict=True),
+        struct.pack(f">{len(numbers)}H", *numbers),
+        bytes(run.shard for run in runs),
         now,
-    )
+        [item.task_id for item in items],
+        [item.spec for item in items],
+        [log.log_of(item.task_id) for item in items],
+    ]
+    if any(item.parent_task_id is not None or item.context is not None for item in items):
+        arguments += [[item.parent_task_id for item in items], [item.context for item in items]]
+        await connection.execute(_INSERT_WHOLE, *arguments)
+    else:
+        await connection.execute(_INSERT_PLAIN, *arguments)
 
 
 def _run_of(item: NewTask, shard: int, now: datetime) -> Run:

@@ -62,10 +62,7 @@ def encode_snapshot(run: Run, number: int, now: datetime) -> bytes:
     )
 
 
-def varint(value: int) -> bytes:
-    """A non-negative integer as a base-128 varint."""
-    if value < 128:
-        return _SMALL[value]
+def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -74,16 +71,20 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-_SMALL = tuple(bytes([value]) for value in range(128))
+_VARINTS = tuple(map(_varint, range(1 << 14)))
+
+
+def varint(value: int) -> bytes:
+    """A non-negative integer as a base-128 varint; nearly all are lengths and numbers of one or two bytes."""
+    return _VARINTS[value] if value < 1 << 14 else _varint(value)
 
 
 def _field(tag: bytes, text: str) -> bytes:
-    data = text.encode()
-    return b"".join((tag, varint(len(data)), data))
+    return _message(tag, text.encode())
 
 
 def _message(tag: bytes, data: bytes) -> bytes:
-    return b"".join((tag, varint(len(data)), data))
+    return tag + varint(len(data)) + data
 
 
 @lru_cache(maxsize=4096)

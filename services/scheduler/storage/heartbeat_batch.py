@@ -41,14 +41,14 @@ async def renew_leases(connection: asyncpg.Connection, heartbeats: Sequence[Hear
     renewed = {(str(row["task_id"]), row["attempt"]) for row in rows}
     lost = [beat for beat in sound if (beat.task_id, beat.attempt) not in renewed]
     lost_ids = [beat.task_id for beat in lost]
-    runs = await lock_runs(connection, lost_ids) if lost else {}
+    runs = (await lock_runs(connection, lost_ids))[0] if lost else {}
     finished = await read_finished(connection, lost_ids) if lost else {}
     answers = []
     for beat in heartbeats:
         if (beat.task_id, beat.attempt) in renewed:
             answers.append("")
-        elif beat.task_id in runs and beat.tenant_id in (None, runs[beat.task_id][0].tenant_id):
-            answers.append(runs[beat.task_id][0].stop_reason(beat.attempt) or "STALE_ATTEMPT")
+        elif beat.task_id in runs and beat.tenant_id in (None, runs[beat.task_id].tenant_id):
+            answers.append(runs[beat.task_id].stop_reason(beat.attempt) or "STALE_ATTEMPT")
         elif (end := finished.get(beat.task_id)) is not None and beat.tenant_id in (None, end.tenant_id):
             answers.append(end_reason(end.state, end.attempt, end.error_reason, beat.attempt))
         else:

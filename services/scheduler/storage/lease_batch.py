@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import asyncpg
 
 from services.scheduler.domain.ports import Demand
+from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import Lease, Step, Task
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.runs import COLUMNS, run_of
@@ -27,6 +28,16 @@ WITH taken AS MATERIALIZED (
 )
 SELECT p.*, clock_timestamp() AS now FROM taken p
 """  # noqa: S608 - constants only
+# What Run.start says, with little to send: the rows are locked, so they are as they were read.
+_START = """
+UPDATE tasks t SET
+  state = 2, attempt = t.attempt + 1, next_event_number = t.next_event_number + 1, worker_id = c.worker_id,
+  lease_expires = $4::timestamptz + $5::interval, start_time = COALESCE(t.start_time, $4),
+  deadline = COALESCE(t.deadline, $4 + t.timeout_ms * interval '1 ms'),
+  log = t.log || c.log, log_events = t.log_events + CASE WHEN c.log = '' THEN 0 ELSE 1 END
+FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS c (task_id, worker_id, log)
+WHERE t.task_id = c.task_id
+"""
 _STEPS = """
 SELECT task_id, step_id, attempt, result FROM task_steps
 WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[])) ORDER BY task_id, number
@@ -48,16 +59,32 @@ async def lease_tasks(
     if not rows:
         return []
     steps = await _steps(connection, rows)
+    # One time for all, after the last lock.
+    now = max(row["now"] for row in rows)
     leases = []
+    started = []
     for row, worker_id in zip(rows, workers, strict=False):
-        leases.append(_start(row, worker_id, lease, log, steps))
-    await log.write(connection)
+        run = run_of(row)
+        log.add(run, run.start(worker_id, now, lease), worker_id, now)
+        started.append(run)
+        leases.append(_lease_of(run, row, now, steps))
+    await _write(connection, started, log, now, lease)
+    await log.write(connection, written=True)
     return leases
 
 
-def _start(row: asyncpg.Record, worker_id: str, lease: timedelta, log: ChangeLog, steps: dict[str, list[Step]]) -> Lease:
-    run, now = run_of(row), row["now"]
-    log.add(run, run.start(worker_id, now, lease), worker_id, now)
+async def _write(connection: asyncpg.Connection, runs: Sequence[Run], log: ChangeLog, now: datetime, lease: timedelta) -> None:
+    await connection.execute(
+        _START,
+        [run.task_id for run in runs],
+        [run.worker_id for run in runs],
+        [log.log_of(run.task_id) for run in runs],
+        now,
+        lease,
+    )
+
+
+def _lease_of(run: Run, row: asyncpg.Record, now: datetime, steps: dict[str, list[Step]]) -> Lease:
     task = Task(
         run.task_id, run.tenant_id, row["spec"], row["create_time"], row["context"], run.traceparent, run.state, run.attempt,
         run.progress, run.next_event_number - 1, run.start_time,

@@ -28,21 +28,21 @@ SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::int[], $5::int[], $
 async def handle_reports(connection: asyncpg.Connection, log: ChangeLog, reports: Sequence[Report]) -> list[Refusal | None]:
     """Handles the reports in order, in the caller's transaction; gives each its refusal, or None."""
     named = {report.task_id for report in reports if is_id(report.task_id)}
-    runs = await lock_runs(connection, named)
+    runs, now = await lock_runs(connection, named)
     finished = await read_finished(connection, gone) if (gone := named - runs.keys()) else {}
     journal = await _Journal.open(connection, runs, [r for r in reports if isinstance(r, StepReport)])
     ended: list[Run] = []
     answers: list[Refusal | None] = []
     for report in reports:
         found = runs.get(report.task_id)
-        if not is_id(report.task_id):
+        if found is None and report.task_id not in named:
             answers.append(Refusal("INVALID_ARGUMENT", f"{report.task_id!r} is not a task id; send the one of the lease."))
         elif found is None:
             answers.append(_answer_ended(report, finished.get(report.task_id)))
-        elif report.tenant_id is not None and found[0].tenant_id != report.tenant_id:
+        elif report.tenant_id is not None and found.tenant_id != report.tenant_id:
             answers.append(_stale(report))
         else:
-            answers.append(_handle(report, *found, journal, log, ended))
+            answers.append(_handle(report, found, now, journal, log, ended))
     await cancel_children(connection, log, ended, runs, "The parent task has ended.", "scheduler")
     await journal.write(connection)
     await log.write(connection)
@@ -104,11 +104,9 @@ class _Journal:
         self._rows: list[tuple[str, str, str, int, int, bytes]] = []
 
     @classmethod
-    async def open(
-        cls, connection: asyncpg.Connection, runs: dict[str, tuple[Run, datetime]], reports: Sequence[StepReport]
-    ) -> _Journal:
+    async def open(cls, connection: asyncpg.Connection, runs: dict[str, Run], reports: Sequence[StepReport]) -> _Journal:
         """Reads which of these steps are there already; their runs are locked."""
-        keys = [(runs[r.task_id][0].tenant_id, r.task_id, r.step_id) for r in reports if r.task_id in runs]
+        keys = [(runs[r.task_id].tenant_id, r.task_id, r.step_id) for r in reports if r.task_id in runs]
         if not keys:
             return cls(set())
         rows = await connection.fetch(_KNOWN_STEPS, *(list(column) for column in zip(*keys, strict=True)))

@@ -50,10 +50,18 @@ def run_of(row: asyncpg.Record) -> Run:
 _STATES = {int(state): state for state in State}
 
 
-async def lock_runs(connection: asyncpg.Connection, task_ids: Iterable[str]) -> dict[str, tuple[Run, datetime]]:
-    """Locks these tasks; gives each with the time it was locked. Those that have ended and unknown ones are left out."""
-    rows = await connection.fetch(_LOCK, sorted(set(task_ids)))
-    return {run.task_id: (run, row["now"]) for row in rows for run in (run_of(row),)}
+async def lock_runs(connection: asyncpg.Connection, task_ids: Iterable[str]) -> tuple[dict[str, Run], datetime]:
+    """Locks these tasks; gives them by their ids, and a time after the last lock. Ended and unknown ones are left out."""
+    return runs_of(await connection.fetch(_LOCK, sorted(set(task_ids))))
+
+
+def runs_of(rows: Sequence[asyncpg.Record]) -> tuple[dict[str, Run], datetime]:
+    """The runs in rows that have COLUMNS first and the time they were locked as `now`, and the latest of the times.
+
+    One time for all keeps the times of each task's events from going back, and is encoded once.
+    """
+    runs = {run.task_id: run for row in rows for run in (run_of(row),)}
+    return runs, max((row["now"] for row in rows), default=datetime.min)
 
 
 class Finished:
@@ -76,7 +84,7 @@ async def cancel_children(
     connection: asyncpg.Connection,
     log: ChangeLog,
     ended: Sequence[Run],
-    known: dict[str, tuple[Run, datetime]],
+    known: dict[str, Run],
     cause: str,
     actor: str,
 ) -> None:
@@ -87,11 +95,11 @@ async def cancel_children(
     parents = [run for run in ended if run.has_children]
     while parents:
         rows = await connection.fetch(_LOCK_CHILDREN, [run.tenant_id for run in parents], [run.task_id for run in parents])
+        children, now = runs_of(rows)
         parents = []
-        for row in rows:
-            run = run_of(row)
+        for child in children.values():
             # A run that this transaction has changed already is newer in memory than in its row.
-            run, now = known.setdefault(run.task_id, (run, row["now"]))
+            run = known.setdefault(child.task_id, child)
             if run.state.ended:
                 continue
             running, attempt = run.state is State.RUNNING, run.attempt

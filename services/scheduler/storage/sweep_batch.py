@@ -7,7 +7,7 @@ import asyncpg
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 from services.scheduler.storage.changelog import ChangeLog
-from services.scheduler.storage.runs import COLUMNS, cancel_children, run_of
+from services.scheduler.storage.runs import COLUMNS, cancel_children, runs_of
 
 BATCH = 500
 
@@ -30,9 +30,9 @@ _ACTOR = "scheduler"
 async def sweep_runs(connection: asyncpg.Connection, log: ChangeLog) -> int:
     """Handles at most BATCH overdue runs in the caller's transaction; gives how many there were."""
     rows = await connection.fetch(_OVERDUE)
-    runs = {run.task_id: (run, row["now"]) for row in rows for run in (run_of(row),)}
+    runs, now = runs_of(rows)
     ended: list[Run] = []
-    for run, now in runs.values():
+    for run in list(runs.values()):
         running, attempt = run.state is State.RUNNING, run.attempt
         timed_out = run.timed_out(now)
         change = (

@@ -124,15 +124,8 @@ class WorkStream:
         if message.credits and not self._drained:
             self.credits = min(self.credits + message.credits, _MOST_CREDITS)
             self._work.dispatcher.more(self._demand_of())
-        for task_id, attempt, progress in message.heartbeats:
-            self._running[task_id] = attempt
-            self._beat(Heartbeat(self._tenant_id, task_id, attempt, progress))
-        for task_id, attempt, step_id, result in message.steps:
-            self._report(StepReport(self._tenant_id, self.worker_id, task_id, attempt, step_id, result), step_id)
-        for task_id, attempt, result in message.completions:
-            self._report(CompletionReport(self._tenant_id, self.worker_id, task_id, attempt, result))
-        for task_id, attempt, reason, text, retryable in message.failures:
-            self._report(FailureReport(self._tenant_id, self.worker_id, task_id, attempt, reason, text, retryable))
+        self._beat(message)
+        self._report(message)
         # Back-pressure: a worker that tells faster than the database keeps is not read from.
         while self._unanswered >= _MOST_UNANSWERED and self._error is None:
             self._answered.clear()
@@ -245,41 +238,55 @@ class WorkStream:
         self._out.renew_token = timedelta(seconds=max(0.0, moment - asyncio.get_running_loop().time()))
         self._said.set()
 
-    def _beat(self, beat: Heartbeat) -> None:
-        def answered(future: asyncio.Future[str]) -> None:
-            # Every heartbeat is answered in order: a worker tells from that until when its lease lasts.
-            error = None if future.cancelled() else future.exception()
-            if future.cancelled() or error is not None:
-                self.fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))
-                return
-            if future.result():
-                self.stopped(beat.task_id, beat.attempt, future.result())
-            else:
-                self._out.renewals.append((beat.task_id, beat.attempt))
-                self._said.set()
+    def _beat(self, message: WorkerMessage) -> None:
+        """Has heartbeats written. All are answered, in order: from that a worker tells how long a lease lasts."""
+        if not message.heartbeats:
+            return
+        beats = [Heartbeat(self._tenant_id, *beat) for beat in message.heartbeats]
+        for beat in beats:
+            self._running[beat.task_id] = beat.attempt
 
-        self._work.heartbeats.submit(beat).add_done_callback(answered)
+        def answered(future: asyncio.Future[Sequence[str | Exception]]) -> None:
+            for beat, answer in zip(beats, future.result(), strict=True):
+                if isinstance(answer, Exception):
+                    self.fail(answer)
+                    return
+                if answer:
+                    self.stopped(beat.task_id, beat.attempt, answer)
+                else:
+                    self._out.renewals.append((beat.task_id, beat.attempt))
+            self._said.set()
 
-    def _report(self, report: Report, step_id: str = "") -> None:
-        def answered(future: asyncio.Future[Refusal | None]) -> None:
-            self._unanswered -= 1
+        self._work.heartbeats.submit_all(beats).add_done_callback(answered)
+
+    def _report(self, message: WorkerMessage) -> None:
+        """Has the reports of a message written, together."""
+        tenant, worker = self._tenant_id, self.worker_id
+        reports: list[Report] = [StepReport(tenant, worker, *step) for step in message.steps]
+        reports += [CompletionReport(tenant, worker, *completion) for completion in message.completions]
+        reports += [FailureReport(tenant, worker, *failure) for failure in message.failures]
+        if not reports:
+            return
+
+        def answered(future: asyncio.Future[Sequence[Refusal | Exception | None]]) -> None:
+            self._unanswered -= len(reports)
             self._answered.set()
             self._said.set()
-            error = None if future.cancelled() else future.exception()
-            if error is not None:
-                # The worker reconnects and tells it again.
-                self.fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))
-                return
-            refusal = future.result()
-            if not step_id:
-                self._running.pop(report.task_id, None)
-            if refusal is None:
-                self._out.acks.append((report.task_id, report.attempt, step_id))
-            else:
-                self._out.refusals.append((report.task_id, report.attempt, step_id, refusal))
+            for report, answer in zip(reports, future.result(), strict=True):
+                if isinstance(answer, Exception):
+                    # The worker reconnects and tells it again.
+                    self.fail(answer)
+                    return
+                step_id = report.step_id if isinstance(report, StepReport) else ""
+                if not step_id:
+                    self._running.pop(report.task_id, None)
+                if answer is None:
+                    self._out.acks.append((report.task_id, report.attempt, step_id))
+                else:
+                    self._out.refusals.append((report.task_id, report.attempt, step_id, answer))
 
-        self._unanswered += 1
-        self._work.reports.submit(report).add_done_callback(answered)
+        self._unanswered += len(reports)
+        self._work.reports.submit_all(reports).add_done_callback(answered)
 
     def _check_age(self, message: SchedulerMessage) -> None:
         """Gives back what waited so long for a slow reader that the worker would misjudge the end of its lease."""

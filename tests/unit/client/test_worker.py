@@ -55,7 +55,7 @@ async def test_reports_stay_until_they_are_answered() -> None:
     reports = Reports()
     step = pb.TaskStep(task_id="t", attempt=1, step_id="s")
     end = pb.TaskCompletion(task_id="t", attempt=1)
-    first, second = reports.add(step), reports.add(end)
+    first, second = reports.add_awaited(step), reports.add_awaited(end)
     assert reports.all() == [step, end]
     reports.answer(key_of(step), None)
     assert await first is None

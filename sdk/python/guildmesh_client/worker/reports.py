@@ -17,22 +17,34 @@ class Reports:
     """Reports in the order they were made, each until it is answered."""
 
     def __init__(self) -> None:
-        self._open: dict[Key, tuple[Report, asyncio.Future[pb.TaskRefusal | None]]] = {}
+        self._open: dict[Key, tuple[Report, asyncio.Future[pb.TaskRefusal | None] | None]] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, report: Report) -> asyncio.Future[pb.TaskRefusal | None]:
+    def add(self, report: Report) -> None:
+        """Remembers a report until it is answered."""
+        self._open[key_of(report)] = (report, None)
+        self._empty.clear()
+
+    def add_awaited(self, report: Report) -> asyncio.Future[pb.TaskRefusal | None]:
         """Remembers a report; the future gives its refusal, or None once it is durable."""
         future: asyncio.Future[pb.TaskRefusal | None] = asyncio.get_running_loop().create_future()
         self._open[key_of(report)] = (report, future)
+        self._empty.clear()
         return future
 
     def answer(self, key: Key, refusal: pb.TaskRefusal | None) -> None:
         """Forgets a report; an answer for what is not open (a repeat of ours was answered twice) changes nothing."""
         found = self._open.pop(key, None)
-        if found is not None and not found[1].done():
+        if found is None:
+            return
+        if found[1] is not None and not found[1].done():
             found[1].set_result(refusal)
+        if not self._open:
+            self._empty.set()
 
     def replace(self, report: Report) -> None:
         """Puts another report in the place of the one with the same key."""
@@ -44,8 +56,7 @@ class Reports:
 
     async def answered(self) -> None:
         """Waits until none is open."""
-        while self._open:
-            await asyncio.wait([future for _, future in self._open.values()])
+        await self._empty.wait()
 
 
 def key_of(report: Report) -> Key:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 
@@ -16,13 +16,10 @@ log = logging.getLogger(__name__)
 class Run:
     """One attempt that runs, and the end of its lease."""
 
-    def __init__(self, task: Task, work: Awaitable[None], leased_until: float, margin: float) -> None:
+    def __init__(self, task: Task, work: Coroutine[object, object, None], leased_until: float) -> None:
         self.task = task
-        self.running = asyncio.ensure_future(work)
+        self.running = asyncio.create_task(work)
         self._until = leased_until
-        self._margin = margin
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_at(leased_until - margin, self._check)
 
     def heartbeat(self) -> pb.TaskHeartbeat:
         """What to tell of it."""
@@ -41,13 +38,8 @@ class Run:
             self.task.stop_reason = reason
             self.running.cancel()
 
-    def close(self) -> None:
-        """Stops watching the lease."""
-        self._timer.cancel()
-
-    def _check(self) -> None:
-        if self._loop.time() >= self._until - self._margin:
+    def check_lease(self, moment: float) -> None:
+        """Cancels the function when its lease ends before `moment`, by the monotonic clock."""
+        if self._until <= moment and not self.task.stop_reason:
             log.warning("task %s attempt %d: the lease ends without a renewal", self.task.task_id, self.task.attempt)
             self.stop("LEASE_ENDED")
-        else:
-            self._timer = self._loop.call_at(self._until - self._margin, self._check)

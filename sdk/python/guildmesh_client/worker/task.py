@@ -31,7 +31,7 @@ class Task:
         self.told_progress: float | None = None
         self._worker = worker
         self._steps = {step.step_id: step.result for step in lease.steps}
-        self._ends = asyncio.get_running_loop().time() + lease.remaining.ToTimedelta().total_seconds()
+        self._ends = asyncio.get_running_loop().time() + lease.remaining.seconds + lease.remaining.nanos / 1e9
 
     @property
     def task_id(self) -> str:

@@ -101,6 +101,8 @@ class Worker:
         self._functions: dict[str, TaskFunction] = {}
         self._reports = Reports()
         self._runs: dict[tuple[str, int], Run] = {}
+        self._newest: dict[str, Run] = {}
+        """the run of each task's newest attempt."""
         self._stream: Stream | None = None
         """the stream on which everything is told: the newest that was welcomed."""
         self._open_streams: dict[Stream, asyncio.Task[grpc.aio.AioRpcError | None]] = {}
@@ -158,13 +160,16 @@ class Worker:
         """Puts a step into the journal; for Task.step."""
         value = to_value(result)
         step = pb.TaskStep(task_id=task.task_id, attempt=task.attempt, step_id=step_id, result=value)
-        refusal = await self._tell(step)
+        future = self._reports.add_awaited(step)
+        self._send(step)
+        refusal = await future
         if refusal is not None:
             raise StepRefused(refusal.reason, refusal.message)
         return value
 
     async def _work(self, stub: pb_grpc.WorkerServiceAsyncStub) -> None:
         stopper = asyncio.create_task(self._stop_when_asked())
+        watch = asyncio.create_task(self._watch_leases())
         pause = _FIRST_PAUSE
         try:
             while not stopper.done():
@@ -186,7 +191,7 @@ class Worker:
                     # Full jitter: a restarted scheduler does not meet all its workers at once.
                     await asyncio.wait_for(asyncio.shield(stopper), pause * random.uniform(0.5, 1.5))  # noqa: S311
         finally:
-            rest = [stopper, *self._open_streams.values()]
+            rest = [stopper, watch, *self._open_streams.values()]
             for task in rest:
                 task.cancel()
             await asyncio.gather(*rest, return_exceptions=True)
@@ -297,6 +302,8 @@ class Worker:
         for lease in response.leases:
             stream.outstanding -= 1
             self._start(lease)
+        if response.acks or response.refusals:
+            self._offer()
         if response.drain and not stream.draining:
             stream.draining = True
             stream.end()
@@ -309,7 +316,6 @@ class Worker:
             rest = self._reports.all()
             self._suspicious = len(rest) > 1
             stream.report(rest[:1])
-        self._offer()
 
     def _offer(self) -> None:
         """Gives credits for what could run besides what runs and what is promised."""
@@ -327,16 +333,18 @@ class Worker:
     def _start(self, lease: pb.TaskLease) -> None:
         task = Task(lease, self)
         key = (task.task_id, task.attempt)
-        for other in [run for (task_id, _), run in self._runs.items() if task_id == task.task_id]:
+        other = self._newest.get(task.task_id)
+        if other is not None:
             # Only one attempt is valid, and it is the newest.
             other.stop("STALE_ATTEMPT")
-        run = Run(task, self._run(task), asyncio.get_running_loop().time() + self._lease, self._lease / 5)
-        self._runs[key] = run
+        run = Run(task, self._run(task), asyncio.get_running_loop().time() + self._lease)
+        self._runs[key] = self._newest[task.task_id] = run
         self._idle.clear()
 
         def ended(_: asyncio.Task[None]) -> None:
-            run.close()
-            self._runs.pop(key, None)
+            del self._runs[key]
+            if self._newest.get(task.task_id) is run:
+                del self._newest[task.task_id]
             for stream in self._open_streams:
                 stream.forget(*key)
             if not self._runs:
@@ -344,6 +352,15 @@ class Worker:
             self._offer()
 
         run.running.add_done_callback(ended)
+
+    async def _watch_leases(self) -> None:
+        """Stops what would outlive its lease: one look at all runs every now and then, with room to spare."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._lease / 20)
+            limit = loop.time() + self._lease / 5
+            for run in list(self._runs.values()):
+                run.check_lease(limit)
 
     async def _run(self, task: Task) -> None:
         """Runs a function and tells how it ended; a stopped run tells nothing, unless it is this worker that stops."""
@@ -364,13 +381,12 @@ class Worker:
             log.exception("task %s attempt %d failed", task.task_id, task.attempt)
             report = _failure(task.task_id, task.attempt, "WORKER_ERROR", f"{type(error).__name__}: {error}", retryable=True)
         if task.stop_reason in ("", "WORKER_STOPPED"):
-            self._tell(report)
+            self._reports.add(report)
+            self._send(report)
 
-    def _tell(self, report: Report) -> asyncio.Future[pb.TaskRefusal | None]:
-        future = self._reports.add(report)
+    def _send(self, report: Report) -> None:
         if self._stream is not None and not self._stream.draining and not self._suspicious:
-            self._stream.report([report])
-        return future
+            self._stream.report((report,))
 
     async def _beat(self, stream: Stream) -> None:
         # The welcome says how often.
