@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from bench.errors import BenchFailed
@@ -13,6 +14,8 @@ from bench.tasks import run
 def main() -> int:
     """Runs a benchmark; 0 when its figures count, 1 when it failed, 3 when the machine was too busy for them."""
     options = parse(sys.argv[1:])
+    # What was started is stopped, however the run ends.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         return run(options)
     except BenchFailed as problem:

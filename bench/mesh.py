@@ -74,16 +74,20 @@ class Mesh:
         Raises:
             BenchFailed: it failed.
         """
-        done = subprocess.run(
-            [str(Path(sys.executable).parent / "guildmesh"), *arguments],
-            env=self._environment,
-            # A folder without a `.env`.
-            cwd=self._state_dir.parent,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        program = str(Path(sys.executable).parent / "guildmesh")
+        try:
+            done = subprocess.run(
+                [program, *arguments],
+                env=self._environment,
+                # A folder without a `.env`.
+                cwd=self._state_dir.parent,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise BenchFailed(f"guildmesh {' '.join(arguments)} did not end within {timeout:.0f} s") from None
         if check and done.returncode:
             raise BenchFailed(f"guildmesh {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout

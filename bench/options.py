@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PEERS = ("ours", "celery", "river")
+MEASURES = ("batch", "kafka", "single", "latency")
 _QUICK = 10
 
 
@@ -18,6 +19,8 @@ class Options:
     name: str
     quick: bool = False
     only: str = ""
+    measures: tuple[str, ...] = MEASURES
+    """what is measured of ours."""
     million: bool = True
     """whether the rate is measured again with a million finished tasks in the tables."""
     profile: Path | None = None
@@ -41,6 +44,8 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("name", choices=["tasks"], help="the benchmark")
     parser.add_argument("--quick", action="store_true", help="a tenth of the sizes, for development")
     parser.add_argument("--only", choices=PEERS, default="", help="one peer, once")
+    measures = "of ours, only that; may be given several times"
+    parser.add_argument("--measure", dest="measures", action="append", choices=MEASURES, help=measures)
     million = "again with 1,000,000 finished tasks in the tables (default: yes in a whole run, no with --quick or --only)"
     parser.add_argument("--million", action=argparse.BooleanOptionalAction, help=million)
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="write sampled stacks there (slows the run)")
@@ -49,4 +54,5 @@ def parse(arguments: Sequence[str]) -> Options:
     given = parser.parse_args(arguments)
     if given.million is None:
         given.million = not (given.quick or given.only)
+    given.measures = tuple(given.measures or MEASURES)
     return Options(**vars(given))

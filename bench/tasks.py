@@ -32,7 +32,7 @@ def run(options: Options) -> int:
                     _measure_million(running, options, figures)
         if options.wants("celery"):
             _begin("Celery on Redis", figures)
-            figures.celery, figures.celery_how = celery_rate(options.sized(8_000), options.seconds)
+            figures.celery, figures.celery_how = celery_rate(options.sized(6_000), options.seconds)
         if options.wants("river"):
             _begin("River on PostgreSQL", figures)
             figures.river_batch, figures.river_single = river_rates(options.sized(60_000), options.sized(15_000), options.seconds)
@@ -55,10 +55,15 @@ def _begin(peer: str, figures: Figures) -> None:
 
 
 def _measure(running: Ours, options: Options, figures: Figures) -> None:
-    figures.batch.add(running.batch(options.sized(options.tasks), options.seconds))
-    figures.kafka.add(running.kafka(options.sized(options.tasks), options.seconds))
-    figures.single.add(running.single(options.sized(options.tasks // 4), options.seconds))
-    figures.latencies += running.latencies(_LATENCY_TASKS, options.seconds)
+    tasks = options.sized(options.tasks)
+    if "batch" in options.measures:
+        figures.batch.add(running.batch(tasks, options.seconds))
+    if "kafka" in options.measures:
+        figures.kafka.add(running.kafka(tasks, options.seconds))
+    if "single" in options.measures:
+        figures.single.add(running.single(options.sized(options.tasks // 4), options.seconds))
+    if "latency" in options.measures:
+        figures.latencies += running.latencies(_LATENCY_TASKS, options.seconds)
 
 
 def _measure_million(running: Ours, options: Options, figures: Figures) -> None:

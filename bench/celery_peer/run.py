@@ -49,7 +49,8 @@ POOLS = (
     Pool("solo, 2 workers, prefetch 128", ("--pool", "solo", *_MORE), workers=2),
 )
 _WAYS = ("apply", "group")
-_TRIAL_SHARE = 4
+_TRIAL_TASKS = 2_000
+_RUNS = 2
 _WARM_UP_TASKS = 200
 _START_SECONDS = 60.0
 
@@ -67,10 +68,11 @@ def celery_rate(tasks: int, seconds: float) -> tuple[float, str]:
         for pool in POOLS:
             with _workers(url, pool) as peer:
                 for way in _WAYS:
-                    trials[pool, way] = peer.rate(way, tasks // _TRIAL_SHARE, seconds)
+                    trials[pool, way] = peer.rate(way, min(tasks, _TRIAL_TASKS), seconds)
         best, way = max(trials, key=lambda each: trials[each])
         with _workers(url, best) as peer:
-            rate = peer.rate(way, tasks, seconds)
+            # The better of two: a moment in which the machine was slow must not make ours look good.
+            rate = max(peer.rate(way, tasks, seconds) for _ in range(_RUNS))
     return rate, f"{best.name}, {way}"
 
 
