@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -15,6 +16,12 @@ from services.common.failpoints import CRASH_STATUS
 STOP_SECONDS = 30.0
 _KILLED = -int(signal.SIGKILL)
 _PAUSE_SECONDS = 0.05
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """Asks the kernel to kill this process with the one that started it, however that one ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Member:
@@ -100,6 +107,7 @@ class Member:
                     env={**os.environ, **self._environment(self.lives)},
                     stdout=log,
                     stderr=log,
+                    preexec_fn=_die_with_parent,
                 )
             if self._stopping:
                 self._process.terminate()

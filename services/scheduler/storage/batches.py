@@ -78,9 +78,8 @@ class Batches:
 
     async def count(self) -> dict[State, int]:
         """The number of tasks in each state."""
-        return await self._commit(
-            lambda connection, _: count_states(connection), "scheduler.count.before_commit", "scheduler.count.after_commit"
-        )
+        async with self._database.transaction() as connection:
+            return await count_states(await raw(connection))
 
     async def _commit(self, work: Callable[[asyncpg.Connection, ChangeLog], Awaitable[R]], before: str, after: str) -> R:
         """One transaction, between two failpoints."""
