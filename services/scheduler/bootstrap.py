@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from guildmesh.scheduler.v1.scheduler_service_pb2_grpc import add_SchedulerServiceServicer_to_server
 from guildmesh.scheduler.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 
-from services.common.db.database import open_database
-from services.common.db.engine_role import EngineDatabase
+from services.common.db.driver import open_driver
+from services.common.db.engine_role import EngineDriver
 from services.common.grpcx.server import Registration
 from services.common.ids import new_id
 from services.common.service import Service
@@ -42,10 +42,10 @@ SCHEMA = "scheduler"
 @asynccontextmanager
 async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
     """The scheduler over the database of `settings`."""
-    async with open_database(settings, SCHEMA) as database:
+    async with open_driver(settings, SCHEMA) as database:
         hub = Hub(origin=new_id())
         reader = Tasks(database)
-        batches = Batches(EngineDatabase(database), hub, settings.lease)
+        batches = Batches(EngineDriver(database), hub, settings.lease)
         create_task = CreateTask(batches, QueuePriorities(reader))
         use_cases = UseCases(
             create_task=create_task,

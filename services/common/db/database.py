@@ -21,17 +21,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from services.common.errors import ConcurrentChange, DependencyUnavailable
 from services.common.settings import ServiceSettings
 
-_ENTER = (
+_ENTER = text(
     "SELECT set_config('role', :role, true), set_config('search_path', :search_path, true),"
     " set_config('guildmesh.tenant', :tenant, true)"
 )
-_ENTER_ANY = text(_ENTER)
-# Batches look rows up by their keys. A plan that was made while a table was small, and is kept, must not read it whole later.
-_ENTER_BY_KEY = text(_ENTER + ", set_config('enable_seqscan', 'off', true)")
 # serialization_failure, deadlock_detected, lock_not_available
 _CONFLICTS = {"40001", "40P01", "55P03"}
 # connection failures, admin shutdown, too many connections, cannot connect now, read-only (a failover), disk full
 _OUTAGES = ("08", "57P", "53", "25006")
+
+
+CONNECT_SECONDS = 5
 
 
 class Database:
@@ -53,23 +53,20 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def transaction(self, role: str, tenant_id: str, *, by_key: bool = False) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self, role: str, tenant_id: str) -> AsyncIterator[AsyncConnection]:
         """One transaction as `role`; use `tenant` or EngineDatabase instead."""
-        enter = _ENTER_BY_KEY if by_key else _ENTER_ANY
         try:
             async with self._engine.begin() as connection:
-                await connection.execute(enter, {"role": role, "search_path": f"{self.schema}, public", "tenant": tenant_id})
+                await connection.execute(_ENTER, {"role": role, "search_path": f"{self.schema}, public", "tenant": tenant_id})
                 yield connection
         except DBAPIError as error:
             raise translate(error) from error
         except (PoolTimeout, OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
-            if isinstance(error, TimeoutError) and not isinstance(error, OSError | PoolTimeout):
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
+            if not is_outage(error):
+                raise
             raise DependencyUnavailable("database") from error
         except asyncpg.PostgresError as error:
-            raise _translate_state(error.sqlstate, error) from error
+            raise translate_state(error.sqlstate, error) from error
 
     async def check(self) -> None:
         """Raises DependencyUnavailable when the database does not answer within 2 s."""
@@ -87,10 +84,20 @@ def translate(error: DBAPIError) -> Exception:
     state = getattr(error.orig, "sqlstate", None)
     if state is None and isinstance(error.orig, OSError | asyncpg.InterfaceError):
         return DependencyUnavailable("database")
-    return _translate_state(state, error)
+    return translate_state(state, error)
 
 
-def _translate_state(state: str | None, error: Exception) -> Exception:
+def is_outage(error: Exception) -> bool:
+    """Whether the database is away, and not the caller's own deadline over (which is a bare TimeoutError of a cancelled task)."""
+    if isinstance(error, TimeoutError) and not isinstance(error, PoolTimeout):
+        task = asyncio.current_task()
+        return task is None or not task.cancelling()
+    # asyncpg's own word for a value that does not fit its parameter is an InterfaceError too.
+    return not isinstance(error, ValueError)
+
+
+def translate_state(state: str | None, error: Exception) -> Exception:
+    """The domain error of an SQLSTATE, or the error itself when it is the use case's to read."""
     if state in _CONFLICTS:
         return ConcurrentChange()
     if state is not None and state.startswith(_OUTAGES):
@@ -105,6 +112,12 @@ async def raw(connection: AsyncConnection) -> asyncpg.Connection:
     if driver is None:
         raise DependencyUnavailable("database")
     return driver
+
+
+def server_settings(schema: str) -> dict[str, str]:
+    """What each connection sets."""
+    # jit costs more than it gives for short statements; a lost client must not hold its transaction open.
+    return {"application_name": f"guildmesh-{schema}", "jit": "off", "idle_in_transaction_session_timeout": "60000"}
 
 
 def asyncpg_url(url: str) -> str:
@@ -122,14 +135,9 @@ async def open_database(settings: ServiceSettings, schema: str) -> AsyncIterator
         pool_timeout=settings.db_pool_timeout,
         pool_recycle=settings.db_pool_recycle,
         pool_pre_ping=True,
-        # jit costs more than it gives for short statements; a lost client must not hold its transaction open.
         connect_args={
-            "timeout": 5,
-            "server_settings": {
-                "application_name": f"guildmesh-{schema}",
-                "jit": "off",
-                "idle_in_transaction_session_timeout": "60000",
-            },
+            "timeout": CONNECT_SECONDS,
+            "server_settings": server_settings(schema),
         },
     )
     if settings.enable_tracing:

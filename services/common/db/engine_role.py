@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
+from services.common.db.driver import Driver
 
 
 class EngineDatabase:
@@ -22,5 +24,18 @@ class EngineDatabase:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """One transaction over all tenants; raises what Database.tenant raises."""
-        async with self._database.transaction(f"{self._database.schema}_engine", "", by_key=True) as connection:
+        async with self._database.transaction(f"{self._database.schema}_engine", "") as connection:
+            yield connection
+
+
+class EngineDriver:
+    """A service's connections without SQLAlchemy, seen over all tenants."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
+        """One transaction over all tenants; raises what Driver.tenant raises."""
+        async with self._driver.engine() as connection:
             yield connection

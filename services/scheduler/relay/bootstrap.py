@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from services.common.db.database import open_database
-from services.common.db.engine_role import EngineDatabase
+from services.common.db.driver import open_driver
+from services.common.db.engine_role import EngineDriver
 from services.common.ids import new_id
 from services.common.service import Service
 from services.scheduler.adapters.listener import Listener
@@ -21,8 +21,8 @@ from services.scheduler.relay.topics import check_kafka
 @asynccontextmanager
 async def open_relay(settings: RelaySettings) -> AsyncIterator[Service]:
     """The relay over the scheduler's schema."""
-    async with open_database(settings, "scheduler") as database:
-        engine = EngineDatabase(database)
+    async with open_driver(settings, "scheduler") as database:
+        engine = EngineDriver(database)
         relay = Relay(settings, Outbox(engine), Ownership(engine, new_id(), settings.lease_seconds))
         listener = Listener(settings.database_url.get_secret_value(), relay.woken, "guildmesh-relay-listen")
         yield Service(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.common.db.database import raw
-from services.common.db.engine_role import EngineDatabase
+from services.common.db.engine_role import EngineDriver
 from services.common.failpoints import fail_point
 from services.scheduler.storage.outbox_codec import OutboxRecord, unpack
 
@@ -36,13 +35,13 @@ class OutboxBatch:
 class Outbox:
     """The rows of all lanes."""
 
-    def __init__(self, database: EngineDatabase) -> None:
+    def __init__(self, database: EngineDriver) -> None:
         self._database = database
 
     async def read(self, lane: int) -> OutboxBatch:
         """The oldest rows of a lane."""
         async with self._database.transaction() as connection:
-            rows: Sequence[tuple[int, bytes]] = await (await raw(connection)).fetch(_READ, lane, MOST_ROWS, MOST_BYTES)
+            rows: Sequence[tuple[int, bytes]] = await connection.fetch(_READ, lane, MOST_ROWS, MOST_BYTES)
         await fail_point("relay.outbox.after_read")
         records = [record for _, payload in rows for record in unpack(payload)]
         return OutboxBatch(lane, [position for position, _ in rows], records)
@@ -51,7 +50,6 @@ class Outbox:
         """Deletes exactly what Kafka acknowledged; never a range, in which a late commit could hide."""
         await fail_point("relay.outbox.before_delete")
         async with self._database.transaction() as connection:
-            driver = await raw(connection)
-            await driver.execute(_DELETE, batch.lane, batch.positions)
-            await fail_point("relay.outbox.before_commit", driver.terminate)
+            await connection.execute(_DELETE, batch.lane, batch.positions)
+            await fail_point("relay.outbox.before_commit", connection.terminate)
         await fail_point("relay.outbox.after_commit")

@@ -11,8 +11,7 @@ import math
 from collections.abc import Mapping
 from datetime import timedelta
 
-from services.common.db.database import raw
-from services.common.db.engine_role import EngineDatabase
+from services.common.db.engine_role import EngineDriver
 from services.common.failpoints import fail_point
 from services.scheduler.domain.shards import SHARDS
 
@@ -46,7 +45,7 @@ SELECT EXISTS (
 class Ownership:
     """The lanes of one relay."""
 
-    def __init__(self, database: EngineDatabase, owner: str, lease_seconds: float) -> None:
+    def __init__(self, database: EngineDriver, owner: str, lease_seconds: float) -> None:
         self._database = database
         self._owner = owner
         self._lease = timedelta(seconds=lease_seconds)
@@ -56,18 +55,17 @@ class Ownership:
         """Renews what this relay has, gives up what is more than its share, takes what is free; gives lane → epoch."""
         asked = asyncio.get_running_loop().time()
         async with self._database.transaction() as connection:
-            driver = await raw(connection)
-            await driver.execute(_JOIN, self._owner, self._lease)
-            await driver.execute(_FORGET)
-            share = math.ceil(await driver.fetchval(_LANES) / max(1, await driver.fetchval(_MEMBERS)))
-            held = {row["lane"]: row["epoch"] for row in await driver.fetch(_RENEW, self._owner, self._lease)}
+            await connection.execute(_JOIN, self._owner, self._lease)
+            await connection.execute(_FORGET)
+            share = math.ceil(await connection.fetchval(_LANES) / max(1, await connection.fetchval(_MEMBERS)))
+            held = {row["lane"]: row["epoch"] for row in await connection.fetch(_RENEW, self._owner, self._lease)}
             surplus = sorted(held)[share:]
             if surplus:
-                await driver.execute(_RELEASE, self._owner, surplus)
+                await connection.execute(_RELEASE, self._owner, surplus)
             if len(held) < share:
-                taken = await driver.fetch(_TAKE, self._owner, self._lease, share - len(held))
+                taken = await connection.fetch(_TAKE, self._owner, self._lease, share - len(held))
                 held |= {row["lane"]: row["epoch"] for row in taken}
-            await fail_point("relay.lease.before_commit", driver.terminate)
+            await fail_point("relay.lease.before_commit", connection.terminate)
         await fail_point("relay.lease.after_commit")
         self._until = asked + self._lease.total_seconds()
         return {lane: epoch for lane, epoch in held.items() if lane not in surplus}
@@ -79,12 +77,11 @@ class Ownership:
     async def holds(self, lane: int, epoch: int) -> bool:
         """Whether the lane is still this relay's: asked before a producer is opened, since opening fences the one before."""
         async with self._database.transaction() as connection:
-            found: bool = await (await raw(connection)).fetchval(_HOLDS, lane, self._owner, epoch)
+            found: bool = await connection.fetchval(_HOLDS, lane, self._owner, epoch)
         return found
 
     async def leave(self) -> None:
         """Gives everything up, so that the others take over at once."""
         async with self._database.transaction() as connection:
-            driver = await raw(connection)
-            await driver.execute(_RELEASE, self._owner, list(range(SHARDS)))
-            await driver.execute(_LEAVE, self._owner)
+            await connection.execute(_RELEASE, self._owner, list(range(SHARDS)))
+            await connection.execute(_LEAVE, self._owner)

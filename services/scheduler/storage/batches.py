@@ -13,8 +13,7 @@ from typing import TypeVar
 
 import asyncpg
 
-from services.common.db.database import raw
-from services.common.db.engine_role import EngineDatabase
+from services.common.db.engine_role import EngineDriver
 from services.common.errors import Aborted, DomainError
 from services.common.failpoints import fail_point
 from services.scheduler.domain.ports import Demand
@@ -35,7 +34,7 @@ _ATTEMPTS = 5
 class Batches:
     """The batches of this process."""
 
-    def __init__(self, database: EngineDatabase, waker: Waker, lease: timedelta) -> None:
+    def __init__(self, database: EngineDriver, waker: Waker, lease: timedelta) -> None:
         self._database = database
         self._waker = waker
         self._lease = lease
@@ -79,7 +78,7 @@ class Batches:
     async def count(self) -> dict[State, int]:
         """The number of tasks in each state."""
         async with self._database.transaction() as connection:
-            return await count_states(await raw(connection))
+            return await count_states(connection)
 
     async def _commit(self, work: Callable[[asyncpg.Connection, ChangeLog], Awaitable[R]], before: str, after: str) -> R:
         """One transaction, between two failpoints."""
@@ -87,8 +86,8 @@ class Batches:
             log = ChangeLog(self._waker.origin)
             try:
                 async with self._database.transaction() as connection:
-                    result = await work(await raw(connection), log)
-                    await fail_point(before, (await raw(connection)).terminate)
+                    result = await work(connection, log)
+                    await fail_point(before, connection.terminate)
             except Aborted:
                 if attempt == _ATTEMPTS:
                     raise

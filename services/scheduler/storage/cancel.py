@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.common.db.database import Database, raw
+from services.common.db.driver import Driver
 from services.common.failpoints import fail_point
 from services.scheduler.domain.errors import TaskNotCancellable, TaskNotFound
 from services.scheduler.domain.task import State, Task
@@ -16,7 +16,7 @@ from services.scheduler.storage.waking import Waker
 class Cancellations:
     """Cancels for one tenant."""
 
-    def __init__(self, database: Database, waker: Waker) -> None:
+    def __init__(self, database: Driver, waker: Waker) -> None:
         self._database = database
         self._waker = waker
 
@@ -29,12 +29,11 @@ class Cancellations:
 
     async def _cancel(self, tenant_id: str, task_id: str, cause: str, actor: str) -> tuple[Task, Wake]:
         async with self._database.tenant(tenant_id) as connection:
-            driver = await raw(connection)
-            runs, now = await lock_runs(driver, [task_id])
+            runs, now = await lock_runs(connection, [task_id])
             run = runs.get(task_id)
             if run is None or run.tenant_id != tenant_id:
                 # A task that ends meanwhile is in one of the two tables at any moment.
-                row = await driver.fetchrow(GET_TASK, tenant_id, task_id)
+                row = await connection.fetchrow(GET_TASK, tenant_id, task_id)
                 if row is None:
                     raise TaskNotFound(task_id)
                 raise TaskNotCancellable(task_id, task_of(row).state.status)
@@ -43,7 +42,7 @@ class Cancellations:
             log.add(run, run.cancel(cause, now), actor, now)
             if running:
                 log.stop(run, attempt, "CANCELLED")
-            await cancel_children(driver, log, [run], runs, cause or "The parent task was cancelled.", actor)
-            await log.write(driver)
-            await fail_point("scheduler.cancel.before_commit", driver.terminate)
-            return task_of(await driver.fetchrow(GET_TASK, tenant_id, task_id)), log.wake
+            await cancel_children(connection, log, [run], runs, cause or "The parent task was cancelled.", actor)
+            await log.write(connection)
+            await fail_point("scheduler.cancel.before_commit", connection.terminate)
+            return task_of(await connection.fetchrow(GET_TASK, tenant_id, task_id)), log.wake

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import asyncpg
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
-from services.common.db.database import Database, raw
+from services.common.db.driver import Driver
 from services.scheduler.domain.ports import TaskFilter
 from services.scheduler.domain.task import Queue, State, StoredEvent, Task
 from services.scheduler.storage.event_log import split
@@ -41,20 +41,20 @@ _QUEUES = "SELECT queue, max(priority) FROM queues GROUP BY queue ORDER BY max(p
 class Tasks:
     """Reads for one tenant; the row security of scheduler_api would hide the rest even without the WHERE."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Driver) -> None:
         self._database = database
 
     async def get(self, tenant_id: str, task_id: str) -> Task | None:
         """The task, or None."""
         async with self._database.tenant(tenant_id) as connection:
-            row = await (await raw(connection)).fetchrow(GET_TASK, tenant_id, task_id)
+            row = await connection.fetchrow(GET_TASK, tenant_id, task_id)
         return None if row is None else task_of(row)
 
     async def list(self, tenant_id: str, wanted: TaskFilter, before: str | None, limit: int) -> Sequence[Task]:
         """At most `limit` tasks with smaller ids than `before`, newest first, without context and result."""
         statement, arguments = _list_statement(tenant_id, wanted, before, limit)
         async with self._database.tenant(tenant_id) as connection:
-            rows = await (await raw(connection)).fetch(statement, *arguments)
+            rows = await connection.fetch(statement, *arguments)
         return [task_of(row) for row in rows]
 
     async def events(
@@ -62,21 +62,20 @@ class Tasks:
     ) -> tuple[State | None, int, Sequence[StoredEvent]]:
         """State, newest number and events after `after`; the state is read first, so the events are at least as new."""
         async with self._database.tenant(tenant_id) as connection:
-            driver = await raw(connection)
-            row = await driver.fetchrow(_EVENTS, tenant_id, task_id)
+            row = await connection.fetchrow(_EVENTS, tenant_id, task_id)
             if row is None:
                 return None, 0, []
             state, newest, log, inline = row
             values = list(split(log))[after : after + limit] if after < inline else []
             if inline < newest and len(values) < limit:
-                more = await driver.fetch(_MORE_EVENTS, tenant_id, task_id, max(after, inline), limit - len(values))
+                more = await connection.fetch(_MORE_EVENTS, tenant_id, task_id, max(after, inline), limit - len(values))
                 values += [row[0] for row in more]
         return State(state), newest, [_stored(value) for value in values]
 
     async def queues(self, tenant_id: str) -> Sequence[Queue]:
         """The queues of the tenant and of everyone, highest priority first."""
         async with self._database.tenant(tenant_id) as connection:
-            rows = await (await raw(connection)).fetch(_QUEUES)
+            rows = await connection.fetch(_QUEUES)
         return [Queue(row[0], row[1]) for row in rows]
 
 

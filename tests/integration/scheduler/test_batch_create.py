@@ -117,3 +117,5 @@ async def test_a_caller_that_gives_up_changes_nothing_for_the_others(scheduler: 
     leaving.cancel()
     for results in await asyncio.gather(*staying):
         assert all(result.task_id for result in results)
+    await asyncio.gather(leaving, return_exceptions=True)
+    assert leaving.cancelled()

@@ -15,8 +15,8 @@ from guildmesh.events.v1.task_event_pb2 import TaskEvent, TaskSnapshot
 from guildmesh_client.worker import Task, Worker
 from pydantic import SecretStr
 
-from services.common.db.database import open_database
-from services.common.db.engine_role import EngineDatabase
+from services.common.db.driver import open_driver
+from services.common.db.engine_role import EngineDriver
 from services.common.db.migrations import migrate
 from services.common.service import RunningService
 from services.scheduler.bootstrap import open_service
@@ -222,8 +222,8 @@ async def test_the_outbox_is_empty_after_publishing_and_many_tasks_keep_their_or
 
 
 async def test_two_relays_share_the_lanes_and_one_takes_over_when_the_other_leaves(own_settings: MakeSettings) -> None:
-    async with open_database(own_settings(), "scheduler") as database:
-        engine = EngineDatabase(database)
+    async with open_driver(own_settings(), "scheduler") as database:
+        engine = EngineDriver(database)
         one, two = Ownership(engine, "one", 2.0), Ownership(engine, "two", 2.0)
         lanes = LANES
         assert len(await one.renew()) == lanes

@@ -17,7 +17,7 @@ from guildmesh.scheduler.v1 import task_pb2
 from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 
 from services.common.context import Principal
-from services.common.db.database import open_database, raw
+from services.common.db.driver import open_driver
 from services.scheduler.bootstrap import open_service
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique, value
 from tests.support.service import metadata, running
@@ -130,17 +130,15 @@ async def test_row_security_hides_other_tenants_when_the_where_is_gone(
         await worker.send(steps=[step])
         await worker.answer("acks")
         assert lease.task.task_id == task.task_id
-    async with open_database(scheduler_settings(), "scheduler") as database:
+    async with open_driver(scheduler_settings(), "scheduler") as database:
         for tenant, seen in ((scheduler.ada.tenant_id, 1), (unique("globex"), 0), ("", 0)):
-            async with database.tenant(tenant) as connection:
-                driver = await raw(connection)
+            async with database.tenant(tenant) as driver:
                 for table, name in (("tasks", task), ("task_requests", task), ("finished_tasks", ended), ("task_steps", task)):
                     rows = await driver.fetch(f"SELECT * FROM {table}")
                     assert {str(row["task_id"]) for row in rows} == ({name.task_id} if seen else set()), table
                 numbers = await driver.fetch("SELECT number FROM task_events")
                 assert len(numbers) == (1 if seen else 0)
-        async with database.tenant(unique("globex")) as connection:
-            driver = await raw(connection)
+        async with database.tenant(unique("globex")) as driver:
             assert await driver.execute("UPDATE tasks SET state = 2") == "UPDATE 0"
             assert await driver.execute("DELETE FROM tasks") == "DELETE 0"
 

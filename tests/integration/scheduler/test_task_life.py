@@ -21,8 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from services.common.db.database import Database, open_database
-from services.common.db.engine_role import EngineDatabase
+from services.common.db.driver import Driver, open_driver
+from services.common.db.engine_role import EngineDriver
 from services.common.db.migrations import migrate
 from services.scheduler.domain.errors import (
     ParentTaskEnded,
@@ -52,13 +52,13 @@ class World:
     """The storage under test, and the loop it lives on."""
 
     runner: asyncio.Runner
-    database: Database
+    database: Driver
 
     seen: Counter[str] = field(default_factory=Counter)
     """how often what happened, so that a test in which nothing did cannot pass."""
 
     def __post_init__(self) -> None:
-        hub, engine = Hub("test"), EngineDatabase(self.database)
+        hub, engine = Hub("test"), EngineDriver(self.database)
         self.engine = engine
         self.batches = Batches(engine, hub, timedelta(minutes=5))
         # A lease that has ended when it begins: what a worker has that died at once.
@@ -80,7 +80,7 @@ def world(scheduler_settings: MakeSettings, empty_database_url: str) -> Iterator
     own = scheduler_settings(database_url=SecretStr(empty_database_url), db_pool_size=2)
     migrate(own, package="services.scheduler.storage.migrations", schema="scheduler")
     with asyncio.Runner() as runner:
-        opened = open_database(own, "scheduler")
+        opened = open_driver(own, "scheduler")
         database = runner.run(opened.__aenter__())
         try:
             yield World(runner, database)
@@ -383,7 +383,7 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
     return TaskLife
 
 
-async def _expire(engine: EngineDatabase, task_id: str) -> None:
+async def _expire(engine: EngineDriver, task_id: str) -> None:
     async with engine.transaction() as connection:
         await connection.execute(
             text("UPDATE tasks SET deadline = clock_timestamp() - interval '1 second' WHERE task_id = :id"), {"id": task_id}

@@ -1,0 +1,118 @@
+"""asyncpg without SQLAlchemy around it: for the services whose statements are all set-based and written by hand.
+
+A transaction of SQLAlchemy's costs about a millisecond of a processor before it has done anything, one here a tenth of it; where
+every call is a transaction or two, that is most of the work. Pool, roles, row security and errors are those of
+services.common.db.database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+from sqlalchemy.engine import make_url
+
+from services.common.db.database import CONNECT_SECONDS, is_outage, server_settings, translate_state
+from services.common.errors import DependencyUnavailable
+from services.common.settings import ServiceSettings
+
+_CLOSE_SECONDS = 5
+_ENTER_TENANT = "SELECT set_config('guildmesh.tenant', $1, true)"
+
+
+class Driver:
+    """The connections of one service and its schema."""
+
+    def __init__(self, pool: asyncpg.Pool, schema: str, acquire_seconds: float) -> None:
+        self._pool = pool
+        self._acquire_seconds = acquire_seconds
+        self.schema = schema
+        # SET LOCAL ends with the transaction, so a pooler between may hand the connection to anyone after it.
+        self._begin = f"BEGIN; SET LOCAL ROLE {schema}_{{role}}; SET LOCAL search_path = {schema}, public"
+
+    @asynccontextmanager
+    async def tenant(self, tenant_id: str) -> AsyncIterator[asyncpg.Connection]:
+        """One transaction of `tenant_id` as the role `<schema>_api`; commits at the end, rolls back when the block raises.
+
+        Raises:
+            DependencyUnavailable: the database does not answer.
+            ConcurrentChange: a serialization failure or a deadlock.
+        """
+        async with self.transaction(self._begin.format(role="api")) as connection:
+            await connection.fetchval(_ENTER_TENANT, tenant_id)
+            yield connection
+
+    @asynccontextmanager
+    async def engine(self) -> AsyncIterator[asyncpg.Connection]:
+        """One transaction over all tenants; use services.common.db.engine_role.EngineDriver instead."""
+        # Batches look rows up by their keys. A plan that was made while a table was small, and is kept, must not read it whole.
+        async with self.transaction(self._begin.format(role="engine") + "; SET LOCAL enable_seqscan = off") as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def transaction(self, begin: str) -> AsyncIterator[asyncpg.Connection]:
+        """One transaction that starts with the statements `begin`."""
+        try:
+            async with self._pool.acquire(timeout=self._acquire_seconds) as connection:
+                await connection.execute(begin)
+                try:
+                    yield connection
+                except BaseException:
+                    await _roll_back(connection)
+                    raise
+                await connection.execute("COMMIT")
+        except asyncpg.PostgresError as error:
+            raise translate_state(error.sqlstate, error) from error
+        except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+            if not is_outage(error):
+                raise
+            raise DependencyUnavailable("database") from error
+
+    async def check(self) -> None:
+        """Raises DependencyUnavailable when the database does not answer within 2 s."""
+        try:
+            async with asyncio.timeout(2), self._pool.acquire() as connection:
+                await connection.execute("SELECT 1")
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise DependencyUnavailable("database") from error
+
+
+async def _roll_back(connection: asyncpg.Connection) -> None:
+    """Ends the transaction; a connection that cannot is not for anyone after us."""
+    if connection.is_closed():
+        return
+    try:
+        await connection.execute("ROLLBACK")
+    except BaseException:
+        connection.terminate()
+        raise
+
+
+async def _keep(connection: asyncpg.Connection) -> None:
+    """What a transaction sets ends with it, so a connection that comes back needs no cleaning."""
+
+
+@asynccontextmanager
+async def open_driver(settings: ServiceSettings, schema: str) -> AsyncIterator[Driver]:
+    """The connections of a service (requirement row 5); opening them does not need the server to be up."""
+    url = make_url(settings.database_url.get_secret_value()).set(drivername="postgresql")
+    pool = asyncpg.create_pool(
+        url.render_as_string(hide_password=False),
+        min_size=0,
+        max_size=settings.db_pool_size + settings.db_max_overflow,
+        max_inactive_connection_lifetime=settings.db_pool_recycle,
+        timeout=CONNECT_SECONDS,
+        server_settings=server_settings(schema),
+        reset=_keep,
+    )
+    await pool
+    try:
+        yield Driver(pool, schema, settings.db_pool_timeout)
+    finally:
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
