@@ -190,9 +190,8 @@ def _connections(settings: MeshSettings, state: StateFolder, running: bool) -> I
             "database connections", Level.GOOD, f"the embedded PostgreSQL will allow the {needed} that all pools may take"
         )
         return
-    url = settings.database_url.get_secret_value() if settings.database_url else state.record()["exports"]["DATABASE_URL"]
     try:
-        connection = psycopg2.connect(_plain(url), connect_timeout=3)
+        connection = psycopg2.connect(database_url(settings, state), connect_timeout=3)
         try:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT current_setting('max_connections')::int")
@@ -212,6 +211,15 @@ def _pools_fit(settings: MeshSettings, allowed: int) -> Iterator[Finding]:
         yield Finding("database connections", Level.BAD, f"{text}: raise max_connections or lower DB_POOL_SIZE")
     else:
         yield Finding("database connections", Level.GOOD, text)
+
+
+def database_url(settings: MeshSettings, state: StateFolder) -> str:
+    """The database of the mesh that runs, or the one that DATABASE_URL names; raises MeshError when there is neither."""
+    if settings.database_url is not None:
+        return _plain(settings.database_url.get_secret_value())
+    if not state.is_locked():
+        raise MeshError("No mesh runs, and DATABASE_URL is not set: start the mesh, or set it.")
+    return _plain(str(state.record()["exports"]["DATABASE_URL"]))
 
 
 def _plain(url: str) -> str:

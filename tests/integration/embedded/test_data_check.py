@@ -1,0 +1,166 @@
+"""`guildmesh doctor --data`: nothing is wrong with what the scheduler wrote, and each harm done to its tables is found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from pydantic import SecretStr
+from typer.testing import CliRunner
+
+from services.common.db.migrations import migrate
+from services.embedded.commands import app
+from services.embedded.data_check import DataFinding, check_data, check_tables
+from services.embedded.errors import MeshError
+from services.scheduler.bootstrap import open_service
+from tests.integration.scheduler.conftest import MakeSettings, Scheduler, completion, scheduler_settings, scheduler_tls, value
+from tests.support.service import running
+
+__all__ = ["scheduler_settings", "scheduler_tls"]
+
+CHECKS = {
+    *("tasks", "event numbers", "histories", "leases", "request ids", "step journals", "subtasks", "long logs"),
+    *("outbox", "relay lanes"),
+}
+
+
+@pytest.fixture
+async def url(scheduler_settings: MakeSettings, scheduler_tls: Path, empty_database_url: str) -> str:
+    """A database with a task of each sort: completed, with a long log, failed, waiting, running with a step, with a subtask."""
+    settings = scheduler_settings(database_url=SecretStr(empty_database_url), lease_seconds=600.0)
+    migrate(settings, package="services.scheduler.storage.migrations", schema="scheduler")
+    async with running(open_service, settings, scheduler_tls) as server:
+        scheduler = Scheduler(server)
+        async with scheduler.worker(credits=4) as worker:
+            for number in range(3):
+                await scheduler.create(f"task {number}", request_id=f"request-{number}")
+            first, second, third = [await worker.lease() for _ in range(3)]
+            for lease, steps in ((first, 8), (third, 1)):
+                for step in range(steps):
+                    item = {"task_id": lease.task.task_id, "attempt": 1, "step_id": f"step {step}", "result": value("x" * 1000)}
+                    await worker.send(steps=[item])
+                    await worker.answer("acks")
+            await worker.complete(first)
+            await worker.fail(second, retryable=False)
+            await scheduler.create("child", kind="nobody", parent_task_id=third.task.task_id)
+            await scheduler.create("waiting", kind="nobody")
+            # The same once more: a repeat is acknowledged and changes nothing.
+            await worker.send(completions=[completion(first.task.task_id, 1)])
+            await worker.answer("acks")
+    return empty_database_url
+
+
+def harmed(url: str, statement: str) -> dict[str, DataFinding]:
+    """What is found in a transaction that did harm, and is rolled back."""
+    with closing(psycopg2.connect(url)) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL ROLE scheduler_engine")
+            cursor.execute("SET LOCAL search_path TO scheduler")
+            cursor.execute(statement)
+            assert cursor.rowcount != 0, "nothing was harmed"
+        return {finding.about: finding for finding in check_tables(connection)}
+
+
+@pytest.fixture
+def command(url: str, tmp_path: Path) -> Iterator[Callable[[], Any]]:
+    """Runs `guildmesh doctor --data` on the database."""
+    before = dict(os.environ)
+    os.environ.update({"DATABASE_URL": url, "GUILDMESH_STATE_DIR": str(tmp_path)})
+    try:
+        yield lambda: CliRunner().invoke(app, ["doctor", "--data"])
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+# What harm is done, in which check it shows, and a word of what is said.
+HARMS = {
+    "a log lost its end": ("event numbers", "UPDATE tasks SET log = ''", "should have the events"),
+    "a log cannot be read": ("event numbers", r"UPDATE tasks SET log = '\x00000002ffff'", "cannot be read"),
+    "an event of a long log is gone": ("event numbers", "DELETE FROM task_events WHERE number = 9", "should have the events"),
+    "a number is ahead": (
+        "event numbers",
+        "UPDATE tasks SET next_event_number = next_event_number + 1",
+        "should have the events",
+    ),
+    "an event has no task": (
+        "long logs",
+        "INSERT INTO task_events SELECT tenant_id, gen_random_uuid(), number, value FROM task_events LIMIT 1",
+        "belong to no task",
+    ),
+    "a state does not follow from the log": ("histories", "UPDATE finished_tasks SET state = 5 WHERE state = 3", "is cancelled"),
+    "an attempt does not follow from the log": ("histories", "UPDATE tasks SET attempt = attempt + 1", "its log at"),
+    "a result is another": ("histories", r"UPDATE finished_tasks SET result = '\x2001' WHERE state = 3", "its result is not"),
+    "a task is in both tables": (
+        "tasks",
+        """INSERT INTO finished_tasks (tenant_id, task_id, create_time, finish_time, state, attempt, next_event_number,
+             log_events, progress, queue, kind, traceparent, spec, log)
+           SELECT tenant_id, task_id, create_time, now(), 3, 1, next_event_number, log_events, 1, queue, kind, '', spec, log
+           FROM tasks""",
+        "both ended and not",
+    ),
+    "a state is in the wrong table": ("tasks", "UPDATE tasks SET state = 4", "wrong table"),
+    "a lease ended long ago": (
+        "leases",
+        "UPDATE tasks SET lease_expires = now() - interval '1 hour' WHERE state = 2",
+        "no scheduler sweeps",
+    ),
+    "who runs has no lease": ("leases", "UPDATE tasks SET lease_expires = NULL WHERE state = 2", "runs without"),
+    "who waits has a lease": ("leases", "UPDATE tasks SET lease_expires = now() WHERE state = 1", "waits, and has a lease"),
+    "a request leads nowhere": ("request ids", "UPDATE task_requests SET task_id = gen_random_uuid()", "is not there"),
+    "two requests lead to one task": (
+        "request ids",
+        "UPDATE task_requests SET task_id = (SELECT min(task_id::text)::uuid FROM task_requests)",
+        "3 requests lead to it",
+    ),
+    "a journal belongs to nobody": ("step journals", "UPDATE task_steps SET task_id = gen_random_uuid()", "does not fit"),
+    "a journal is ahead of its task": ("step journals", "UPDATE task_steps SET attempt = 9", "attempt 9 wrote it"),
+    "a subtask outlives its parent": (
+        "subtasks",
+        "UPDATE tasks SET parent_task_id = (SELECT task_id FROM finished_tasks LIMIT 1) WHERE parent_task_id IS NOT NULL",
+        "its parent has ended",
+    ),
+    "a parent does not know of its child": ("subtasks", "UPDATE tasks SET has_children = false", "does not know"),
+    "a row of the outbox is short": ("outbox", "UPDATE outbox SET events = events + 1", "should hold"),
+    "a row of the outbox cannot be read": ("outbox", r"UPDATE outbox SET payload = '\x01'", "cannot be read"),
+    "a row of the outbox is in another lane": ("outbox", "UPDATE outbox SET lane = (lane + 1) % 4", "belongs to shard"),
+    "the outbox is not in order": (
+        "outbox",
+        """WITH gone AS (DELETE FROM outbox RETURNING *)
+           INSERT INTO outbox (lane, tenant_id, events, payload)
+           SELECT lane, tenant_id, events, payload FROM gone ORDER BY position DESC""",
+        "waits behind",
+    ),
+    "there are no lanes": ("relay lanes", "DELETE FROM relay_lanes", "no lanes"),
+}
+
+
+async def test_it_finds_nothing_in_a_sound_database_and_each_harm_by_its_task(url: str, command: Callable[[], Any]) -> None:
+    good = command()
+    assert good.exit_code == 0, good.output
+    assert {line.split(": ")[0][6:] for line in good.output.splitlines()} == CHECKS
+    assert "note  tasks: 5 rows; 3 have not ended" in good.output
+    assert "ok    request ids: 3 rows" in good.output
+    assert all(finding.rows for finding in check_data(url)), "a check looked at nothing"
+    for name, (about, statement, word) in HARMS.items():
+        found = harmed(url, statement)
+        assert found[about].wrong, name
+        assert word in " ".join(found[about].problems), (name, found[about].problems)
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SET ROLE scheduler_engine")
+        cursor.execute("UPDATE scheduler.finished_tasks SET state = 5 WHERE state = 3")
+    bad = command()
+    assert bad.exit_code == 1
+    assert "bad   histories: " in bad.output
+
+
+def test_a_database_without_the_tables_is_said_so(empty_database_url: str) -> None:
+    with pytest.raises(MeshError, match="cannot be read"):
+        check_data(empty_database_url)
+    with pytest.raises(MeshError, match="does not answer"):
+        check_data("postgresql://nobody@127.0.0.1:1/nothing")
