@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -12,16 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from services.common.failpoints import CRASH_STATUS
+from services.embedded import launcher
 
 STOP_SECONDS = 30.0
 _KILLED = -int(signal.SIGKILL)
 _PAUSE_SECONDS = 0.05
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with_parent() -> None:
-    """Asks the kernel to kill this process with the one that started it, however that one ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+# It dies with whoever started it, however that one ends.
+_LAUNCHER = ("-I", "-S", str(Path(launcher.__file__)), str(int(signal.SIGKILL)))
 
 
 class Member:
@@ -102,12 +98,11 @@ class Member:
             with self._log.open("ab") as log:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable,
-                    *self._arguments,
+                    *(*_LAUNCHER, str(os.getpid()), "-1", "-1", sys.executable, *self._arguments),
                     cwd=self._folder,
                     env={**os.environ, **self._environment(self.lives)},
                     stdout=log,
                     stderr=log,
-                    preexec_fn=_die_with_parent,
                 )
             if self._stopping:
                 self._process.terminate()
