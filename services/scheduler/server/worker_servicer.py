@@ -10,7 +10,7 @@ from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
 
 from services.common.context import current_call
-from services.common.failpoints import fail_point
+from services.common.failpoints import fail_point, peer_socket
 from services.scheduler.server.convert import work_response, worker_message
 from services.scheduler.usecases.work import Work, WorkStream
 
@@ -25,21 +25,20 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
         """Reads and writes at once: what a worker tells shares commits while leases go out."""
         call = current_call()
         stream = self._work.open(call.principal.tenant_id, call.peer, call.token_ends)
-        call_task = asyncio.current_task()
-        assert call_task is not None
-        reading = asyncio.create_task(_read(request_iterator, stream, call_task.cancel))
+        cut = peer_socket(context.peer())
+        reading = asyncio.create_task(_read(request_iterator, stream, cut))
         try:
             async for message in stream.messages():
                 leases, acks = bool(message.leases), bool(message.acks)
                 if leases:
-                    await fail_point("scheduler.stream.before_leases", call_task.cancel)
+                    await fail_point("scheduler.stream.before_leases", cut)
                 if acks:
-                    await fail_point("scheduler.stream.before_acks", call_task.cancel)
+                    await fail_point("scheduler.stream.before_acks", cut)
                 yield work_response(message)
                 if leases:
-                    await fail_point("scheduler.stream.after_leases", call_task.cancel)
+                    await fail_point("scheduler.stream.after_leases", cut)
                 if acks:
-                    await fail_point("scheduler.stream.after_acks", call_task.cancel)
+                    await fail_point("scheduler.stream.after_acks", cut)
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)

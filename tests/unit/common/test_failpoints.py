@@ -6,6 +6,7 @@ import ast
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError
 
 from services.common.errors import DependencyUnavailable
-from services.common.failpoints import CRASH_STATUS, POINTS, Failpoints, WrongRule, armed
+from services.common.failpoints import CRASH_STATUS, POINTS, Failpoints, WrongRule, armed, peer_socket
 
 ROOT = Path(__file__).resolve().parents[3]
 BEFORE = "scheduler.create.before_commit"
@@ -76,6 +77,15 @@ async def test_a_cut_cuts_the_connection_or_raises_where_there_is_none() -> None
     assert cut == [True]
     with pytest.raises(DependencyUnavailable):
         await points.reach("scheduler.lease.after_commit")
+
+
+async def test_the_socket_of_a_peer_is_cut_by_its_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        accepted, address = server.accept()
+        with accepted:
+            peer_socket(f"ipv4:127.0.0.1:{address[1]}")()
+            client.settimeout(5)
+            assert client.recv(1) == b""
 
 
 async def test_a_delay_takes_that_long() -> None:
