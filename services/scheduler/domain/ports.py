@@ -82,5 +82,8 @@ class TaskBatches(Protocol):
     async def sweep(self) -> int:
         """Ends what timed out and gives back what lost its worker; the number of tasks changed, 0 when there is no more."""
 
-    async def count(self) -> dict[State, int]:
-        """The number of tasks in each state."""
+    async def count(self) -> dict[tuple[str, State], int]:
+        """The number of tasks by queue and state."""
+
+    async def sum_up_counts(self) -> None:
+        """Keeps counting cheap; to be called every now and then."""

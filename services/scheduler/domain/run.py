@@ -44,6 +44,8 @@ class Run:
     result: bytes | None = None
     error_reason: str | None = None
     error_message: str | None = None
+    counted: State | None = None
+    """the state that the counts know, which is the one in the database; None for a task that is not there yet."""
 
     def start(self, worker_id: str, now: datetime, lease: timedelta) -> Started:
         """Gives the next attempt to a worker; the timeout counts from the first start."""

@@ -11,6 +11,7 @@ from services.common.db.engine_role import EngineDriver
 from services.common.ids import new_id
 from services.common.service import Service
 from services.scheduler.adapters.listener import Listener
+from services.scheduler.relay.gauges import Gauges
 from services.scheduler.relay.outbox import Outbox
 from services.scheduler.relay.ownership import Ownership
 from services.scheduler.relay.relay import Relay
@@ -27,7 +28,7 @@ async def open_relay(settings: RelaySettings) -> AsyncIterator[Service]:
         listener = Listener(settings.database_url.get_secret_value(), relay.woken, "guildmesh-relay-listen")
         yield Service(
             name="relay",
-            background=[listener.run, relay.run],
+            background=[listener.run, relay.run, Gauges(engine, relay.has_first_lane).run],
             checks={"database": database.check, "kafka": partial(check_kafka, settings)},
             serves_grpc=False,
         )

@@ -44,6 +44,10 @@ class Relay:
             if wake.shards & lane.shards:
                 lane.wanted.set()
 
+    def has_first_lane(self) -> bool:
+        """Whether this is the one relay of all that has lane 0."""
+        return 0 in self._lanes and self._ownership.valid()
+
     async def run(self) -> None:
         """Publishes until cancelled; survives Kafka and PostgreSQL being away."""
         try:

@@ -17,14 +17,15 @@ from services.common.db.engine_role import EngineDriver
 from services.common.errors import Aborted, DomainError
 from services.common.failpoints import fail_point
 from services.scheduler.domain.ports import Demand
-from services.scheduler.domain.task import Lease, NewTask, State, Task
+from services.scheduler.domain.task import Lease, NewTask, Task
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
 from services.scheduler.storage.changelog import ChangeLog
+from services.scheduler.storage.counts import Counts, count_tasks, sum_up_counts
 from services.scheduler.storage.create_batch import create_tasks
 from services.scheduler.storage.heartbeat_batch import renew_leases
 from services.scheduler.storage.lease_batch import lease_tasks
 from services.scheduler.storage.report_batch import handle_reports
-from services.scheduler.storage.sweep_batch import count_states, sweep_runs
+from services.scheduler.storage.sweep_batch import sweep_runs
 from services.scheduler.storage.waking import Waker
 
 R = TypeVar("R")
@@ -75,10 +76,15 @@ class Batches:
         """Handles a batch of overdue tasks; the number of them, 0 when there is none."""
         return await self._commit(sweep_runs, "scheduler.sweep.before_commit", "scheduler.sweep.after_commit")
 
-    async def count(self) -> dict[State, int]:
-        """The number of tasks in each state."""
+    async def count(self) -> Counts:
+        """The number of tasks by queue and state."""
         async with self._database.transaction() as connection:
-            return await count_states(connection)
+            return await count_tasks(connection)
+
+    async def sum_up_counts(self) -> None:
+        """Keeps counting cheap."""
+        async with self._database.transaction() as connection:
+            await sum_up_counts(connection)
 
     async def _commit(self, work: Callable[[asyncpg.Connection, ChangeLog], Awaitable[R]], before: str, after: str) -> R:
         """One transaction, between two failpoints."""

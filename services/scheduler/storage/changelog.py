@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -70,6 +71,8 @@ WITH queued AS (
   INSERT INTO outbox (lane, tenant_id, events, payload)
   SELECT o.lane, $3, o.events, o.payload
   FROM unnest($1::smallint[], $2::int[], $4::bytea[]) WITH ORDINALITY AS o (lane, events, payload, line) ORDER BY o.line
+), counted AS (
+  INSERT INTO task_count_changes (queue, state, change) SELECT * FROM unnest($7::text[], $8::smallint[], $9::int[])
 )
 SELECT pg_notify($5, $6)
 """
@@ -141,7 +144,22 @@ class ChangeLog:
             await connection.execute(_EVENTS, *(list(column) for column in zip(*self._events, strict=True)))
         rows = [(lane, len(part), b"".join(part)) for lane, records in self._outbox.items() for part in _parts(records)]
         lanes, events, payloads = zip(*rows, strict=True)
-        await connection.execute(_OUTBOX, lanes, events, self.tenant_id, payloads, CHANNEL, encode(self.wake))
+        queues, states, changes = self._count()
+        await connection.execute(
+            _OUTBOX, lanes, events, self.tenant_id, payloads, CHANNEL, encode(self.wake), queues, states, changes
+        )
+
+    def _count(self) -> tuple[list[str], list[int], list[int]]:
+        """How many tasks more (or fewer) each queue has in each state."""
+        moves = Counter((run.queue, run.counted, run.state) for run in self._runs.values())
+        changes: Counter[tuple[str, int]] = Counter()
+        for (queue, before, after), number in moves.items():
+            if before is not after:
+                changes[queue, int(after)] += number
+                if before is not None:
+                    changes[queue, int(before)] -= number
+        keys = sorted(changes)
+        return [queue for queue, _ in keys], [state for _, state in keys], [changes[key] for key in keys]
 
     async def _update(self, connection: asyncpg.Connection, runs: Sequence[Run]) -> None:
         if not runs:

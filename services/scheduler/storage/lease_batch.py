@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import asyncpg
 
+from services.common.telemetry.batch_histogram import BatchHistogram
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import Lease, Step, Task
@@ -38,6 +39,12 @@ UPDATE tasks t SET
 FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS c (task_id, worker_id, log)
 WHERE t.task_id = c.task_id
 """
+wait_seconds = BatchHistogram(
+    "guildmesh_task_wait_seconds",
+    "Time from when a task may start to its start.",
+    "queue",
+    (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
+)
 _STEPS = """
 SELECT task_id, step_id, attempt, result FROM task_steps
 WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[])) ORDER BY task_id, number
@@ -68,6 +75,7 @@ async def lease_tasks(
         log.add(run, run.start(worker_id, now, lease), worker_id, now)
         started.append(run)
         leases.append(_lease_of(run, row, now, steps))
+    _observe_waits(started, now)
     await _write(connection, started, log, now, lease)
     await log.write(connection, written=True)
     return leases
@@ -82,6 +90,14 @@ async def _write(connection: asyncpg.Connection, runs: Sequence[Run], log: Chang
         now,
         lease,
     )
+
+
+def _observe_waits(runs: Sequence[Run], now: datetime) -> None:
+    waits: dict[str, list[float]] = {}
+    for run in runs:
+        waits.setdefault(run.queue, []).append((now - run.available_at).total_seconds())
+    for queue, seconds in waits.items():
+        wait_seconds.observe(queue, seconds)
 
 
 def _lease_of(run: Run, row: asyncpg.Record, now: datetime, steps: dict[str, list[Step]]) -> Lease:

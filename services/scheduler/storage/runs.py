@@ -39,11 +39,11 @@ SELECT tenant_id, task_id, state, attempt, error_reason FROM finished_tasks WHER
 
 def run_of(row: asyncpg.Record) -> Run:
     """The run in a row that has COLUMNS first."""
-    parent = row[12]
+    parent, state = row[12], _STATES[row[3]]
     return Run(
-        row[0], str(row[1]), row[2], _STATES[row[3]], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
+        row[0], str(row[1]), row[2], state, row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
         None if parent is None else str(parent), row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20],
-        row[21], None, row[22],
+        row[21], None, row[22], counted=state,
     )  # fmt: skip
 
 

@@ -21,9 +21,6 @@ WITH locked AS MATERIALIZED (
 )
 SELECT *, clock_timestamp() AS now FROM locked
 """  # noqa: S608 - constants only
-_COUNT = """
-SELECT state, count(*) FROM tasks GROUP BY state UNION ALL SELECT state, count(*) FROM finished_tasks GROUP BY state
-"""
 _ACTOR = "scheduler"
 
 
@@ -48,8 +45,3 @@ async def sweep_runs(connection: asyncpg.Connection, log: ChangeLog) -> int:
     await cancel_children(connection, log, ended, runs, "The parent task has ended.", _ACTOR)
     await log.write(connection)
     return len(rows)
-
-
-async def count_states(connection: asyncpg.Connection) -> dict[State, int]:
-    """The number of tasks in each state, of every tenant."""
-    return {State(row[0]): row[1] for row in await connection.fetch(_COUNT)}

@@ -111,8 +111,8 @@ async def test_a_batch_has_one_to_a_thousand_items(scheduler: Scheduler, number:
 
 
 async def test_a_caller_that_gives_up_changes_nothing_for_the_others(scheduler: Scheduler) -> None:
-    leaving = asyncio.create_task(batch(scheduler, *(item(scheduler, "leaving") for _ in range(200))))
-    staying = [asyncio.create_task(batch(scheduler, *(item(scheduler, "staying") for _ in range(200)))) for _ in range(4)]
+    calls = [asyncio.create_task(batch(scheduler, *(item(scheduler, str(n)) for _ in range(200)))) for n in range(5)]
+    leaving, *staying = calls
     await asyncio.sleep(0)
     leaving.cancel()
     for results in await asyncio.gather(*staying):

@@ -839,7 +839,9 @@ func (*CountTasksRequest) Descriptor() ([]byte, []int) {
 type CountTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// counts by the plan's status word.
-	Counts        map[string]int64 `protobuf:"bytes,1,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Counts map[string]int64 `protobuf:"bytes,1,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// queues that have or had tasks, each with its own counts.
+	Queues        []*QueueTaskCounts `protobuf:"bytes,2,rep,name=queues,proto3" json:"queues,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -875,6 +877,68 @@ func (*CountTasksResponse) Descriptor() ([]byte, []int) {
 }
 
 func (x *CountTasksResponse) GetCounts() map[string]int64 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *CountTasksResponse) GetQueues() []*QueueTaskCounts {
+	if x != nil {
+		return x.Queues
+	}
+	return nil
+}
+
+// QueueTaskCounts has the number of tasks of one queue in each state.
+type QueueTaskCounts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// queue is the name.
+	Queue string `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	// counts by the plan's status word.
+	Counts        map[string]int64 `protobuf:"bytes,2,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueueTaskCounts) Reset() {
+	*x = QueueTaskCounts{}
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueueTaskCounts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueueTaskCounts) ProtoMessage() {}
+
+func (x *QueueTaskCounts) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueueTaskCounts.ProtoReflect.Descriptor instead.
+func (*QueueTaskCounts) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *QueueTaskCounts) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+func (x *QueueTaskCounts) GetCounts() map[string]int64 {
 	if x != nil {
 		return x.Counts
 	}
@@ -938,9 +1002,16 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x11ListQueuesRequest\"K\n" +
 	"\x12ListQueuesResponse\x125\n" +
 	"\x06queues\x18\x01 \x03(\v2\x1d.guildmesh.scheduler.v1.QueueR\x06queues\"\x13\n" +
-	"\x11CountTasksRequest\"\x9f\x01\n" +
+	"\x11CountTasksRequest\"\xe0\x01\n" +
 	"\x12CountTasksResponse\x12N\n" +
-	"\x06counts\x18\x01 \x03(\v26.guildmesh.scheduler.v1.CountTasksResponse.CountsEntryR\x06counts\x1a9\n" +
+	"\x06counts\x18\x01 \x03(\v26.guildmesh.scheduler.v1.CountTasksResponse.CountsEntryR\x06counts\x12?\n" +
+	"\x06queues\x18\x02 \x03(\v2'.guildmesh.scheduler.v1.QueueTaskCountsR\x06queues\x1a9\n" +
+	"\vCountsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xaf\x01\n" +
+	"\x0fQueueTaskCounts\x12\x14\n" +
+	"\x05queue\x18\x01 \x01(\tR\x05queue\x12K\n" +
+	"\x06counts\x18\x02 \x03(\v23.guildmesh.scheduler.v1.QueueTaskCounts.CountsEntryR\x06counts\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\xb5\v\n" +
@@ -975,7 +1046,7 @@ func file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescData
 }
 
-var file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_guildmesh_scheduler_v1_scheduler_service_proto_goTypes = []any{
 	(*SubmitTaskRequest)(nil),        // 0: guildmesh.scheduler.v1.SubmitTaskRequest
 	(*SubmitTaskResponse)(nil),       // 1: guildmesh.scheduler.v1.SubmitTaskResponse
@@ -993,50 +1064,54 @@ var file_guildmesh_scheduler_v1_scheduler_service_proto_goTypes = []any{
 	(*ListQueuesResponse)(nil),       // 13: guildmesh.scheduler.v1.ListQueuesResponse
 	(*CountTasksRequest)(nil),        // 14: guildmesh.scheduler.v1.CountTasksRequest
 	(*CountTasksResponse)(nil),       // 15: guildmesh.scheduler.v1.CountTasksResponse
-	nil,                              // 16: guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
-	(*structpb.Struct)(nil),          // 17: google.protobuf.Struct
-	(*Task)(nil),                     // 18: guildmesh.scheduler.v1.Task
-	(*status.Status)(nil),            // 19: google.rpc.Status
-	(TaskState)(0),                   // 20: guildmesh.scheduler.v1.TaskState
-	(*Queue)(nil),                    // 21: guildmesh.scheduler.v1.Queue
-	(*v1.TaskEvent)(nil),             // 22: guildmesh.events.v1.TaskEvent
-	(*httpbody.HttpBody)(nil),        // 23: google.api.HttpBody
+	(*QueueTaskCounts)(nil),          // 16: guildmesh.scheduler.v1.QueueTaskCounts
+	nil,                              // 17: guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
+	nil,                              // 18: guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
+	(*structpb.Struct)(nil),          // 19: google.protobuf.Struct
+	(*Task)(nil),                     // 20: guildmesh.scheduler.v1.Task
+	(*status.Status)(nil),            // 21: google.rpc.Status
+	(TaskState)(0),                   // 22: guildmesh.scheduler.v1.TaskState
+	(*Queue)(nil),                    // 23: guildmesh.scheduler.v1.Queue
+	(*v1.TaskEvent)(nil),             // 24: guildmesh.events.v1.TaskEvent
+	(*httpbody.HttpBody)(nil),        // 25: google.api.HttpBody
 }
 var file_guildmesh_scheduler_v1_scheduler_service_proto_depIdxs = []int32{
-	17, // 0: guildmesh.scheduler.v1.SubmitTaskRequest.context:type_name -> google.protobuf.Struct
-	18, // 1: guildmesh.scheduler.v1.CreateTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
+	19, // 0: guildmesh.scheduler.v1.SubmitTaskRequest.context:type_name -> google.protobuf.Struct
+	20, // 1: guildmesh.scheduler.v1.CreateTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
 	2,  // 2: guildmesh.scheduler.v1.BatchCreateTasksRequest.requests:type_name -> guildmesh.scheduler.v1.CreateTaskRequest
 	5,  // 3: guildmesh.scheduler.v1.BatchCreateTasksResponse.results:type_name -> guildmesh.scheduler.v1.BatchCreateTasksResult
-	19, // 4: guildmesh.scheduler.v1.BatchCreateTasksResult.error:type_name -> google.rpc.Status
-	20, // 5: guildmesh.scheduler.v1.ListTasksRequest.state:type_name -> guildmesh.scheduler.v1.TaskState
-	18, // 6: guildmesh.scheduler.v1.ListTasksResponse.tasks:type_name -> guildmesh.scheduler.v1.Task
-	21, // 7: guildmesh.scheduler.v1.ListQueuesResponse.queues:type_name -> guildmesh.scheduler.v1.Queue
-	16, // 8: guildmesh.scheduler.v1.CountTasksResponse.counts:type_name -> guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
-	0,  // 9: guildmesh.scheduler.v1.SchedulerService.SubmitTask:input_type -> guildmesh.scheduler.v1.SubmitTaskRequest
-	2,  // 10: guildmesh.scheduler.v1.SchedulerService.CreateTask:input_type -> guildmesh.scheduler.v1.CreateTaskRequest
-	3,  // 11: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:input_type -> guildmesh.scheduler.v1.BatchCreateTasksRequest
-	6,  // 12: guildmesh.scheduler.v1.SchedulerService.GetTask:input_type -> guildmesh.scheduler.v1.GetTaskRequest
-	7,  // 13: guildmesh.scheduler.v1.SchedulerService.ListTasks:input_type -> guildmesh.scheduler.v1.ListTasksRequest
-	9,  // 14: guildmesh.scheduler.v1.SchedulerService.CancelTask:input_type -> guildmesh.scheduler.v1.CancelTaskRequest
-	10, // 15: guildmesh.scheduler.v1.SchedulerService.WatchTask:input_type -> guildmesh.scheduler.v1.WatchTaskRequest
-	11, // 16: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:input_type -> guildmesh.scheduler.v1.StreamTaskEventsRequest
-	12, // 17: guildmesh.scheduler.v1.SchedulerService.ListQueues:input_type -> guildmesh.scheduler.v1.ListQueuesRequest
-	14, // 18: guildmesh.scheduler.v1.SchedulerService.CountTasks:input_type -> guildmesh.scheduler.v1.CountTasksRequest
-	1,  // 19: guildmesh.scheduler.v1.SchedulerService.SubmitTask:output_type -> guildmesh.scheduler.v1.SubmitTaskResponse
-	18, // 20: guildmesh.scheduler.v1.SchedulerService.CreateTask:output_type -> guildmesh.scheduler.v1.Task
-	4,  // 21: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:output_type -> guildmesh.scheduler.v1.BatchCreateTasksResponse
-	18, // 22: guildmesh.scheduler.v1.SchedulerService.GetTask:output_type -> guildmesh.scheduler.v1.Task
-	8,  // 23: guildmesh.scheduler.v1.SchedulerService.ListTasks:output_type -> guildmesh.scheduler.v1.ListTasksResponse
-	18, // 24: guildmesh.scheduler.v1.SchedulerService.CancelTask:output_type -> guildmesh.scheduler.v1.Task
-	22, // 25: guildmesh.scheduler.v1.SchedulerService.WatchTask:output_type -> guildmesh.events.v1.TaskEvent
-	23, // 26: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:output_type -> google.api.HttpBody
-	13, // 27: guildmesh.scheduler.v1.SchedulerService.ListQueues:output_type -> guildmesh.scheduler.v1.ListQueuesResponse
-	15, // 28: guildmesh.scheduler.v1.SchedulerService.CountTasks:output_type -> guildmesh.scheduler.v1.CountTasksResponse
-	19, // [19:29] is the sub-list for method output_type
-	9,  // [9:19] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	21, // 4: guildmesh.scheduler.v1.BatchCreateTasksResult.error:type_name -> google.rpc.Status
+	22, // 5: guildmesh.scheduler.v1.ListTasksRequest.state:type_name -> guildmesh.scheduler.v1.TaskState
+	20, // 6: guildmesh.scheduler.v1.ListTasksResponse.tasks:type_name -> guildmesh.scheduler.v1.Task
+	23, // 7: guildmesh.scheduler.v1.ListQueuesResponse.queues:type_name -> guildmesh.scheduler.v1.Queue
+	17, // 8: guildmesh.scheduler.v1.CountTasksResponse.counts:type_name -> guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
+	16, // 9: guildmesh.scheduler.v1.CountTasksResponse.queues:type_name -> guildmesh.scheduler.v1.QueueTaskCounts
+	18, // 10: guildmesh.scheduler.v1.QueueTaskCounts.counts:type_name -> guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
+	0,  // 11: guildmesh.scheduler.v1.SchedulerService.SubmitTask:input_type -> guildmesh.scheduler.v1.SubmitTaskRequest
+	2,  // 12: guildmesh.scheduler.v1.SchedulerService.CreateTask:input_type -> guildmesh.scheduler.v1.CreateTaskRequest
+	3,  // 13: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:input_type -> guildmesh.scheduler.v1.BatchCreateTasksRequest
+	6,  // 14: guildmesh.scheduler.v1.SchedulerService.GetTask:input_type -> guildmesh.scheduler.v1.GetTaskRequest
+	7,  // 15: guildmesh.scheduler.v1.SchedulerService.ListTasks:input_type -> guildmesh.scheduler.v1.ListTasksRequest
+	9,  // 16: guildmesh.scheduler.v1.SchedulerService.CancelTask:input_type -> guildmesh.scheduler.v1.CancelTaskRequest
+	10, // 17: guildmesh.scheduler.v1.SchedulerService.WatchTask:input_type -> guildmesh.scheduler.v1.WatchTaskRequest
+	11, // 18: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:input_type -> guildmesh.scheduler.v1.StreamTaskEventsRequest
+	12, // 19: guildmesh.scheduler.v1.SchedulerService.ListQueues:input_type -> guildmesh.scheduler.v1.ListQueuesRequest
+	14, // 20: guildmesh.scheduler.v1.SchedulerService.CountTasks:input_type -> guildmesh.scheduler.v1.CountTasksRequest
+	1,  // 21: guildmesh.scheduler.v1.SchedulerService.SubmitTask:output_type -> guildmesh.scheduler.v1.SubmitTaskResponse
+	20, // 22: guildmesh.scheduler.v1.SchedulerService.CreateTask:output_type -> guildmesh.scheduler.v1.Task
+	4,  // 23: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:output_type -> guildmesh.scheduler.v1.BatchCreateTasksResponse
+	20, // 24: guildmesh.scheduler.v1.SchedulerService.GetTask:output_type -> guildmesh.scheduler.v1.Task
+	8,  // 25: guildmesh.scheduler.v1.SchedulerService.ListTasks:output_type -> guildmesh.scheduler.v1.ListTasksResponse
+	20, // 26: guildmesh.scheduler.v1.SchedulerService.CancelTask:output_type -> guildmesh.scheduler.v1.Task
+	24, // 27: guildmesh.scheduler.v1.SchedulerService.WatchTask:output_type -> guildmesh.events.v1.TaskEvent
+	25, // 28: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:output_type -> google.api.HttpBody
+	13, // 29: guildmesh.scheduler.v1.SchedulerService.ListQueues:output_type -> guildmesh.scheduler.v1.ListQueuesResponse
+	15, // 30: guildmesh.scheduler.v1.SchedulerService.CountTasks:output_type -> guildmesh.scheduler.v1.CountTasksResponse
+	21, // [21:31] is the sub-list for method output_type
+	11, // [11:21] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_scheduler_service_proto_init() }
@@ -1052,7 +1127,7 @@ func file_guildmesh_scheduler_v1_scheduler_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc), len(file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

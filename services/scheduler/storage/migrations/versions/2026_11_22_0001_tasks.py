@@ -126,6 +126,7 @@ CREATE TABLE scheduler.outbox (
   tenant_id text NOT NULL,
   events    integer NOT NULL,
   payload   bytea NOT NULL,
+  create_time timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (lane, position, tenant_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000);
 -- Compressing what is deleted a moment later is in vain.
@@ -155,6 +156,19 @@ CREATE TABLE scheduler.task_steps (
 COMMENT ON TABLE scheduler.task_steps IS 'journals of tasks that have not ended';
 COMMENT ON COLUMN scheduler.task_steps.number IS 'number of its event, which is the order of the journal';
 COMMENT ON COLUMN scheduler.task_steps.result IS 'google.protobuf.Value, serialized';
+
+-- How many tasks there are, counted as they change: each commit adds its changes, and the sweeper sums them up. No tenant's data.
+CREATE TABLE scheduler.task_counts (
+  queue text NOT NULL,
+  state smallint NOT NULL,
+  tasks bigint NOT NULL,
+  PRIMARY KEY (queue, state)
+) WITH (fillfactor = 50);
+CREATE TABLE scheduler.task_count_changes (
+  queue  text NOT NULL,
+  state  smallint NOT NULL,
+  change integer NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 2000);
 
 -- The relay's own: no tenant's data. Shard s belongs to lane s mod (number of lanes); see docs/decisions/0005-relay.md.
 CREATE TABLE scheduler.relay_lanes (
@@ -190,6 +204,9 @@ def upgrade() -> None:
     op.execute("CREATE POLICY engine ON scheduler.queues TO scheduler_engine USING (true) WITH CHECK (true)")
     grant(SCHEMA, "queues", "api", "SELECT")
     grant(SCHEMA, "queues", "engine", "SELECT, INSERT, UPDATE, DELETE")
+    grant(SCHEMA, "task_counts", "engine", "SELECT, INSERT, UPDATE, DELETE")
+    grant(SCHEMA, "task_count_changes", "engine", "SELECT, INSERT, UPDATE, DELETE")
+    grant(SCHEMA, "task_count_changes", "api", "INSERT")
     grant(SCHEMA, "relay_lanes", "engine", "SELECT, INSERT, UPDATE, DELETE")
     grant(SCHEMA, "relay_members", "engine", "SELECT, INSERT, UPDATE, DELETE")
 
@@ -197,6 +214,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drops the tables; the roles stay, since they belong to the server."""
     op.execute(
-        "DROP TABLE scheduler.relay_members, scheduler.relay_lanes, scheduler.task_steps, scheduler.task_requests,"
-        " scheduler.outbox, scheduler.task_events, scheduler.finished_tasks, scheduler.tasks, scheduler.queues"
+        "DROP TABLE scheduler.relay_members, scheduler.relay_lanes, scheduler.task_count_changes, scheduler.task_counts,"
+        " scheduler.task_steps, scheduler.task_requests, scheduler.outbox, scheduler.task_events, scheduler.finished_tasks,"
+        " scheduler.tasks, scheduler.queues"
     )
