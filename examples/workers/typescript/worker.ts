@@ -1,0 +1,78 @@
+// A worker in TypeScript: counts words, four tasks at a time. docs/how-to/write-a-worker.md names the rules that it keeps.
+import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import * as grpc from "@grpc/grpc-js";
+import { loadSync } from "@grpc/proto-loader";
+import type { Task__Output } from "./generated/guildmesh/scheduler/v1/Task";
+import type { WorkRequest } from "./generated/guildmesh/scheduler/v1/WorkRequest";
+import type { WorkResponse__Output } from "./generated/guildmesh/scheduler/v1/WorkResponse";
+import type { ProtoGrpcType } from "./generated/worker_service";
+
+type About = { task_id: string; attempt: number };
+type Run = About & { stop: AbortController; ends?: NodeJS.Timeout; sent?: number };
+
+async function countWords(task: Task__Output, signal: AbortSignal): Promise<number> {
+  await sleep((task.context?.fields?.["seconds"]?.numberValue ?? 0) * 1000, undefined, { signal });
+  return task.description.split(/\s+/).filter(Boolean).length;
+}
+
+const folders = ["proto", "third_party/googleapis", "third_party/protovalidate"];
+const includeDirs = folders.map((folder) => new URL(`../../../../${folder}`, import.meta.url).pathname);
+const options = { includeDirs, keepCase: true, longs: Number, enums: String, defaults: true };
+const loaded = loadSync("guildmesh/scheduler/v1/worker_service.proto", options);
+const { WorkerService } = (grpc.loadPackageDefinition(loaded) as unknown as ProtoGrpcType).guildmesh.scheduler.v1;
+const client = new WorkerService((process.env.GUILDMESH_URL ?? "").replace("http://", ""), grpc.credentials.createInsecure());
+const hello = { worker_id: `typescript-${randomUUID()}`, kinds: ["example.word-count"] };
+const runs = new Map<string, Run>(); // what runs
+const told = new Map<string, About & { result: { numberValue: number } }>(); // what is not acknowledged yet
+let stream: grpc.ClientDuplexStream<WorkRequest, WorkResponse__Output> | undefined; // on which everything is told
+let [lease, pause, draining, beats] = [0, 100, false, setInterval(() => {}, 1e6)];
+const key = (about: About) => `${about.task_id}/${about.attempt}`;
+const milliseconds = (time: { seconds: number; nanos: number } | null) => (time?.seconds ?? 0) * 1e3 + (time?.nanos ?? 0) / 1e6;
+const idle = () => runs.size + told.size === 0;
+const halfClose = () => (stream = void stream?.end()); // what still comes on it is heard
+
+function leasedFrom(run: Run, moment: number): void {
+  clearTimeout(run.ends); // the run is stopped before its lease ends, by the monotonic clock
+  run.ends = setTimeout(() => run.stop.abort(), moment + lease * 0.8 - performance.now());
+  run.sent = undefined;
+}
+async function start(task: Task__Output): Promise<void> {
+  const about = { task_id: task.task_id, attempt: task.attempt };
+  const run: Run = { ...about, stop: new AbortController() };
+  runs.set(key(run), run);
+  leasedFrom(run, performance.now());
+  await countWords(task, run.stop.signal).then((words) => told.set(key(run), { ...about, result: { numberValue: words } }), () => {});
+  clearTimeout(run.ends);
+  runs.delete(key(run));
+  stream?.write({ completions: [...told.values()], credits: 1 });
+}
+function beat(): void {
+  for (const run of runs.values()) run.sent ??= performance.now(); // of the oldest heartbeat that waits for its renewal
+  stream?.write({ heartbeats: [...runs.values()].map(({ task_id, attempt }) => ({ task_id, attempt })) });
+}
+function hear(response: WorkResponse__Output): void {
+  if (response.welcome) {
+    [lease, pause] = [milliseconds(response.welcome.lease_duration), 100];
+    clearInterval(beats);
+    beats = setInterval(beat, milliseconds(response.welcome.heartbeat_interval));
+  }
+  for (const { task } of response.leases) if (task) void start(task);
+  for (const run of response.renewals.map((renewal) => runs.get(key(renewal)))) if (run?.sent) leasedFrom(run, run.sent);
+  for (const cancel of response.cancels) runs.get(key(cancel))?.stop.abort();
+  for (const answer of [...response.acks, ...response.refusals]) told.delete(key(answer));
+  if (response.drain || response.renew_token || (draining && idle())) halfClose();
+}
+process.once("SIGTERM", () => (draining = true) && (idle() ? halfClose() : stream?.write({ drain: true })));
+for (; !draining || !idle(); pause = Math.min(pause * 2, 3000)) {
+  const token = grpc.Metadata.fromHttp2Headers({ authorization: `Bearer ${process.env.GUILDMESH_TOKEN}` });
+  const call = (stream = client.Work(token));
+  for (const run of runs.values()) run.sent = undefined;
+  call.on("data", hear).on("error", (error) => console.error(error.message));
+  call.write({ hello, credits: 4 - runs.size, drain: draining, completions: [...told.values()] });
+  beat();
+  await new Promise((resolve) => call.on("status", resolve));
+  if (stream === call) stream = undefined;
+  await sleep(Math.random() * pause);
+}
+process.exit();

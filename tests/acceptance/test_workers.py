@@ -1,0 +1,222 @@
+"""Workers in other languages, from examples/workers: they run tasks through the gateway, and are killed in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.mesh import RunningMesh
+from tests.support.requirements import need_program
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "workers"
+KIND = "example.word-count"
+pytestmark = [pytest.mark.acceptance, pytest.mark.toolchain, pytest.mark.timeout(400)]
+
+
+def built(command: list[str], folder: Path, **environment: str) -> None:
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}\n{done.stderr}"
+
+
+def build_go(folder: Path) -> list[str]:
+    program = folder / "worker"
+    built([need_program("go"), "build", "-o", str(program), "."], EXAMPLES / "go", GOFLAGS="-mod=readonly")
+    return [str(program)]
+
+
+def build_typescript(folder: Path) -> list[str]:
+    node, npm = need_program("node"), need_program("npm")
+    source = EXAMPLES / "typescript"
+    # npm ci would empty node_modules each time; a second run of the suite needs no registry.
+    if not (source / "node_modules" / ".package-lock.json").exists():
+        built([npm, "ci", "--no-audit", "--no-fund"], source)
+    built([npm, "run", "build"], source)
+    return [node, str(source / "dist" / "worker.js")]
+
+
+BUILDS: dict[str, Callable[[Path], list[str]]] = {"go": build_go, "typescript": build_typescript}
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """The command that runs the worker of each language; built once."""
+    return {language: build(tmp_path_factory.mktemp(language)) for language, build in BUILDS.items()}
+
+
+class Tasks:
+    """The REST surface, as the developer of the mesh."""
+
+    def __init__(self, mesh: RunningMesh) -> None:
+        self.token = mesh.token()
+        self._http = httpx.Client(base_url=mesh.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=60)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def create(self, text: str = "one two three", seconds: float = 0.0) -> str:
+        task = {"kind": KIND, "description": text, "context": {"seconds": seconds}}
+        return str(self._ok(self._http.post("/v1/tasks", json=task))["task_id"])
+
+    def get(self, task_id: str) -> dict[str, Any]:
+        return self._ok(self._http.get(f"/v1/tasks/{task_id}"))
+
+    def cancel(self, task_id: str) -> None:
+        self._ok(self._http.post(f"/v1/tasks/{task_id}:cancel", json={}))
+
+    def changes(self, task_id: str, until: str = "") -> list[str]:
+        """What happened to a task, such as "started", to its end or to the first `until`."""
+        return [name for name, _ in self._events(task_id, until)]
+
+    def worker(self, task_id: str, until: str = "") -> str:
+        """The id of the worker that started it last, before it ended or `until` happened first."""
+        events = self._events(task_id, until)
+        return [str(data["started"]["worker_id"]) for name, data in events if name == "started"][-1]
+
+    def _events(self, task_id: str, until: str) -> list[tuple[str, dict[str, Any]]]:
+        events: list[tuple[str, dict[str, Any]]] = []
+        name = ""
+        with self._http.stream("GET", f"/v1/tasks/{task_id}/events") as stream:
+            for line in stream.iter_lines():
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    name = value.removeprefix("guildmesh.task.").removesuffix(".v1")
+                elif field == "data" and name != "end":
+                    events.append((name, json.loads(value)))
+                    if name == until:
+                        break
+        return events
+
+    @staticmethod
+    def _ok(answer: httpx.Response) -> dict[str, Any]:
+        assert answer.is_success, answer.text
+        return dict(json.loads(answer.text))
+
+
+@pytest.fixture(scope="module")
+def tasks(mesh: RunningMesh) -> Iterator[Tasks]:
+    client = Tasks(mesh)
+    yield client
+    client.close()
+
+
+class Worker:
+    """A worker process of one language."""
+
+    def __init__(self, language: str, command: list[str], mesh: RunningMesh, token: str) -> None:
+        self.language = language
+        environment = {**os.environ, "GUILDMESH_URL": mesh.url, "GUILDMESH_TOKEN": token}
+        self.process = subprocess.Popen(command, env=environment)
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def ended(self) -> int:
+        """Waits for the end of the process; gives its code."""
+        return self.process.wait(timeout=30)
+
+
+Start = Callable[[str], Worker]
+
+
+@pytest.fixture
+def start(commands: dict[str, list[str]], mesh: RunningMesh, tasks: Tasks) -> Iterator[Start]:
+    """Starts workers by their language; what still runs at the end is killed."""
+    workers: list[Worker] = []
+
+    def started(language: str) -> Worker:
+        workers.append(Worker(language, commands[language], mesh, tasks.token))
+        return workers[-1]
+
+    yield started
+    for worker in workers:
+        worker.process.kill()
+        worker.process.wait()
+
+
+@pytest.mark.parametrize("path", ["go/main.go", "typescript/worker.ts"])
+def test_each_is_short_enough_to_read_at_once(path: str) -> None:
+    assert len((EXAMPLES / path).read_text().splitlines()) < 80
+
+
+@pytest.mark.parametrize("language", sorted(BUILDS))
+def test_a_worker_runs_tasks_and_a_cancelled_one_makes_room(start: Start, tasks: Tasks, language: str) -> None:
+    worker = start(language)
+    quick = {tasks.create("word " * number): number for number in range(1, 9)}
+    for task_id, number in quick.items():
+        assert tasks.changes(task_id) == ["created", "started", "completed"]
+        assert tasks.get(task_id)["result"] == number
+        assert tasks.worker(task_id).startswith(language)
+    # As many as it runs at once, and more: only a cancelled one makes room for the last.
+    long = [tasks.create(seconds=300) for _ in range(4)]
+    tasks.changes(long[0], until="started")
+    last = tasks.create("the last")
+    for task_id in long:
+        tasks.cancel(task_id)
+    assert tasks.changes(last)[-1] == "completed"
+    assert worker.process.poll() is None
+
+
+def busy_workers(start: Start, tasks: Tasks) -> tuple[list[Worker], list[str]]:
+    """A worker of each language, and the tasks that they run."""
+    workers: list[Worker] = []
+    ids: list[str] = []
+    # The Go worker runs one task at a time, so that the next is the other's.
+    for language in ("go", "typescript"):
+        workers.append(start(language))
+        ids.append(tasks.create("one two three", seconds=3))
+        while not tasks.worker(ids[-1], until="started").startswith(language):
+            # Its process took so long to start that the other was free again.
+            ids.append(tasks.create("one two three", seconds=3))
+    return workers, ids
+
+
+def test_killed_and_paused_workers_and_a_killed_scheduler_lose_and_double_nothing(
+    mesh: RunningMesh, start: Start, tasks: Tasks
+) -> None:
+    lost: dict[str, str] = {}
+    paused: list[Worker] = []
+    for language, slots in (("go", 1), ("typescript", 4)):
+        for number in (signal.SIGKILL, signal.SIGSTOP):
+            worker = start(language)
+            # A paused one must have no credit left, or the next task would be its.
+            ids = [tasks.create("one two three", seconds=2) for _ in range(slots)]
+            lost |= {task_id: tasks.worker(task_id, until="started") for task_id in ids}
+            worker.send(number)
+            if number is signal.SIGSTOP:
+                paused.append(worker)
+    assert len(set(lost.values())) == 4
+    # While their leases run out, the scheduler dies under two other workers: these keep what they run.
+    _, kept = busy_workers(start, tasks)
+    mesh.kill("scheduler")
+    mesh.wait_healthy()
+    for task_id in kept:
+        assert tasks.changes(task_id) == ["created", "started", "completed"]
+        assert tasks.get(task_id)["result"] == 3
+    for task_id, first in lost.items():
+        assert tasks.changes(task_id) == ["created", "started", "retried", "started", "completed"]
+        assert tasks.worker(task_id) != first
+    # Who comes back later stops what it ran, or is refused: the task has ended once, by the second attempt.
+    for worker in paused:
+        worker.send(signal.SIGCONT)
+        worker.send(signal.SIGTERM)
+    assert [worker.ended() for worker in paused] == [0, 0]
+    for task_id in lost:
+        task = tasks.get(task_id)
+        assert (task["status"], task["attempt"], task["result"], task["last_event_number"]) == ("completed", 2, 3, 5)
+
+
+def test_a_terminated_worker_ends_its_run_first(start: Start, tasks: Tasks) -> None:
+    workers, ids = busy_workers(start, tasks)
+    for worker in workers:
+        worker.send(signal.SIGTERM)
+    assert [worker.ended() for worker in workers] == [0, 0]
+    for task_id in ids:
+        assert tasks.changes(task_id) == ["created", "started", "completed"]
