@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,9 @@ def test_killed_and_paused_workers_and_a_killed_scheduler_lose_and_double_nothin
     assert len(set(lost.values())) == 4
     # While their leases run out, the scheduler dies under two other workers: these keep what they run.
     _, kept = busy_workers(start, tasks)
+    # What they tell while it hangs is lost with it: they tell it again.
+    mesh.kill("scheduler", signal.SIGSTOP)
+    time.sleep(3.5)
     mesh.kill("scheduler")
     mesh.wait_healthy()
     for task_id in kept:
