@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from pydantic import SecretStr
-from sqlalchemy import text
 
 from services.common.db.driver import Driver, open_driver
 from services.common.db.engine_role import EngineDriver
@@ -386,7 +385,7 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
 async def _expire(engine: EngineDriver, task_id: str) -> None:
     async with engine.transaction() as connection:
         await connection.execute(
-            text("UPDATE tasks SET deadline = clock_timestamp() - interval '1 second' WHERE task_id = :id"), {"id": task_id}
+            "UPDATE tasks SET deadline = clock_timestamp() - interval '1 second' WHERE task_id = $1", task_id
         )
 
 
