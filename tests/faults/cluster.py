@@ -508,8 +508,8 @@ async def quiet(cluster: Cluster, tenant: str, seconds: float, *, published: boo
     return False
 
 
-async def evidence_of(cluster: Cluster, client: Client, *, published: bool = True) -> Evidence:
-    """What is known of a client's tasks."""
+async def evidence_of(cluster: Cluster, client: Client, seconds: float, *, published: bool = True) -> Evidence:
+    """What is known of a client's tasks; waits for Kafka for at most `seconds`."""
     url = cluster.servers.database_url
     rows = await asyncio.to_thread(query, url, _TASKS, client.tenant, client.tenant)
     more: dict[str, list[TaskEvent]] = defaultdict(list)
@@ -526,7 +526,7 @@ async def evidence_of(cluster: Cluster, client: Client, *, published: bool = Tru
         table += [event_of(event) for event in more.pop(task_id, ())]
     table += [event_of(event) for events in more.values() for event in events]
     if published:
-        await cluster.reader.until(client.tenant, {(event.task_id, event.number) for event in table}, 30)
+        await cluster.reader.until(client.tenant, {(event.task_id, event.number) for event in table}, seconds)
     [(outbox,)] = await asyncio.to_thread(query, url, _OUTBOX) if published else [(0,)]
     known = set(tasks)
     history = [
@@ -548,8 +548,8 @@ async def evidence_of(cluster: Cluster, client: Client, *, published: bool = Tru
 async def judge(cluster: Cluster, client: Client, seconds: float, *, published: bool = True) -> tuple[Evidence, list[Problem]]:
     """Waits for quiet and checks everything."""
     await quiet(cluster, client.tenant, seconds, published=published)
-    await client.watched(10)
-    evidence = await evidence_of(cluster, client, published=published)
+    await client.watched(min(10, seconds / 4))
+    evidence = await evidence_of(cluster, client, min(30, seconds / 4), published=published)
     return evidence, check(evidence)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,76 +94,59 @@ async def _as_task(trouble: Callable[[], Awaitable[None]]) -> None:
     await trouble()
 
 
-async def kills(
-    folder: Path, seed: int, *, tasks: int, seconds: float, shape: Shape, postgres: int = 2, kafka: int = 1, servers: Any = None
-) -> Outcome:
+async def kills_here(cluster: Cluster, *, tasks: int, seconds: float, postgres: int = 0, kafka: int = 0) -> Outcome:
     """kill -9 of a random process every second; PostgreSQL and Kafka are restarted meanwhile, by turns in order and by force."""
     begun = time.monotonic()
-    chance = random.Random(seed)
-    killed: list[str] = []
-    with contextlib.ExitStack() as stack:
-        if servers is None:
-            servers = servers_of(stack.enter_context(running_postgres()), stack.enter_context(running_kafka()))
-        async with AsyncExitStack() as later:
-            cluster = await later.enter_async_context(running_cluster(folder, servers, shape))
+    chance = random.Random(cluster.shape.seed)
+    done: list[str] = []
 
-            async def trouble() -> None:
-                start = time.monotonic()
-                moments = sorted(
-                    [(chance.uniform(0.1, 0.9) * seconds, "postgres", turn) for turn in range(postgres)]
-                    + [(chance.uniform(0.1, 0.9) * seconds, "kafka", turn) for turn in range(kafka)]
-                )
-                async with asyncio.TaskGroup() as restarts:
-                    while (now := time.monotonic() - start) < seconds:
-                        while moments and moments[0][0] <= now:
-                            _, what, turn = moments.pop(0)
-                            part = servers.postgres_part if what == "postgres" else servers.kafka_part
-                            restarts.create_task(restart(part, kill=turn % 2 == 1))
-                            killed.append(what)
-                        killed.append(await kill_one(cluster, "scheduler", "relay", "worker"))
-                        await asyncio.sleep(chance.uniform(0.6, 1.4))
+    async def trouble() -> None:
+        start = time.monotonic()
+        moments = sorted(
+            [(chance.uniform(0.1, 0.9) * seconds, "postgres", turn) for turn in range(postgres)]
+            + [(chance.uniform(0.1, 0.9) * seconds, "kafka", turn) for turn in range(kafka)]
+        )
+        async with asyncio.TaskGroup() as restarts:
+            while (now := time.monotonic() - start) < seconds:
+                while moments and moments[0][0] <= now:
+                    _, what, turn = moments.pop(0)
+                    part = cluster.servers.postgres_part if what == "postgres" else cluster.servers.kafka_part
+                    restarts.create_task(restart(part, kill=turn % 2 == 1))
+                done.append(await kill_one(cluster, "scheduler", "relay", "worker"))
+                await asyncio.sleep(chance.uniform(0.6, 1.4))
 
-            evidence, problems = await run_against(cluster, tasks, seconds, trouble, 180)
-        data = await asyncio.to_thread(doctor, servers.database_url)
-    return Outcome(
-        "kills",
-        f"{tasks} tasks, {shape.schedulers} schedulers, {shape.workers} workers",
-        seed,
-        told(problems, [*cluster.surprises, *data]),
-        evidence.size(),
-        time.monotonic() - begun,
-        {"killed": len(killed), "postgres": postgres, "kafka": kafka},
-    )
+    evidence, problems = await run_against(cluster, tasks, seconds, trouble, 180)
+    found = told(problems, [*cluster.surprises, *await asyncio.to_thread(doctor, cluster.servers.database_url)])
+    figures = {"killed": len(done), "postgres": postgres, "kafka": kafka}
+    return Outcome("kills", f"{tasks:,} tasks", cluster.shape.seed, found, evidence.size(), time.monotonic() - begun, figures)
 
 
-async def pauses(folder: Path, seed: int, *, tasks: int, times: int, shape: Shape, servers: Any = None) -> Outcome:
+async def pauses_here(cluster: Cluster, *, tasks: int, times: int) -> Outcome:
     """A relay is stopped for three times its lease and continued, again and again under load."""
     begun = time.monotonic()
-    length = 3 * shape.relay_lease_seconds
-    with contextlib.ExitStack() as stack:
-        if servers is None:
-            servers = servers_of(stack.enter_context(running_postgres()), stack.enter_context(running_kafka()))
-        async with AsyncExitStack() as later:
-            cluster = await later.enter_async_context(running_cluster(folder, servers, shape))
+    lease = cluster.shape.relay_lease_seconds
 
-            async def trouble() -> None:
-                for turn in range(times):
-                    member = cluster.of("relay")[turn % shape.relays]
-                    member.send(signal.SIGSTOP)
-                    await asyncio.sleep(length)
-                    member.send(signal.SIGCONT)
-                    await asyncio.sleep(cluster.random.uniform(0.2, 0.2 + shape.relay_lease_seconds))
+    async def trouble() -> None:
+        relays = cluster.of("relay")
+        for turn in range(times):
+            member = relays[turn % len(relays)]
+            member.send(signal.SIGSTOP)
+            await asyncio.sleep(3 * lease)
+            member.send(signal.SIGCONT)
+            await asyncio.sleep(cluster.random.uniform(0.2, 0.2 + lease))
 
-            evidence, problems = await run_against(cluster, tasks, times * (length + 0.5), trouble, 90)
-    return Outcome(
-        "pauses",
-        f"{times} pauses of {length:g} s",
-        seed,
-        told(problems, cluster.surprises),
-        evidence.size(),
-        time.monotonic() - begun,
-        {"pauses": times},
-    )
+    evidence, problems = await run_against(cluster, tasks, times * (3 * lease + 0.5), trouble, 90)
+    found = told(problems, cluster.surprises)
+    figures = {"pauses": times, "seconds": 3 * lease}
+    return Outcome("pauses", f"{times} pauses", cluster.shape.seed, found, evidence.size(), time.monotonic() - begun, figures)
+
+
+@asynccontextmanager
+async def own_cluster(folder: Path, shape: Shape) -> AsyncIterator[Cluster]:
+    """A cluster with servers of its own, which may be restarted."""
+    with running_postgres() as postgres, running_kafka() as kafka:
+        async with running_cluster(folder, servers_of(postgres, kafka), shape) as cluster:
+            yield cluster
 
 
 def doctor(url: str) -> list[str]:

@@ -1,0 +1,260 @@
+"""The nine cells by which queues on PostgreSQL are measured: the rate before, meanwhile and after, nothing lost, a clean stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+from tests.faults.cluster import Client, Cluster, Servers, Shape, client_of, judge, kill_one, restart, running_cluster, servers_of
+from tests.faults.suites import Outcome, doctor, told
+from tests.support.servers import running_kafka, running_postgres
+
+WINDOWS = 5
+GATE = 0.95
+_BATCH = 50
+_IN_FLIGHT = 300
+_SAMPLE_SECONDS = 0.25
+_COUNT = "SELECT count(*) FROM scheduler.finished_tasks WHERE tenant_id = %s"
+
+
+class Steady:
+    """Keeps a number of tasks in flight, and counts those that ended."""
+
+    def __init__(self, cluster: Cluster, client: Client) -> None:
+        self._cluster = cluster
+        self._client = client
+        self._numbers = itertools.count()
+        self._asked = 0
+        self._samples: list[tuple[float, int]] = [(time.monotonic(), 0)]
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Work goes on inside."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._submit()), group.create_task(self._count())]
+            yield
+            for task in tasks:
+                task.cancel()
+
+    async def rate(self, window: float, windows: int = WINDOWS) -> float:
+        """The median of the rates of some windows from now on, in tasks a second."""
+        rates = []
+        for _ in range(windows):
+            begun = self._samples[-1]
+            await asyncio.sleep(window)
+            ended = self._samples[-1]
+            rates.append((ended[1] - begun[1]) / max(ended[0] - begun[0], 1e-9) if ended[0] > begun[0] else 0.0)
+        return statistics.median(rates)
+
+    async def more(self, number: int) -> None:
+        """Asks for that many tasks at once."""
+        self._asked += number
+        await self._client.submit({f"{self._client.tenant}-{next(self._numbers)}": "" for _ in range(number)})
+
+    async def _submit(self) -> None:
+        while True:
+            if self._asked - self._samples[-1][1] < _IN_FLIGHT:
+                await self.more(_BATCH)
+            else:
+                await asyncio.sleep(0.01)
+
+    async def _count(self) -> None:
+        connection: Any = None
+        try:
+            while True:
+                try:
+                    if connection is None:
+                        connection = await asyncio.to_thread(_connect, self._cluster.servers.database_url)
+                    number = await asyncio.to_thread(_ended, connection, self._client.tenant)
+                    self._samples.append((time.monotonic(), number))
+                except psycopg2.Error:
+                    connection = None
+                await asyncio.sleep(_SAMPLE_SECONDS)
+        finally:
+            if connection is not None:
+                connection.close()
+
+
+def _connect(url: str) -> Any:
+    connection = psycopg2.connect(url, connect_timeout=2)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("SET ROLE scheduler_engine")
+    return connection
+
+
+def _ended(connection: Any, tenant: str) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(_COUNT, (tenant,))
+        return int(cursor.fetchone()[0])
+
+
+Trouble = Callable[[Cluster, Steady, float], Awaitable[None]]
+
+
+async def postgres_restart(cluster: Cluster, steady: Steady, seconds: float) -> None:
+    """PostgreSQL is stopped in order and started again."""
+    await restart(cluster.servers.postgres_part, kill=False)
+
+
+async def backend_kills(cluster: Cluster, steady: Steady, seconds: float) -> None:
+    """Every second the server ends the connection of somebody."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        opened = await asyncio.to_thread(psycopg2.connect, cluster.servers.database_url)
+        with contextlib.closing(opened) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity"
+                " WHERE application_name LIKE 'guildmesh-%' ORDER BY random() LIMIT 1) one"
+            )
+        await asyncio.sleep(1)
+
+
+async def pool_exhaustion(cluster: Cluster, steady: Steady, seconds: float) -> None:
+    """Idle connections take every place that the server has left."""
+    held = []
+    try:
+        with contextlib.suppress(psycopg2.OperationalError):
+            while len(held) < 300:
+                held.append(await asyncio.to_thread(psycopg2.connect, cluster.servers.database_url))
+        await asyncio.sleep(seconds)
+    finally:
+        for connection in held:
+            connection.close()
+
+
+async def crash_recovery(cluster: Cluster, steady: Steady, seconds: float) -> None:
+    """One scheduler and one worker are killed."""
+    await kill_one(cluster, "scheduler")
+    await kill_one(cluster, "worker")
+    await asyncio.sleep(cluster.shape.lease_seconds)
+
+
+async def repeated_kills(cluster: Cluster, steady: Steady, seconds: float) -> None:
+    """Every second somebody is killed."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        await kill_one(cluster, "scheduler", "relay", "worker")
+        await asyncio.sleep(1)
+
+
+async def idle_in_transaction(cluster: Cluster, steady: Steady, seconds: float) -> None:
+    """A transaction that has an id does nothing, so nothing that was deleted since can be cleaned up."""
+    opened = await asyncio.to_thread(psycopg2.connect, cluster.servers.database_url)
+    with contextlib.closing(opened) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_current_xact_id()")
+        await asyncio.sleep(seconds)
+
+
+async def high_load(cluster: Cluster, steady: Steady, seconds: float) -> None:
+    """One and a half times as many tasks are asked for as end."""
+    rate = await steady.rate(seconds / WINDOWS, 1)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        await asyncio.gather(steady.more(max(1, int(rate / 2 * 0.2))), asyncio.sleep(0.2))
+
+
+async def active_readers(cluster: Cluster, steady: Steady, seconds: float) -> None:
+    """Four readers look again and again in a snapshot that they keep."""
+
+    def read(until: float) -> None:
+        with contextlib.closing(psycopg2.connect(cluster.servers.database_url)) as connection:
+            connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL ROLE scheduler_engine")
+                while time.monotonic() < until:
+                    cursor.execute("SELECT count(*), max(create_time) FROM scheduler.finished_tasks")
+                    cursor.fetchall()
+                    time.sleep(0.25)
+
+    await asyncio.gather(*(asyncio.to_thread(read, time.monotonic() + seconds) for _ in range(4)))
+
+
+async def event_burst(cluster: Cluster, steady: Steady, seconds: float) -> None:
+    """Many tasks are asked for at one moment."""
+    await asyncio.gather(*(steady.more(100) for _ in range(max(5, int(seconds * 4)))))
+
+
+CELLS: dict[str, Trouble] = {
+    "postgres_restart": postgres_restart,
+    "pg_backend_kill": backend_kills,
+    "pool_exhaustion": pool_exhaustion,
+    "crash_recovery": crash_recovery,
+    "repeated_kills": repeated_kills,
+    "idle_in_tx": idle_in_transaction,
+    "sustained_high_load": high_load,
+    "active_readers": active_readers,
+    "event_burst": event_burst,
+}
+# These press for a time, in which the rate should stay; the others break something that should come back.
+PRESSURE = {"idle_in_tx", "active_readers"}
+
+
+async def cell(
+    folder: Path,
+    name: str,
+    seed: int,
+    *,
+    window: float,
+    gate: float = GATE,
+    servers: Servers | None = None,
+    shape: Shape | None = None,
+) -> Outcome:
+    """One cell: five windows before, the trouble, five windows after (and, under pressure, five meanwhile)."""
+    begun = time.monotonic()
+    figures: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        if servers is None:
+            servers = servers_of(stack.enter_context(running_postgres()), stack.enter_context(running_kafka()))
+        async with AsyncExitStack() as later:
+            cluster = await later.enter_async_context(running_cluster(folder, servers, shape or Shape(seed=seed)))
+            async with client_of(cluster) as client:
+                steady = Steady(cluster, client)
+                async with steady.working():
+                    await asyncio.sleep(window)
+                    before = await steady.rate(window)
+                    trouble = asyncio.create_task(_run(CELLS[name], cluster, steady, window * WINDOWS))
+                    during = await steady.rate(window)
+                    await trouble
+                    if name not in PRESSURE:
+                        await asyncio.sleep(window)
+                    after = await steady.rate(window)
+                evidence, problems = await judge(cluster, client, 120)
+            figures = {
+                "before": round(before),
+                "during": round(during / before, 3),
+                "after": round(after / before, 3),
+                "window_seconds": window,
+            }
+            # Whoever stops it does so in the middle of the work.
+            async with client_of(cluster) as other:
+                await other.submit({f"{other.tenant}-{number}": "nap" for number in range(1000)})
+            stopping = time.monotonic()
+        figures["stop_seconds"] = round(time.monotonic() - stopping, 1)
+        data = await asyncio.to_thread(doctor, servers.database_url)
+    slow = []
+    ratio = min(figures["after"], figures["during"]) if name in PRESSURE else figures["after"]
+    if ratio < gate:
+        slow.append(f"the rate came back to {ratio:.0%} of {before:.0f}/s, and should to {gate:.0%}")
+    return Outcome(
+        "cells",
+        name,
+        seed,
+        told(problems, [*cluster.surprises, *data]) + slow,
+        evidence.size(),
+        time.monotonic() - begun,
+        figures,
+    )
+
+
+async def _run(trouble: Trouble, cluster: Cluster, steady: Steady, seconds: float) -> None:
+    await trouble(cluster, steady, seconds)

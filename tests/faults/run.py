@@ -1,0 +1,256 @@
+"""The full fault suites: `make faults`, or `python -m tests.faults.run`.
+
+Long, and resumable: what was found good for this state of the tree is not run again. Every run's seed is in the report, so that
+it can be run once more by itself: `--only "failpoints scheduler.create.before_commit crash" --seed 7`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.common.failpoints import POINTS
+from services.embedded.parts.postgres import Postgres
+from services.embedded.running import RunningPart
+from tests.faults import bad, cells, suites
+from tests.faults.cluster import ROOT, Cluster, Servers, Shape, running_cluster, servers_of
+from tests.faults.suites import Outcome
+from tests.support.servers import running_kafka, running_postgres
+
+DEFAULT_REPORT = ROOT / ".cache" / "faults"
+SUITES = ("kills", "pauses", "failpoints", "cells", "known bad")
+# After so many cells a cluster is thrown away: its logs and histories have grown.
+_CELLS_A_CLUSTER = 60
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    suite: str
+    cell: str
+    seed: int
+    run: Callable[[Bench], Awaitable[Outcome]]
+
+    @property
+    def key(self) -> str:
+        """Its name in the report."""
+        return f"{self.suite} {self.cell} #{self.seed}"
+
+
+class Bench:
+    """Servers and clusters that jobs may share."""
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+        self._servers: tuple[RunningPart, RunningPart] | None = None
+        self._cluster: Cluster | None = None
+        self._clusters = AsyncExitStack()
+        self._used = 0
+
+    async def __aenter__(self) -> Bench:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._clusters.aclose()
+        await self._stack.aclose()
+
+    def folder(self) -> Path:
+        """A new folder for one run; it stays, for whoever wants to read its logs."""
+        folder = Path(tempfile.mkdtemp(prefix="guildmesh-faults-"))
+        (folder / "tls").mkdir()
+        return folder
+
+    def servers(self) -> Servers:
+        """The shared PostgreSQL and Kafka, with a database of one's own."""
+        if self._servers is None:
+            postgres, kafka = running_postgres(), running_kafka()
+            self._servers = (self._stack.enter_context(postgres), self._stack.enter_context(kafka))
+        servers = servers_of(*self._servers)
+        assert isinstance(self._servers[0].part, Postgres)
+        servers.database_url = self._servers[0].part.create_database(f"faults_{uuid.uuid4().hex[:12]}")
+        return servers
+
+    async def cluster(self) -> Cluster:
+        """The shared cluster, whose times are short."""
+        if self._cluster is None or self._used >= _CELLS_A_CLUSTER:
+            await self._clusters.aclose()
+            shape = Shape(schedulers=2, relays=2, workers=2, lease_seconds=1.2, relay_lease_seconds=1.2)
+            self._cluster = await self._clusters.enter_async_context(running_cluster(self.folder(), self.servers(), shape))
+            self._used = 0
+        self._used += 1
+        return self._cluster
+
+    async def forget(self) -> None:
+        """Throws the shared cluster away: something was wrong with it."""
+        self._cluster = None
+        await self._clusters.aclose()
+
+
+def jobs(seeds: int) -> Iterator[Job]:
+    """All runs, the seeds of each counted from 1."""
+    for seed in range(1, max(2, seeds // 10) + 1):
+        shape = Shape(schedulers=3, relays=2, workers=5, seed=seed)
+
+        async def kills(bench: Bench, seed: int = seed, shape: Shape = shape) -> Outcome:
+            async with suites.own_cluster(bench.folder(), shape) as cluster:
+                return await suites.kills_here(cluster, tasks=20_000, seconds=60, postgres=2, kafka=1)
+
+        async def pauses(bench: Bench, seed: int = seed) -> Outcome:
+            shape = Shape(schedulers=2, relays=2, workers=3, seed=seed)
+            async with suites.own_cluster(bench.folder(), shape) as cluster:
+                return await suites.pauses_here(cluster, tasks=8_000, times=20)
+
+        yield Job("kills", "20,000 tasks", seed, kills)
+        yield Job("pauses", "20 pauses", seed, pauses)
+    for name in cells.CELLS:
+
+        async def cell(bench: Bench, name: str = name) -> Outcome:
+            return await cells.cell(bench.folder(), name, 1, window=5.0)
+
+        yield Job("cells", name, 1, cell)
+    for caught_by, patch in [(patch.caught_by, patch) for patch in bad.known_bad()] + [
+        (scene, None) for scene in (bad.LIFE, *bad.SCENES)
+    ]:
+
+        async def known_bad(bench: Bench, caught_by: str = caught_by, patch: Any = patch) -> Outcome:
+            return await bad.caught(bench.folder(), bench.servers(), caught_by, patch, 1)
+
+        yield Job("known bad", f"{patch.name if patch else 'nothing spoilt'} by {caught_by}", 1, known_bad)
+    for seed in range(1, seeds + 1):
+        for name in POINTS:
+            for action in suites.ACTIONS:
+
+                async def failpoint(bench: Bench, name: str = name, action: str = action, seed: int = seed) -> Outcome:
+                    outcome = await suites.failpoint(await bench.cluster(), name, action, seed)
+                    if not outcome.good:
+                        await bench.forget()
+                    return outcome
+
+                yield Job("failpoints", f"{name} {action}", seed, failpoint)
+
+
+class Report:
+    """What was found so far, by job; kept as JSON after each, and as a Markdown table."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "report.json"
+        self._found: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+        self._tree = tree_digest()
+
+    def done(self, job: Job) -> bool:
+        """Whether a job was found good for this tree."""
+        entry = self._found.get(job.key)
+        return entry is not None and bool(entry["good"]) and entry["tree"] == self._tree
+
+    def add(self, job: Job, outcome: Outcome) -> None:
+        """Keeps an outcome."""
+        self._found[job.key] = {**outcome.as_dict(), "tree": self._tree, "time": time.strftime("%Y-%m-%d %H:%M", time.gmtime())}
+        new = self._folder / "report.json.new"
+        new.write_text(json.dumps(self._found, indent=1))
+        new.replace(self._folder / "report.json")
+        (self._folder / "report.md").write_text(self.table())
+
+    def table(self) -> str:
+        """One line a cell, its seeds together."""
+        lines = ["| suite | cell | runs | good | tasks | events | operations | told |", "|---|---|--:|--:|--:|--:|--:|---|"]
+        cells_of: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for key, entry in self._found.items():
+            cells_of[entry["suite"], key.removeprefix(entry["suite"] + " ").rpartition(" #")[0]].append(entry)
+        for (suite, cell), entries in sorted(cells_of.items()):
+            sums = [sum(entry["size"].get(name, 0) for entry in entries) for name in ("tasks", "events", "operations")]
+            wrong = [problem for entry in entries for problem in entry["problems"]]
+            shown = ("before", "during", "after", "stop_seconds", "killed", "noticed")
+            figures = {name: value for name, value in entries[-1]["figures"].items() if name in shown and suite != "failpoints"}
+            text = " ".join((wrong[0] if wrong else json.dumps(figures) if figures else "").split())[:160].replace("|", "/")
+            good = sum(entry["good"] for entry in entries)
+            counts = " | ".join(f"{number:,}" for number in sums)
+            lines.append(f"| {suite} | {cell} | {len(entries)} | {good} | {counts} | {text} |")
+        return "\n".join(lines) + "\n"
+
+
+def tree_digest() -> str:
+    """What the outcome depends on: the code of the services, of the client and of these suites."""
+    digest = hashlib.sha256()
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "services", "sdk/python", "gen/python", "tests/faults"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    for name in sorted(set(files)):
+        file = ROOT / name
+        if file.is_file():
+            digest.update(name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@asynccontextmanager
+async def _bench() -> AsyncIterator[Bench]:
+    async with Bench() as bench:
+        yield bench
+
+
+async def run(wanted: Sequence[Job], report: Report) -> int:
+    """Runs what is not yet good; the number of bad ones."""
+    wrong = 0
+    async with _bench() as bench:
+        for place, job in enumerate(wanted, 1):
+            if report.done(job):
+                continue
+            begun = time.monotonic()
+            try:
+                outcome = await job.run(bench)
+            except Exception as error:
+                traceback.print_exc()
+                outcome = Outcome(job.suite, job.cell, job.seed, [f"the run broke: {error!r}"], {}, time.monotonic() - begun)
+                await bench.forget()
+            report.add(job, outcome)
+            mark = "good" if outcome.good else "BAD "
+            print(f"{mark} {place}/{len(wanted)} {job.key} {outcome.seconds:.1f} s {outcome.size} {outcome.figures}", flush=True)
+            for problem in outcome.problems:
+                print(f"     {problem}", flush=True)
+            wrong += not outcome.good
+    return wrong
+
+
+def main() -> int:
+    """Reads the command line; 1 when something was found wrong."""
+    parser = argparse.ArgumentParser(prog="make faults ARGS=…", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20, help="how many seeds each failpoint and action gets (default 20)")
+    parser.add_argument("--seed", type=int, help="only this seed")
+    parser.add_argument("--only", default="", help=f"only runs whose name begins with this: {', '.join(SUITES)}, then the cell")
+    parser.add_argument("--report", type=Path, default=DEFAULT_REPORT, help="folder of report.json and report.md")
+    parser.add_argument("--list", action="store_true", help="only say what there is")
+    options = parser.parse_args()
+    wanted = [job for job in jobs(max(options.seeds, options.seed or 0)) if job.key.startswith(options.only)]
+    if options.seed is not None:
+        wanted = [job for job in wanted if job.seed == options.seed]
+    if options.list:
+        print("\n".join(job.key for job in wanted))
+        return 0
+    report = Report(options.report)
+    wrong = asyncio.run(run(wanted, report))
+    print(report.table())
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
