@@ -105,6 +105,10 @@ $(VENV)/.bench: requirements/bench.txt $(VENV)/.embedded
 bench: $(VENV)/.bench ## measure the mesh beside what people use today (NAME=tasks)
 	@$(BIN)/python -m bench $(or $(NAME),tasks) $(ARGS)
 
+.PHONY: faults
+faults: $(VENV)/.dev ## run the full fault suites: hours, resumable; ARGS="--only pauses --seeds 5"
+	@$(BIN)/python -m tests.faults.run $(ARGS)
+
 ##: work
 
 .PHONY: format
