@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 # pip reads its own settings from the environment; only hashes decide what may be installed.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation
-SOURCES := services sdk/python/guildmesh_client tools examples
+SOURCES := services sdk/python/guildmesh_client tools examples bench
 
 .PHONY: help
 help: ## list the targets

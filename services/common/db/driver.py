@@ -19,6 +19,9 @@ from services.common.errors import DependencyUnavailable
 from services.common.settings import ServiceSettings
 
 _CLOSE_SECONDS = 5
+# Batches look rows up by their keys. The planner, who is told that a table of a queue has no rows whenever it was cleaned while it
+# was empty, would rather read the whole of it or of its index, and keeps the plan when the table has grown.
+_BY_KEY = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 _ENTER_TENANT = "SELECT set_config('guildmesh.tenant', $1, true)"
 
 
@@ -30,7 +33,7 @@ class Driver:
         self._acquire_seconds = acquire_seconds
         self.schema = schema
         # SET LOCAL ends with the transaction, so a pooler between may hand the connection to anyone after it.
-        self._begin = f"BEGIN; SET LOCAL ROLE {schema}_{{role}}; SET LOCAL search_path = {schema}, public"
+        self._begin = f"BEGIN; SET LOCAL ROLE {schema}_{{role}}; SET LOCAL search_path = {schema}, public; {_BY_KEY}"
 
     @asynccontextmanager
     async def tenant(self, tenant_id: str) -> AsyncIterator[asyncpg.Connection]:
@@ -47,8 +50,7 @@ class Driver:
     @asynccontextmanager
     async def engine(self) -> AsyncIterator[asyncpg.Connection]:
         """One transaction over all tenants; use services.common.db.engine_role.EngineDriver instead."""
-        # Batches look rows up by their keys. A plan that was made while a table was small, and is kept, must not read it whole.
-        async with self.transaction(self._begin.format(role="engine") + "; SET LOCAL enable_seqscan = off") as connection:
+        async with self.transaction(self._begin.format(role="engine")) as connection:
             yield connection
 
     @asynccontextmanager

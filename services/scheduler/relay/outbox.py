@@ -30,6 +30,8 @@ class OutboxBatch:
     positions: list[int]
     records: list[OutboxRecord]
     """in the order they were made: a task's come in order of their numbers, since they were written under its row lock."""
+    full: bool
+    """whether more may wait than was read."""
 
 
 class Outbox:
@@ -44,7 +46,8 @@ class Outbox:
             rows: Sequence[tuple[int, bytes]] = await connection.fetch(_READ, lane, MOST_ROWS, MOST_BYTES)
         await fail_point("relay.outbox.after_read")
         records = [record for _, payload in rows for record in unpack(payload)]
-        return OutboxBatch(lane, [position for position, _ in rows], records)
+        full = len(rows) == MOST_ROWS or sum(len(payload) for _, payload in rows) > MOST_BYTES // 2
+        return OutboxBatch(lane, [position for position, _ in rows], records, full)
 
     async def delete(self, batch: OutboxBatch) -> None:
         """Deletes exactly what Kafka acknowledged; never a range, in which a late commit could hide."""

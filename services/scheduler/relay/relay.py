@@ -24,6 +24,11 @@ published = Counter("guildmesh_relay_events", "Events that Kafka acknowledged.")
 lanes_held = Gauge("guildmesh_relay_lanes", "Lanes that this relay publishes.")
 
 _PUBLISH_SECONDS = 10.0
+# A transaction costs Kafka and us the same whatever is in it, so a busy lane gathers before the next: a flush of this many records
+# that left nothing behind is followed by a pause of this many seconds. At 500 tasks a second no flush is that large.
+_LINGER_SECONDS = 0.006
+_MANY = 100
+_GATHER_SECONDS = 0.04
 _LONGEST_PAUSE = 2.0
 _TROUBLE = (KafkaError, DomainError, OSError, TimeoutError)
 
@@ -126,11 +131,15 @@ class _Lane:
         if not batch.positions:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wanted.wait(), self._settings.poll_seconds)
+                # What follows a first event follows at once: a task that starts, one that is done.
+                await asyncio.sleep(_LINGER_SECONDS)
             return
         async with asyncio.timeout(_PUBLISH_SECONDS):
             await publisher.publish(batch.records)
         published.inc(len(batch.records))
         await self._delete(batch)
+        if len(batch.records) >= _MANY and not batch.full:
+            await asyncio.sleep(_GATHER_SECONDS)
 
     async def _delete(self, batch: OutboxBatch) -> None:
         """Deletes what was published, however long PostgreSQL is away: reading it again would publish it again."""

@@ -26,6 +26,9 @@ _OUTPUT_ONLY = tuple(
 )
 
 
+_INPUT = {field.number for field in pb.Task.DESCRIPTOR.fields if field.name not in _OUTPUT_ONLY}
+
+
 def submitted_task(request: service_pb.SubmitTaskRequest, tenant_id: str, subject: str, traceparent: str) -> domain.NewTask:
     """The task of POST /task: the plan's defaults, for the agents."""
     create = service_pb.CreateTaskRequest(task=pb.Task(description=request.task))
@@ -41,8 +44,9 @@ def submitted_task(request: service_pb.SubmitTaskRequest, tenant_id: str, subjec
 def new_task(request: service_pb.CreateTaskRequest, tenant_id: str, subject: str, traceparent: str) -> domain.NewTask:
     """The task of CreateTask, with its defaults; changes the request, which is the caller's no more."""
     task = request.task
-    for name in _OUTPUT_ONLY:
-        task.ClearField(name)  # type: ignore[arg-type]
+    if not _INPUT.issuperset(field.number for field, _ in task.ListFields()):
+        for name in _OUTPUT_ONLY:
+            task.ClearField(name)  # type: ignore[arg-type]
     context = None
     if task.HasField("context"):
         context = task.context.SerializeToString(deterministic=True)
