@@ -69,7 +69,7 @@ def apply(tree: Path, patch: Path, *, check: bool = False) -> None:
     # The copy lies in no repository; git must not look for one around it.
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.parent)}
     done = subprocess.run(
-        ["git", "apply", "--whitespace=nowarn", *options, str(patch)],
+        ["git", "apply", "-C1", "--whitespace=nowarn", *options, str(patch)],
         cwd=tree,
         env=environment,
         capture_output=True,

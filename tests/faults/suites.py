@@ -100,6 +100,13 @@ async def kills_here(cluster: Cluster, *, tasks: int, seconds: float, postgres: 
     chance = random.Random(cluster.shape.seed)
     done: list[str] = []
 
+    locks = {"postgres": asyncio.Lock(), "kafka": asyncio.Lock()}
+
+    async def again(what: str, *, kill: bool) -> None:
+        part = cluster.servers.postgres_part if what == "postgres" else cluster.servers.kafka_part
+        async with locks[what]:
+            await restart(part, kill=kill)
+
     async def trouble() -> None:
         start = time.monotonic()
         moments = sorted(
@@ -110,8 +117,7 @@ async def kills_here(cluster: Cluster, *, tasks: int, seconds: float, postgres: 
             while (now := time.monotonic() - start) < seconds:
                 while moments and moments[0][0] <= now:
                     _, what, turn = moments.pop(0)
-                    part = cluster.servers.postgres_part if what == "postgres" else cluster.servers.kafka_part
-                    restarts.create_task(restart(part, kill=turn % 2 == 1))
+                    restarts.create_task(again(what, kill=turn % 2 == 1))
                 done.append(await kill_one(cluster, "scheduler", "relay", "worker"))
                 await asyncio.sleep(chance.uniform(0.6, 1.4))
 
