@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def _ended(connection: Any, tenant: str) -> int:
         return int(cursor.fetchone()[0])
 
 
-Trouble = Callable[[Cluster, Steady, float], Awaitable[None]]
+Trouble = Callable[[Cluster, Steady, float], Coroutine[None, None, None]]
 
 
 async def postgres_restart(cluster: Cluster, steady: Steady, seconds: float) -> None:
@@ -222,7 +222,7 @@ async def cell(
                 async with steady.working():
                     await asyncio.sleep(window)
                     before = await steady.rate(window)
-                    trouble = asyncio.create_task(_run(CELLS[name], cluster, steady, window * WINDOWS))
+                    trouble = asyncio.create_task(CELLS[name](cluster, steady, window * WINDOWS))
                     during = await steady.rate(window)
                     await trouble
                     if name not in PRESSURE:
@@ -254,7 +254,3 @@ async def cell(
         time.monotonic() - begun,
         figures,
     )
-
-
-async def _run(trouble: Trouble, cluster: Cluster, steady: Steady, seconds: float) -> None:
-    await trouble(cluster, steady, seconds)

@@ -10,7 +10,7 @@ import signal
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -553,22 +553,10 @@ async def judge(cluster: Cluster, client: Client, seconds: float, *, published: 
     return evidence, check(evidence)
 
 
-Nemesis = Callable[[Cluster], Awaitable[None]]
-
-
 async def kill_one(cluster: Cluster, *roles: str) -> str:
     """kill -9 of a random member of some roles; gives its name."""
     member = cluster.random.choice([member for role in roles for member in cluster.of(role)])
     member.send(signal.SIGKILL)
-    return member.name
-
-
-async def pause_one(cluster: Cluster, role: str, seconds: float) -> str:
-    """SIGSTOP of a random member, and SIGCONT after `seconds`."""
-    member = cluster.random.choice(cluster.of(role))
-    member.send(signal.SIGSTOP)
-    await asyncio.sleep(seconds)
-    member.send(signal.SIGCONT)
     return member.name
 
 

@@ -10,15 +10,14 @@ import argparse
 import asyncio
 import hashlib
 import json
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,30 +187,17 @@ class Report:
 def tree_digest() -> str:
     """What the outcome depends on: the code of the services, of the client and of these suites."""
     digest = hashlib.sha256()
-    files = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "services", "sdk/python", "gen/python", "tests/faults"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    for name in sorted(set(files)):
-        file = ROOT / name
-        if file.is_file():
-            digest.update(name.encode() + b"\0" + file.read_bytes())
+    for folder in ("services", "sdk/python/guildmesh_client", "gen/python", "tests/faults"):
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.suffix in (".py", ".patch"):
+                digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-@asynccontextmanager
-async def _bench() -> AsyncIterator[Bench]:
-    async with Bench() as bench:
-        yield bench
 
 
 async def run(wanted: Sequence[Job], report: Report) -> int:
     """Runs what is not yet good; the number of bad ones."""
     wrong = 0
-    async with _bench() as bench:
+    async with Bench() as bench:
         for place, job in enumerate(wanted, 1):
             if report.done(job):
                 continue

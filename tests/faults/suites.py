@@ -6,7 +6,7 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -80,18 +80,14 @@ async def load(cluster: Cluster, client: Client, tasks: int, seconds: float, *, 
 
 
 async def run_against(
-    cluster: Cluster, tasks: int, seconds: float, trouble: Callable[[], Awaitable[None]], settle: float
+    cluster: Cluster, tasks: int, seconds: float, trouble: Callable[[], Coroutine[None, None, None]], settle: float
 ) -> tuple[Evidence, list[Problem]]:
     """Load and trouble at once, then quiet, then judgement."""
     async with client_of(cluster) as client:
         async with asyncio.TaskGroup() as group:
             group.create_task(load(cluster, client, tasks, seconds))
-            group.create_task(_as_task(trouble))
+            group.create_task(trouble())
         return await judge(cluster, client, settle)
-
-
-async def _as_task(trouble: Callable[[], Awaitable[None]]) -> None:
-    await trouble()
 
 
 async def kills_here(cluster: Cluster, *, tasks: int, seconds: float, postgres: int = 0, kafka: int = 0) -> Outcome:
