@@ -121,7 +121,7 @@ async def backend_kills(cluster: Cluster, steady: Steady, seconds: float) -> Non
 
 async def pool_exhaustion(cluster: Cluster, steady: Steady, seconds: float) -> None:
     """Idle connections take every place that the server has left."""
-    held = []
+    held: list[Any] = []
     try:
         with contextlib.suppress(psycopg2.OperationalError):
             while len(held) < 300:

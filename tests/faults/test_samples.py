@@ -15,7 +15,7 @@ from services.common.failpoints import POINTS
 from services.embedded.parts.postgres import Postgres
 from services.embedded.running import RunningPart
 from tests.faults import bad, cells, suites
-from tests.faults.cluster import Cluster, Servers, Shape, running_cluster
+from tests.faults.cluster import ROOT, Cluster, Servers, Shape, running_cluster
 from tests.faults.suites import Outcome
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
@@ -70,4 +70,4 @@ def test_every_known_bad_patch_can_be_applied_and_says_what_it_breaks() -> None:
     for patch in patches:
         assert patch.what.endswith(".")
         assert patch.caught_by in {bad.LIFE, *bad.SCENES}
-        bad.apply(bad.ROOT, patch.file, check=True)
+        bad.apply(ROOT, patch.file, check=True)
