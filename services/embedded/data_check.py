@@ -8,7 +8,7 @@ to be known of all tasks at once is asked of PostgreSQL.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,7 +78,17 @@ def check_data(url: str) -> list[DataFinding]:
 
 def check_tables(connection: psycopg2.extensions.connection) -> list[DataFinding]:
     """All checks, in the transaction of the caller, whose role sees every tenant."""
-    return [check(connection) for check in _CHECKS]
+    return [
+        _places(connection),
+        *_logs(connection),
+        _leases(connection),
+        _requests(connection),
+        _steps(connection),
+        _children(connection),
+        _overflow(connection),
+        _outbox(connection),
+        _lanes(connection),
+    ]
 
 
 def _line(error: psycopg2.Error) -> str:
@@ -142,28 +152,25 @@ def _lives(connection: psycopg2.extensions.connection, finding: DataFinding) -> 
         yield _Life(tenant_id, task_id, life, attempt, following - 1, inline, events, len(framed), value)
 
 
-def _events(connection: psycopg2.extensions.connection) -> DataFinding:
-    """Numbers 1..N without gaps, each of its own task, as long as the task says."""
-    finding = DataFinding("event numbers")
-    for life in _lives(connection, finding):
-        finding.rows += len(life.events)
+def _logs(connection: psycopg2.extensions.connection) -> tuple[DataFinding, DataFinding]:
+    """Two checks in one reading of all logs.
+
+    Event numbers: 1..N without gaps, each of its own task, as many as the task says. Histories: a log that could have happened,
+    and that leads to the state that the row has.
+    """
+    numbering, histories = DataFinding("event numbers"), DataFinding("histories")
+    for life in _lives(connection, histories):
+        numbering.rows += len(life.events)
         numbers = [event.number for event in life.events]
         if numbers != list(range(1, life.last + 1)):
-            finding.bad(f"{life.task_id}: should have the events 1 to {life.last}, and has {_short(numbers)}")
+            numbering.bad(f"{life.task_id}: should have the events 1 to {life.last}, and has {_short(numbers)}")
         if life.inline != life.framed:
-            finding.bad(f"{life.task_id}: its row should hold {life.inline} events, and holds {life.framed}")
+            numbering.bad(f"{life.task_id}: its row should hold {life.inline} events, and holds {life.framed}")
         if any((event.task_id, event.tenant_id) != (life.task_id, life.tenant_id) for event in life.events):
-            finding.bad(f"{life.task_id}: its log has events of another task")
-    return finding
-
-
-def _histories(connection: psycopg2.extensions.connection) -> DataFinding:
-    """A log that could have happened, and that leads to the state that the row has."""
-    finding = DataFinding("histories")
-    for life in _lives(connection, finding):
+            numbering.bad(f"{life.task_id}: its log has events of another task")
         for text in _story(life):
-            finding.bad(f"{life.task_id}: {text}")
-    return finding
+            histories.bad(f"{life.task_id}: {text}")
+    return numbering, histories
 
 
 def _story(life: _Life) -> Iterator[str]:
@@ -394,17 +401,3 @@ def _lanes(connection: psycopg2.extensions.connection) -> DataFinding:
 def _short(items: Sequence[object]) -> str:
     text = ", ".join(map(str, items[:12]))
     return f"{text}{', …' if len(items) > 12 else ''}" or "none"
-
-
-_CHECKS: Sequence[Callable[[psycopg2.extensions.connection], DataFinding]] = (
-    _places,
-    _events,
-    _histories,
-    _leases,
-    _requests,
-    _steps,
-    _children,
-    _overflow,
-    _outbox,
-    _lanes,
-)

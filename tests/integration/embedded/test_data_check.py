@@ -81,7 +81,7 @@ def command(url: str, tmp_path: Path) -> Iterator[Callable[[], Any]]:
 # What harm is done, in which check it shows, and a word of what is said.
 HARMS = {
     "a log lost its end": ("event numbers", "UPDATE tasks SET log = ''", "should have the events"),
-    "a log cannot be read": ("event numbers", r"UPDATE tasks SET log = '\x00000002ffff'", "cannot be read"),
+    "a log cannot be read": ("histories", r"UPDATE tasks SET log = '\x00000002ffff'", "cannot be read"),
     "an event of a long log is gone": ("event numbers", "DELETE FROM task_events WHERE number = 9", "should have the events"),
     "a number is ahead": (
         "event numbers",
