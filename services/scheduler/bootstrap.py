@@ -46,7 +46,8 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         hub = Hub(origin=new_id())
         reader = Tasks(database)
         batches = Batches(EngineDriver(database), hub, settings.lease)
-        create_task = CreateTask(batches, QueuePriorities(reader))
+        dispatcher = Dispatcher(batches, hub, settings.lease_poll_seconds)
+        create_task = CreateTask(batches, QueuePriorities(reader), dispatcher)
         use_cases = UseCases(
             create_task=create_task,
             get_task=GetTask(reader),
@@ -56,7 +57,6 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
             list_queues=ListQueues(reader),
             count_tasks=CountTasks(batches),
         )
-        dispatcher = Dispatcher(batches, hub, settings.lease_poll_seconds)
         work = _work(settings, batches, dispatcher, hub)
         listener = Listener(settings.database_url.get_secret_value(), hub.notified, "guildmesh-scheduler-listen")
         try:
@@ -77,8 +77,8 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                 drain=[work.drain],
             )
         finally:
-            await dispatcher.close()
             await create_task.drained()
+            await dispatcher.close()
             await work.drain()
 
 

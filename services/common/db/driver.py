@@ -19,8 +19,8 @@ from services.common.errors import DependencyUnavailable
 from services.common.settings import ServiceSettings
 
 _CLOSE_SECONDS = 5
-# Batches look rows up by their keys. The planner, who is told that a table of a queue has no rows whenever it was cleaned while it
-# was empty, would rather read the whole of it or of its index, and keeps the plan when the table has grown.
+# Batches look rows up by their keys. The planner, who is told that a queue's table has no rows whenever it was cleaned while
+# it was empty, would rather read the whole of it or of its index, and keeps the plan when the table has grown.
 _BY_KEY = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 _ENTER_TENANT = "SELECT set_config('guildmesh.tenant', $1, true)"
 

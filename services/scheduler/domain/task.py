@@ -62,6 +62,8 @@ class NewTask:
     """all that the caller chose, serialized with sorted keys; only with a request id."""
     traceparent: str = ""
     queue_priority: int = DEFAULT_PRIORITY
+    worker_id: str | None = None
+    """the worker that starts the task in the moment it is created; None when it waits for one."""
 
     def payload_hash(self) -> bytes:
         """SHA-256 of all that the caller chose: two requests with the same hash ask for the same task."""

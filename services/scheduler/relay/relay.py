@@ -24,9 +24,10 @@ published = Counter("guildmesh_relay_events", "Events that Kafka acknowledged.")
 lanes_held = Gauge("guildmesh_relay_lanes", "Lanes that this relay publishes.")
 
 _PUBLISH_SECONDS = 10.0
-# A transaction costs Kafka and us the same whatever is in it, so a busy lane gathers before the next: a flush of this many records
-# that left nothing behind is followed by a pause of this many seconds. At 500 tasks a second no flush is that large.
+# What follows a first event follows at once (a task that starts, one that is done), so a lane that was woken waits this long.
 _LINGER_SECONDS = 0.006
+# A transaction costs Kafka and us the same whatever is in it, so a busy lane gathers before the next: a flush of _MANY records
+# that left nothing behind is followed by a pause. At 500 tasks a second no flush is that large.
 _MANY = 100
 _GATHER_SECONDS = 0.04
 _LONGEST_PAUSE = 2.0
@@ -131,7 +132,6 @@ class _Lane:
         if not batch.positions:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wanted.wait(), self._settings.poll_seconds)
-                # What follows a first event follows at once: a task that starts, one that is done.
                 await asyncio.sleep(_LINGER_SECONDS)
             return
         async with asyncio.timeout(_PUBLISH_SECONDS):

@@ -43,7 +43,7 @@ class Batches:
     async def create(self, tasks: Sequence[NewTask]) -> Sequence[Task | DomainError]:
         """Creates tasks with their first events; gives each its own answer, in order."""
         return await self._commit(
-            lambda connection, log: create_tasks(connection, log, tasks),
+            lambda connection, log: create_tasks(connection, log, tasks, self._lease),
             "scheduler.create.before_commit",
             "scheduler.create.after_commit",
         )

@@ -116,8 +116,6 @@ class ChangeLog:
         wake.shards |= 1 << run.shard
         if wake.buckets is not None:
             wake.buckets.add(bucket_of(task_id))
-        if wake.kinds is not None and run.state is State.PENDING:
-            wake.kinds.add(run.kind)
         return number
 
     def stop(self, run: Run, attempt: int, reason: str) -> None:
@@ -144,6 +142,7 @@ class ChangeLog:
             await connection.execute(_EVENTS, *(list(column) for column in zip(*self._events, strict=True)))
         rows = [(lane, len(part), b"".join(part)) for lane, records in self._outbox.items() for part in _parts(records)]
         lanes, events, payloads = zip(*rows, strict=True)
+        self.wake.kinds = {run.kind for run in self._runs.values() if run.state is State.PENDING}
         queues, states, changes = self._count()
         await connection.execute(
             _OUTBOX, lanes, events, self.tenant_id, payloads, CHANNEL, encode(self.wake), queues, states, changes

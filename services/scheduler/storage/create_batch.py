@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import asyncpg
 
@@ -46,28 +46,37 @@ WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
 # task's profile in two bytes; $10 has its shard in one.
 _INSERT = """
 INSERT INTO tasks (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent, task_id, shard,
-  spec, log, log_events, next_event_number, create_time, available_at, state, parent_task_id, context)
+  spec, log, log_events, create_time, available_at, state, attempt, next_event_number, worker_id, lease_expires, start_time,
+  deadline, parent_task_id, context)
 SELECT p.tenant_id, p.queue, p.kind, p.queue_priority, p.priority, p.timeout_ms, p.max_attempts, p.traceparent, c.task_id,
-  get_byte($10, c.line::int - 1), c.spec, c.log, CASE WHEN c.log = '' THEN 0 ELSE 1 END, 2, $11, $11, 1, {parent}, {context}
-FROM unnest($12::uuid[], $13::bytea[], $14::bytea[]{more}) WITH ORDINALITY AS c (task_id, spec, log{names}, line)
+  get_byte($10, c.line::int - 1), c.spec, c.log, get_byte($15, c.line::int - 1), $11, $11, s.state, s.attempt, s.attempt + 2,
+  c.worker_id, s.lease_expires, s.start_time, s.start_time + p.timeout_ms * interval '1 ms', {parent}, {context}
+FROM unnest($12::uuid[], $13::bytea[], $14::bytea[], $16::text[]{more})
+  WITH ORDINALITY AS c (task_id, spec, log, worker_id{names}, line)
 JOIN unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::int[], $7::smallint[], $8::text[])
   WITH ORDINALITY AS p (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent, number)
   ON p.number = get_byte($9, 2 * c.line::int - 2) * 256 + get_byte($9, 2 * c.line::int - 1) + 1
+JOIN (VALUES
+  (false, 1, 0, NULL::timestamptz, NULL::timestamptz),
+  (true, 2, 1, $11::timestamptz + $17::interval, $11::timestamptz)
+) AS s (started, state, attempt, lease_expires, start_time) ON s.started = (c.worker_id IS NOT NULL)
 ORDER BY c.line
 """
 _INSERT_PLAIN = _INSERT.format(parent="NULL", context="NULL", more="", names="")
 _INSERT_WHOLE = _INSERT.format(
     parent="c.parent_task_id",
     context="c.context",
-    more=", $15::uuid[], $16::bytea[]",
+    more=", $18::uuid[], $19::bytea[]",
     names=", parent_task_id, context",
 )
 
 Answer = Task | DomainError
 
 
-async def create_tasks(connection: asyncpg.Connection, log: ChangeLog, items: Sequence[NewTask]) -> list[Answer]:
-    """Creates the tasks in the caller's transaction; gives each its answer, in order."""
+async def create_tasks(
+    connection: asyncpg.Connection, log: ChangeLog, items: Sequence[NewTask], lease: timedelta
+) -> list[Answer]:
+    """Creates the tasks in the caller's transaction, those with a worker as started by it; gives each its answer, in order."""
     answers: list[Answer | None] = [None] * len(items)
     await _answer_repeats(connection, items, answers)
     await _check_parents(connection, items, answers)
@@ -80,9 +89,11 @@ async def create_tasks(connection: asyncpg.Connection, log: ChangeLog, items: Se
         for place, item, shard in zip(new, made, shards_of([item.task_id for item in made]), strict=True):
             run = _run_of(item, shard, now)
             log.add(run, Created(item.description, item.priority, item.labels), item.created_by, now)
+            if item.worker_id is not None:
+                log.add(run, run.start(item.worker_id, now, lease), item.worker_id, now)
             runs.append(run)
             answers[place] = Task(item.task_id, item.tenant_id, item.spec, now, item.context, item.traceparent)
-        await _insert(connection, made, runs, log, now)
+        await _insert(connection, made, runs, log, now, lease)
         await log.write(connection, written=True)
     for place, first in twins.items():
         if answers[place] is None and (answer := answers[first]) is not None:
@@ -187,7 +198,7 @@ async def _claim_requests(
 
 
 async def _insert(
-    connection: asyncpg.Connection, items: Sequence[NewTask], runs: Sequence[Run], log: ChangeLog, now: datetime
+    connection: asyncpg.Connection, items: Sequence[NewTask], runs: Sequence[Run], log: ChangeLog, now: datetime, lease: timedelta
 ) -> None:
     profiles: dict[tuple[object, ...], int] = {}
     numbers = [
@@ -205,6 +216,9 @@ async def _insert(
         [item.task_id for item in items],
         [item.spec for item in items],
         [log.log_of(item.task_id) for item in items],
+        bytes(run.log_events for run in runs),
+        [item.worker_id for item in items],
+        lease,
     ]
     if any(item.parent_task_id is not None or item.context is not None for item in items):
         arguments += [[item.parent_task_id for item in items], [item.context for item in items]]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
 
 from services.common.errors import DomainError
 from services.scheduler.domain.ports import TaskBatches
-from services.scheduler.domain.task import NewTask, Task
+from services.scheduler.domain.task import Lease, NewTask, State, Task
+from services.scheduler.usecases.dispatch import Dispatcher, Taker
 from services.scheduler.usecases.group_commit import GroupCommit
 from services.scheduler.usecases.queues import QueuePriorities
 
@@ -14,9 +18,10 @@ from services.scheduler.usecases.queues import QueuePriorities
 class CreateTask:
     """Creates tasks; those that arrive while a commit is under way share the next."""
 
-    def __init__(self, batches: TaskBatches, queues: QueuePriorities) -> None:
+    def __init__(self, batches: TaskBatches, queues: QueuePriorities, dispatcher: Dispatcher) -> None:
         self._queues = queues
         self._batches = batches
+        self._dispatcher = dispatcher
         self._commits: GroupCommit[NewTask, Task] = GroupCommit(self._flush, weigh=_weight)
 
     async def execute(self, task: NewTask) -> Task:
@@ -55,7 +60,37 @@ class CreateTask:
         await self._commits.drained()
 
     async def _flush(self, tasks: Sequence[NewTask]) -> Sequence[Task | DomainError]:
-        return await self._batches.create(tasks)
+        """Creates the tasks, those that a worker waits for as that worker's."""
+        claims = self._dispatcher.claim(tasks)
+        for place, task in enumerate(tasks):
+            task.worker_id = claims[place].worker_id if place in claims else None
+        answers: Sequence[Task | DomainError] = ()
+        try:
+            answers = await self._batches.create(tasks)
+            return answers
+        finally:
+            self._settle(tasks, claims, answers)
+
+    def _settle(self, tasks: Sequence[NewTask], claims: Mapping[int, Taker], answers: Sequence[Task | DomainError]) -> None:
+        """Hands on what was created for a worker; a claim for what was not created now is given back."""
+        leases: dict[Taker, list[Lease]] = {}
+        unspent: Counter[Taker] = Counter()
+        for place, taker in claims.items():
+            answer = answers[place] if answers else None
+            if isinstance(answer, Task) and answer.task_id == tasks[place].task_id:
+                leases.setdefault(taker, []).append(_first_lease(tasks[place], answer))
+            else:
+                unspent[taker] += 1
+        for taker, mine in leases.items():
+            taker.take(mine)
+        for taker, credits in unspent.items():
+            taker.release(credits)
+
+
+def _first_lease(task: NewTask, created: Task) -> Lease:
+    """The lease of a task that was started in the moment it was created."""
+    started = replace(created, state=State.RUNNING, attempt=1, start_time=created.create_time, last_event_number=2)
+    return Lease(started, timedelta(milliseconds=task.timeout_ms))
 
 
 def _weight(task: NewTask) -> int:

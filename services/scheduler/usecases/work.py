@@ -188,17 +188,21 @@ class WorkStream:
         ]
 
     def take(self, leases: Sequence[Lease]) -> None:
-        """Gets leases of the dispatcher; each has spent a credit."""
+        """Gets leases of the dispatcher, for which it has claimed credits."""
         if self._closed or self._drained or self._error is not None:
             self._give_back(leases)
             return
-        self.credits = max(0, self.credits - len(leases))
         if not self._out.leases:
             self._leased_at = time.monotonic()
         self._out.leases += leases
         for lease in leases:
             self._running[lease.task.task_id] = lease.task.attempt
         self._said.set()
+
+    def release(self, credits: int) -> None:
+        """Gets back credits that the dispatcher has claimed and not spent."""
+        if not self._drained:
+            self.credits += credits
 
     def stopped(self, task_id: str, attempt: int, reason: str) -> None:
         """Tells the worker to stop an attempt, if it runs here."""

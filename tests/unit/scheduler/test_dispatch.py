@@ -1,0 +1,170 @@
+"""A new task goes to a waiting worker at once, unless others wait for their turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+
+from services.common.errors import Unavailable
+from services.common.ids import new_id
+from services.scheduler.domain.errors import RequestIdReused
+from services.scheduler.domain.ports import Demand, TaskBatches
+from services.scheduler.domain.task import Lease, NewTask, State, Task
+from services.scheduler.domain.wake import Wake
+from services.scheduler.usecases.create_task import CreateTask
+from services.scheduler.usecases.dispatch import Dispatcher
+from services.scheduler.usecases.hub import Hub
+from services.scheduler.usecases.queues import QueuePriorities
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+ANY = Demand(None, frozenset({"k"}), frozenset())
+
+
+class Taker:
+    def __init__(self, worker_id: str, credits: int) -> None:
+        self.worker_id = worker_id
+        self.credits = credits
+        self.leases: list[Lease] = []
+
+    def take(self, leases: Sequence[Lease]) -> None:
+        self.leases += leases
+
+    def release(self, credits: int) -> None:
+        self.credits += credits
+
+
+class Batches:
+    """Nothing waits; creates are answered as they are, or fail."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.waiting: list[Lease] = []
+        self.problem: Exception | None = None
+        self.answer: Any = None
+        self.created: list[NewTask] = []
+
+    async def lease(self, demand: Demand, workers: Sequence[str]) -> Sequence[Lease]:
+        self.asked.set()
+        found, self.waiting = self.waiting[: len(workers)], self.waiting[len(workers) :]
+        return found
+
+    async def create(self, tasks: Sequence[NewTask]) -> Sequence[Any]:
+        self.created += tasks
+        if self.problem is not None:
+            raise self.problem
+        return [self.answer or Task(task.task_id, task.tenant_id, task.spec, NOW) for task in tasks]
+
+
+class Queues:
+    async def of(self, tenant_id: str, queue: str) -> int:
+        return {"code": 5, "research": 10}[queue]
+
+
+def a_task(**fields: Any) -> NewTask:
+    values: dict[str, Any] = {"task_id": new_id(), "tenant_id": "acme", "created_by": "ada", "spec": b"", "description": "x"}
+    return NewTask(**(values | {"kind": "k", "queue": "code"} | fields))
+
+
+class World:
+    def __init__(self) -> None:
+        self.hub = Hub("me")
+        self.batches = Batches()
+        self.dispatcher = Dispatcher(cast(TaskBatches, self.batches), self.hub, 60.0)
+        self.create = CreateTask(cast(TaskBatches, self.batches), cast(QueuePriorities, Queues()), self.dispatcher)
+
+    async def join(self, taker: Taker, demand: Demand = ANY) -> None:
+        """Adds a worker and waits until its lane has found nothing."""
+        self.batches.asked.clear()
+        self.dispatcher.join(demand, taker)
+        await self.batches.asked.wait()
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def world() -> Any:
+    world = World()
+    yield world
+    await world.dispatcher.close()
+
+
+async def test_a_waiting_worker_gets_a_new_task_in_the_moment_it_is_created(world: World) -> None:
+    taker = Taker("w", 1)
+    await world.join(taker)
+    task = a_task(timeout_ms=7000)
+    answer = await world.create.execute(task)
+    assert (answer.state, answer.attempt) == (State.PENDING, 0)
+    assert (task.worker_id, taker.credits) == ("w", 0)
+    (lease,) = taker.leases
+    assert (lease.task.task_id, lease.task.state, lease.task.attempt) == (task.task_id, State.RUNNING, 1)
+    assert (lease.task.start_time, lease.remaining) == (NOW, timedelta(seconds=7))
+    await world.create.execute(second := a_task())
+    assert second.worker_id is None
+
+
+async def test_the_most_urgent_of_a_batch_gets_the_only_credit(world: World) -> None:
+    taker = Taker("w", 1)
+    await world.join(taker)
+    tasks = [a_task(), a_task(priority=9), a_task(queue="research", priority=1)]
+    await world.create.execute_all(tasks)
+    assert [task.worker_id for task in tasks] == [None, None, "w"]
+
+
+async def test_tasks_spread_over_the_workers(world: World) -> None:
+    takers = [Taker("a", 2), Taker("b", 2)]
+    for taker in takers:
+        await world.join(taker)
+    await world.create.execute_all([a_task() for _ in range(4)])
+    assert [len(taker.leases) for taker in takers] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("demand", "fields"),
+    [
+        (Demand("globex", frozenset({"k"}), frozenset()), {}),
+        (Demand(None, frozenset({"k"}), frozenset({"research"})), {}),
+        (Demand(None, frozenset({"other"}), frozenset()), {}),
+    ],
+)
+async def test_a_worker_gets_only_what_it_asked_for(world: World, demand: Demand, fields: dict[str, Any]) -> None:
+    taker = Taker("w", 1)
+    await world.join(taker, demand)
+    await world.create.execute(task := a_task(**fields))
+    assert (task.worker_id, taker.credits, taker.leases) == (None, 1, [])
+
+
+async def test_who_waits_goes_first(world: World) -> None:
+    taker = Taker("w", 1)
+    await world.join(taker)
+    # Another process has created tasks of the kind; until this one has looked they come before any new one.
+    world.hub.notified(Wake(kinds={"k"}, origin="another"))
+    await world.create.execute(task := a_task())
+    assert task.worker_id is None
+
+
+async def test_a_claim_that_was_not_needed_is_given_back(world: World) -> None:
+    taker = Taker("w", 2)
+    await world.join(taker)
+    world.batches.problem = Unavailable("away")
+    with pytest.raises(Unavailable):
+        await world.create.execute(a_task())
+    assert taker.credits == 2
+    world.batches.problem = None
+    world.batches.answer = RequestIdReused("r")
+    with pytest.raises(RequestIdReused):
+        await world.create.execute(a_task())
+    # The answer to a repeat is the task that the first call made.
+    world.batches.answer = Task(new_id(), "acme", b"", NOW)
+    await world.create.execute(a_task())
+    assert (taker.credits, taker.leases) == (2, [])
+
+
+async def test_a_lease_spends_what_it_claimed_and_gives_the_rest_back(world: World) -> None:
+    waiting = Lease(Task(new_id(), "acme", b"", NOW, state=State.RUNNING, attempt=1), timedelta(seconds=1))
+    world.batches.waiting = [waiting]
+    taker = Taker("w", 3)
+    await world.join(taker)
+    assert (taker.leases, taker.credits) == ([waiting], 2)
