@@ -1,6 +1,7 @@
 """The client of a benchmark, a process of its own: `python -m bench.client TARGET`, with the token in GUILDMESH_TOKEN.
 
-It uses the generated stubs against the gateway's port, as a client in any language does. Moments are of the machine's
+It uses the generated stubs against the gateway's port, as a client in any language does, and for single tasks the client library,
+which gathers calls that are made at once. Moments are of the machine's
 monotonic clock, which all processes share.
 """
 
@@ -18,6 +19,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
 from guildmesh.scheduler.v1 import task_pb2
+from guildmesh_client.tasks import TaskClient
 
 from bench import payload
 from bench.child import Answer, serve
@@ -31,10 +33,11 @@ _COMPLETED = "guildmesh.task.completed.v1"
 class Client:
     """Submits tasks and watches them."""
 
-    def __init__(self, stub: pb_grpc.SchedulerServiceAsyncStub, token: str) -> None:
-        """Speaks through `stub` with the token."""
-        self._stub = stub
+    def __init__(self, channel: grpc.aio.Channel, token: str) -> None:
+        """Speaks through `channel` with the token."""
+        self._stub: pb_grpc.SchedulerServiceAsyncStub = pb_grpc.SchedulerServiceStub(channel)
         self._metadata = (("authorization", f"Bearer {token}"),)
+        self._tasks = TaskClient(channel, self._metadata)
         self._context = payload.context()
 
     async def handle(self, command: Answer) -> Answer:
@@ -73,8 +76,7 @@ class Client:
         return [result.task_id for result in response.results]
 
     async def _single(self) -> list[str]:
-        task = await self._stub.CreateTask(self._request(), metadata=self._metadata)
-        return [task.task_id]
+        return [await self._tasks.create("bench", kind=payload.KIND, context=self._context)]
 
     async def _latency(self, tasks: int, seconds: float) -> Answer:
         """The time of each task from the call that submits it until its result is here."""
@@ -104,7 +106,7 @@ class Client:
 async def main(target: str, token: str) -> None:
     """Serves commands until standard input ends."""
     async with grpc.aio.insecure_channel(target) as channel:
-        client = Client(pb_grpc.SchedulerServiceStub(channel), token)
+        client = Client(channel, token)
         await serve(client.handle)
 
 

@@ -1,0 +1,81 @@
+"""The client library: calls that are made at once travel together, and each gets its own answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from google.protobuf import json_format
+from guildmesh_client.tasks import TaskClient, TaskRefused
+
+from services.common.telemetry.metrics import requests_total
+from tests.integration.scheduler.conftest import Scheduler
+from tests.support.service import metadata
+
+
+def client(scheduler: Scheduler) -> TaskClient:
+    return TaskClient(scheduler.channel, metadata=lambda: metadata(scheduler.ada))
+
+
+def calls() -> float:
+    return requests_total.labels("POST", "/v1/tasks:batchCreate", "200")._value.get()
+
+
+async def test_calls_that_are_made_at_once_are_few_calls_and_each_has_its_own_task(scheduler: Scheduler) -> None:
+    tasks, before = client(scheduler), calls()
+    ids = await asyncio.gather(*(tasks.create(str(number), kind=scheduler.kind) for number in range(300)))
+    assert len(set(ids)) == 300
+    assert calls() - before <= 3
+    assert [(await scheduler.get(task_id)).description for task_id in (ids[0], ids[299])] == ["0", "299"]
+
+
+async def test_everything_that_one_may_say_of_a_task_arrives(scheduler: Scheduler) -> None:
+    parent = await scheduler.create()
+    task_id = await client(scheduler).create(
+        "all of it", kind=scheduler.kind, queue="code", context={"a": [1, None, {"b": "c"}]}, priority=9, timeout=12.5,
+        max_attempts=3, labels={"x": "1"}, parent_task_id=parent.task_id, request_id="r",
+    )  # fmt: skip
+    task = await scheduler.get(task_id)
+    assert (task.queue, task.priority, task.max_attempts, dict(task.labels)) == ("code", 9, 3, {"x": "1"})
+    assert (task.parent_task_id, task.timeout.ToMilliseconds()) == (parent.task_id, 12_500)
+    assert json_format.MessageToDict(task.context) == {"a": [1.0, None, {"b": "c"}]}
+
+
+async def test_a_refusal_is_its_callers_alone(scheduler: Scheduler) -> None:
+    tasks = client(scheduler)
+    good, bad, worse = await asyncio.gather(
+        tasks.create("fine", kind=scheduler.kind),
+        tasks.create("lost", kind=scheduler.kind, queue="reserch"),
+        tasks.create("no\x00", kind=scheduler.kind),
+        return_exceptions=True,
+    )
+    assert isinstance(good, str)
+    assert isinstance(bad, TaskRefused)
+    assert (bad.code, bad.reason) == ("NOT_FOUND", "QUEUE_NOT_FOUND")
+    assert isinstance(worse, TaskRefused)
+    assert (worse.code, worse.reason) == ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
+
+
+async def test_a_call_that_fails_fails_for_all_who_shared_it_and_not_for_the_next(scheduler: Scheduler) -> None:
+    allowed: list[tuple[str, str]] = []
+    tasks = TaskClient(scheduler.channel, metadata=lambda: allowed)
+    answers = await asyncio.gather(*(tasks.create("x", kind=scheduler.kind) for _ in range(3)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [grpc.aio.AioRpcError] * 3
+    allowed += metadata(scheduler.ada)
+    assert await tasks.create("x", kind=scheduler.kind)
+
+
+async def test_who_gives_up_changes_nothing_for_the_others(scheduler: Scheduler) -> None:
+    tasks = client(scheduler)
+    leaving, staying = (asyncio.create_task(tasks.create(name, kind=scheduler.kind)) for name in ("leaving", "staying"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert await staying
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+
+
+async def test_what_is_not_json_is_told_before_it_is_sent(scheduler: Scheduler) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        await client(scheduler).create("x", context={"a": object()})  # type: ignore[dict-item]
