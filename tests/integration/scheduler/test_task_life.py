@@ -113,6 +113,10 @@ class Model:
     def says(self, kind: str) -> None:
         self.events.append((kind, self.attempt))
 
+    def start(self, *, lost: bool) -> None:
+        self.state, self.attempt, self.lost, self.resting = State.RUNNING, self.attempt + 1, lost, False
+        self.says("started")
+
     def end(self, state: State, kind: str) -> None:
         self.state = state
         self.lost = self.late = False
@@ -169,20 +173,34 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
         @rule(
             wanted=st.lists(
                 st.tuples(
-                    st.sampled_from(["", "", "r1", "r2"]), st.integers(1, 2), st.sampled_from([1, 3, 5]), st.sampled_from("ab")
+                    st.booleans(),
+                    st.sampled_from(["", "", "r1", "r2"]),
+                    st.integers(1, 2),
+                    st.sampled_from([1, 3, 5]),
+                    st.sampled_from("ab"),
                 ),
                 min_size=1,
                 max_size=3,
             ),
+            dying=st.booleans(),
         )
-        def create(self, wanted: list[tuple[str, int, int, str]]) -> None:
-            """Several in one transaction; a request id may be in it twice, with the same payload or another."""
-            answers = world.do(world.batches.create([self.asked(*item) for item in wanted]))
-            for (request, *payload), answer in zip(wanted, answers, strict=True):
+        def create(self, wanted: list[tuple[bool, str, int, int, str]], dying: bool) -> None:
+            """Several in one transaction; a request id may be in it twice, with the same payload or another.
+
+            Some are a waiting worker's from the first moment on, which may die at once.
+            """
+            tasks = [self.asked(*item) for _, *item in wanted]
+            for task, (taken, *_) in zip(tasks, wanted, strict=True):
+                task.worker_id = WORKER if taken else None
+            answers = world.do((world.dying if dying else world.batches).create(tasks))
+            for (taken, request, *payload), answer in zip(wanted, answers, strict=True):
                 before = self.requests.get(request)
                 if before is None:
                     assert answer.task_id not in self.models
                     self.keep(answer.task_id, payload[0], payload[1])
+                    if taken:
+                        self.models[answer.task_id].start(lost=dying)
+                        world.seen["started at once"] += 1
                     if request:
                         self.requests[request] = (answer.task_id, payload)
                 elif before[1] == payload:
@@ -270,8 +288,7 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
             for lease in leases:
                 model = self.models[lease.task.task_id]
                 world.seen["leased again"] += model.attempt > 0
-                model.state, model.attempt, model.lost, model.resting = State.RUNNING, model.attempt + 1, dying, False
-                model.says("started")
+                model.start(lost=dying)
                 assert lease.task.attempt == model.attempt
                 assert {step.step_id: step.attempt for step in lease.steps} == model.steps
 
