@@ -61,7 +61,14 @@ class Database:
                 yield connection
         except DBAPIError as error:
             raise translate(error) from error
-        except (PoolTimeout, OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+        except (
+            PoolTimeout,
+            OSError,
+            TimeoutError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+            asyncpg.PostgresConnectionError,
+        ) as error:
             if not is_outage(error):
                 raise
             raise DependencyUnavailable("database") from error
@@ -73,7 +80,14 @@ class Database:
         try:
             async with asyncio.timeout(2), self._engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
-        except (SQLAlchemyError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (
+            SQLAlchemyError,
+            OSError,
+            TimeoutError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        ) as error:
             raise DependencyUnavailable("database") from error
 
 

@@ -19,10 +19,11 @@ from services.common.errors import DependencyUnavailable
 from services.common.settings import ServiceSettings
 
 _CLOSE_SECONDS = 5
-# Batches look rows up by their keys. The planner, who is told that a queue's table has no rows whenever it was cleaned while
-# it was empty, would rather read the whole of it or of its index, and keeps the plan when the table has grown.
-_BY_KEY = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+# A queue's table that was cleaned while it was empty tells the planner that it has no rows, and keeps telling it when it has a
+# million. What reads it must therefore come to the same plan whatever the planner believes.
+_NO_SCANS = "SET LOCAL enable_seqscan = off"
 _ENTER_TENANT = "SELECT set_config('guildmesh.tenant', $1, true)"
+_BY_KEY = f"{_NO_SCANS}; SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off"
 
 
 class Driver:
@@ -33,7 +34,7 @@ class Driver:
         self._acquire_seconds = acquire_seconds
         self.schema = schema
         # SET LOCAL ends with the transaction, so a pooler between may hand the connection to anyone after it.
-        self._begin = f"BEGIN; SET LOCAL ROLE {schema}_{{role}}; SET LOCAL search_path = {schema}, public; {_BY_KEY}"
+        self._begin = f"BEGIN; SET LOCAL ROLE {schema}_{{role}}; SET LOCAL search_path = {schema}, public; {{planning}}"
 
     @asynccontextmanager
     async def tenant(self, tenant_id: str) -> AsyncIterator[asyncpg.Connection]:
@@ -43,14 +44,15 @@ class Driver:
             DependencyUnavailable: the database does not answer.
             ConcurrentChange: a serialization failure or a deadlock.
         """
-        async with self.transaction(self._begin.format(role="api")) as connection:
+        async with self.transaction(self._begin.format(role="api", planning=_NO_SCANS)) as connection:
             await connection.fetchval(_ENTER_TENANT, tenant_id)
             yield connection
 
     @asynccontextmanager
-    async def engine(self) -> AsyncIterator[asyncpg.Connection]:
+    async def engine(self, *, by_key: bool) -> AsyncIterator[asyncpg.Connection]:
         """One transaction over all tenants; use services.common.db.engine_role.EngineDriver instead."""
-        async with self.transaction(self._begin.format(role="engine")) as connection:
+        begin = self._begin.format(role="engine", planning=_BY_KEY if by_key else _NO_SCANS)
+        async with self.transaction(begin) as connection:
             yield connection
 
     @asynccontextmanager
@@ -58,16 +60,16 @@ class Driver:
         """One transaction that starts with the statements `begin`."""
         try:
             async with self._pool.acquire(timeout=self._acquire_seconds) as connection:
-                await connection.execute(begin)
                 try:
+                    await connection.execute(begin)
                     yield connection
+                    await connection.execute("COMMIT")
                 except BaseException:
                     await _roll_back(connection)
                     raise
-                await connection.execute("COMMIT")
         except asyncpg.PostgresError as error:
             raise translate_state(error.sqlstate, error) from error
-        except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             if not is_outage(error):
                 raise
             raise DependencyUnavailable("database") from error
@@ -77,13 +79,13 @@ class Driver:
         try:
             async with asyncio.timeout(2), self._pool.acquire() as connection:
                 await connection.execute("SELECT 1")
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             raise DependencyUnavailable("database") from error
 
 
 async def _roll_back(connection: asyncpg.Connection) -> None:
     """Ends the transaction; a connection that cannot is not for anyone after us."""
-    if connection.is_closed():
+    if connection.is_closed() or not connection.is_in_transaction():
         return
     try:
         await connection.execute("ROLLBACK")

@@ -35,7 +35,11 @@ class EngineDriver:
         self._driver = driver
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
-        """One transaction over all tenants; raises what Driver.tenant raises."""
-        async with self._driver.engine() as connection:
+    async def transaction(self, *, by_key: bool = False) -> AsyncIterator[asyncpg.Connection]:
+        """One transaction over all tenants; raises what Driver.tenant raises.
+
+        With `by_key` a statement that joins a table with arrays must name the keys (`id = ANY($1)`) as well: then it reads those
+        rows by the index and joins by a hash, whatever the planner believes about the table.
+        """
+        async with self._driver.engine(by_key=by_key) as connection:
             yield connection

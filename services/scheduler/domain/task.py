@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from services.scheduler.domain.run import Run
 
 DEFAULT_QUEUE = "default"
 DEFAULT_KIND = "agent.task"
@@ -62,6 +66,8 @@ class NewTask:
     """all that the caller chose, serialized with sorted keys; only with a request id."""
     traceparent: str = ""
     queue_priority: int = DEFAULT_PRIORITY
+    run: Run | None = None
+    """the task's changing part, once it is created."""
     worker_id: str | None = None
     """the worker that starts the task in the moment it is created; None when it waits for one."""
 
@@ -131,3 +137,5 @@ class Lease:
     task: Task
     remaining: timedelta
     steps: tuple[Step, ...] = ()
+    run: Run | None = None
+    """the task's changing part at its start; with it a completion needs no look at what is known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import Lease
 
 
@@ -50,6 +51,8 @@ class CompletionReport:
     task_id: str
     attempt: int
     result: bytes
+    run: Run | None = None
+    """the run as it was at its start, when nothing is known to have changed it since."""
 
 
 @dataclass(frozen=True, slots=True)

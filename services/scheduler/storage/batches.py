@@ -46,6 +46,7 @@ class Batches:
             lambda connection, log: create_tasks(connection, log, tasks, self._lease),
             "scheduler.create.before_commit",
             "scheduler.create.after_commit",
+            by_key=False,
         )
 
     async def lease(self, demand: Demand, workers: Sequence[str]) -> Sequence[Lease]:
@@ -86,12 +87,19 @@ class Batches:
         async with self._database.transaction() as connection:
             await sum_up_counts(connection)
 
-    async def _commit(self, work: Callable[[asyncpg.Connection, ChangeLog], Awaitable[R]], before: str, after: str) -> R:
+    async def _commit(
+        self,
+        work: Callable[[asyncpg.Connection, ChangeLog], Awaitable[R]],
+        before: str,
+        after: str,
+        *,
+        by_key: bool = True,
+    ) -> R:
         """One transaction, between two failpoints."""
         for attempt in range(1, _ATTEMPTS + 1):
             log = ChangeLog(self._waker.origin)
             try:
-                async with self._database.transaction() as connection:
+                async with self._database.transaction(by_key=by_key) as connection:
                     result = await work(connection, log)
                     await fail_point(before, connection.terminate)
             except Aborted:

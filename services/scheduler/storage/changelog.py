@@ -27,7 +27,7 @@ FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::int[], $6::ti
   $9::timestamptz[], $10::timestamptz[], $11::real[], $12::bool[], $13::bytea[], $14::int[])
   AS c (tenant_id, task_id, state, attempt, next_event_number, available_at, worker_id, lease_expires, start_time, deadline,
     progress, has_steps, log, log_events)
-WHERE t.task_id = c.task_id AND t.tenant_id = c.tenant_id
+WHERE t.task_id = c.task_id AND t.tenant_id = c.tenant_id AND t.task_id = ANY($2)
 """
 # What has ended moves, within the server, to where nothing changes any more.
 _FINISH = """
@@ -37,7 +37,7 @@ WITH gone AS (
     $9::text[], $10::text[], $11::bytea[], $12::int[])
     AS c (tenant_id, task_id, state, attempt, next_event_number, finish_time, progress, result, error_reason, error_message,
       log, log_events)
-  WHERE t.task_id = c.task_id AND t.tenant_id = c.tenant_id
+  WHERE t.task_id = c.task_id AND t.tenant_id = c.tenant_id AND t.task_id = ANY($2)
   RETURNING t.tenant_id, t.task_id, t.create_time, t.start_time, c.finish_time, c.state, c.attempt, c.next_event_number,
     c.log_events, c.progress, t.parent_task_id, t.queue, t.kind, t.traceparent, c.error_reason, c.error_message, t.spec,
     t.context, t.log || c.log, c.result
@@ -51,7 +51,7 @@ _COMPLETE = """
 WITH gone AS (
   DELETE FROM tasks t USING unnest($1::uuid[], $2::int[], $3::bytea[], $4::bytea[])
     AS c (task_id, next_event_number, result, log)
-  WHERE t.task_id = c.task_id
+  WHERE t.task_id = c.task_id AND t.task_id = ANY($1)
   RETURNING t.tenant_id, t.task_id, t.create_time, t.start_time, $5::timestamptz, 3::smallint, t.attempt, c.next_event_number,
     t.log_events + CASE WHEN c.log = '' THEN 0 ELSE 1 END, 1::real, t.parent_task_id, t.queue, t.kind, t.traceparent,
     NULL::text, NULL::text, t.spec, t.context, t.log || c.log, c.result
@@ -62,6 +62,7 @@ SELECT * FROM gone
 """
 _FORGET_STEPS = """
 DELETE FROM task_steps WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
+  AND tenant_id = ANY($1) AND task_id = ANY($2)
 """
 _EVENTS = """
 INSERT INTO task_events (tenant_id, task_id, number, value) SELECT * FROM unnest($1::text[], $2::uuid[], $3::int[], $4::bytea[])
@@ -81,6 +82,26 @@ _ROW_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
+class Event:
+    """An event in all the forms in which it is written."""
+
+    number: int
+    value: bytes
+    framed: bytes
+    """as it lies in a task's row."""
+    record: bytes
+    """as it lies in the outbox."""
+
+
+def event_of(run: Run, change: Change, actor: str, now: datetime) -> Event:
+    """The next event of a run."""
+    number = run.next_event_number
+    value = encode_event(run, number, change, actor, now)
+    record = pack(run.shard, run.task_id, run.traceparent, value, encode_snapshot(run, number, now))
+    return Event(number, value, frame(value), record)
+
+
+@dataclass(slots=True)
 class ChangeLog:
     """The changes of one transaction, in the order they were made."""
 
@@ -89,6 +110,7 @@ class ChangeLog:
     """the tenant that the transaction is held to; * for none."""
     wake: Wake = field(init=False)
     _runs: dict[str, Run] = field(default_factory=dict)
+    _written: set[str] = field(default_factory=set)
     _logs: dict[str, list[bytes]] = field(default_factory=dict)
     _events: list[tuple[str, str, int, bytes]] = field(default_factory=list)
     _outbox: dict[int, list[bytes]] = field(default_factory=dict)
@@ -98,25 +120,32 @@ class ChangeLog:
 
     def add(self, run: Run, change: Change, actor: str, now: datetime) -> int:
         """Numbers an event of a run whose row is locked (or made) by this transaction; gives the number."""
-        number = run.next_event_number
+        event = event_of(run, change, actor, now)
+        number = event.number
         run.next_event_number = number + 1
-        task_id = run.task_id
-        value = encode_event(run, number, change, actor, now)
-        framed = frame(value)
-        if run.log_events == number - 1 and run.log_bytes + len(framed) <= INLINE_BYTES:
+        if run.log_events == number - 1 and run.log_bytes + len(event.framed) <= INLINE_BYTES:
             run.log_events = number
-            run.log_bytes += len(framed)
-            self._logs.setdefault(task_id, []).append(framed)
+            run.log_bytes += len(event.framed)
+            self._logs.setdefault(run.task_id, []).append(event.framed)
         else:
-            self._events.append((run.tenant_id, task_id, number, value))
-        record = pack(run.shard, task_id, run.traceparent, value, encode_snapshot(run, number, now))
-        self._outbox.setdefault(lane_of(run.shard), []).append(record)
+            self._events.append((run.tenant_id, run.task_id, number, event.value))
+        self._keep(run, event)
+        return number
+
+    def add_written(self, run: Run, event: Event) -> None:
+        """Adds an event that lies in the task's row already, as the row's last change of this transaction."""
+        run.next_event_number = event.number + 1
+        self._written.add(run.task_id)
+        self._keep(run, event)
+
+    def _keep(self, run: Run, event: Event) -> None:
+        task_id = run.task_id
+        self._outbox.setdefault(lane_of(run.shard), []).append(event.record)
         self._runs[task_id] = run
         wake = self.wake
         wake.shards |= 1 << run.shard
         if wake.buckets is not None:
             wake.buckets.add(bucket_of(task_id))
-        return number
 
     def stop(self, run: Run, attempt: int, reason: str) -> None:
         """Has the worker of a run told to stop."""
@@ -135,7 +164,7 @@ class ChangeLog:
         if not self._runs:
             return
         if not written:
-            runs = list(self._runs.values())
+            runs = [run for run in self._runs.values() if run.task_id not in self._written]
             await self._update(connection, [run for run in runs if not run.state.ended])
             await self._finish(connection, [run for run in runs if run.state.ended])
         if self._events:

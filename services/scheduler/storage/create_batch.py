@@ -91,6 +91,7 @@ async def create_tasks(
             log.add(run, Created(item.description, item.priority, item.labels), item.created_by, now)
             if item.worker_id is not None:
                 log.add(run, run.start(item.worker_id, now, lease), item.worker_id, now)
+            item.run = run
             runs.append(run)
             answers[place] = Task(item.task_id, item.tenant_id, item.spec, now, item.context, item.traceparent)
         await _insert(connection, made, runs, log, now, lease)

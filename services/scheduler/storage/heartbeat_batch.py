@@ -18,11 +18,11 @@ WITH beats AS (
     AS b (task_id, attempt, progress, tenant_id) ORDER BY task_id, attempt DESC
 ), locked AS MATERIALIZED (
   SELECT r.tenant_id, r.task_id, b.progress FROM tasks r JOIN beats b USING (task_id)
-  WHERE r.state = 2 AND r.attempt = b.attempt AND (b.tenant_id IS NULL OR b.tenant_id = r.tenant_id)
+  WHERE r.task_id = ANY($1) AND r.state = 2 AND r.attempt = b.attempt AND (b.tenant_id IS NULL OR b.tenant_id = r.tenant_id)
   ORDER BY r.task_id FOR NO KEY UPDATE OF r
 )
 UPDATE tasks r SET lease_expires = clock_timestamp() + $5, progress = COALESCE(l.progress, r.progress)
-FROM locked l WHERE r.task_id = l.task_id AND r.tenant_id = l.tenant_id
+FROM locked l WHERE r.task_id = l.task_id AND r.tenant_id = l.tenant_id AND r.task_id = ANY($1)
 RETURNING r.task_id, r.attempt
 """
 

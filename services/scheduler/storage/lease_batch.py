@@ -37,7 +37,7 @@ UPDATE tasks t SET
   deadline = COALESCE(t.deadline, $4 + t.timeout_ms * interval '1 ms'),
   log = t.log || c.log, log_events = t.log_events + CASE WHEN c.log = '' THEN 0 ELSE 1 END
 FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS c (task_id, worker_id, log)
-WHERE t.task_id = c.task_id
+WHERE t.task_id = c.task_id AND t.task_id = ANY($1)
 """
 wait_seconds = BatchHistogram(
     "guildmesh_task_wait_seconds",
@@ -47,7 +47,8 @@ wait_seconds = BatchHistogram(
 )
 _STEPS = """
 SELECT task_id, step_id, attempt, result FROM task_steps
-WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[])) ORDER BY task_id, number
+WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[])) AND tenant_id = ANY($1) AND task_id = ANY($2)
+ORDER BY task_id, number
 """
 
 
@@ -106,7 +107,7 @@ def _lease_of(run: Run, row: asyncpg.Record, now: datetime, steps: dict[str, lis
         run.progress, run.next_event_number - 1, run.start_time,
     )  # fmt: skip
     deadline: datetime = run.deadline or now
-    return Lease(task, deadline - now, tuple(steps.get(run.task_id, ())))
+    return Lease(task, deadline - now, tuple(steps.get(run.task_id, ())), run)
 
 
 async def _steps(connection: asyncpg.Connection, rows: Sequence[asyncpg.Record]) -> dict[str, list[Step]]:

@@ -13,11 +13,13 @@ from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 from services.scheduler.domain.worker import CompletionReport, FailureReport, Refusal, Report, StepReport
 from services.scheduler.storage.changelog import ChangeLog
+from services.scheduler.storage.complete_batch import complete_unchanged
 from services.scheduler.storage.runs import Finished, cancel_children, lock_runs, read_finished
 
 _KNOWN_STEPS = """
 SELECT task_id, step_id FROM task_steps
 WHERE (tenant_id, task_id, step_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[]))
+  AND tenant_id = ANY($1) AND task_id = ANY($2)
 """
 _WRITE_STEPS = """
 INSERT INTO task_steps (tenant_id, task_id, step_id, number, attempt, result)
@@ -27,13 +29,20 @@ SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::int[], $5::int[], $
 
 async def handle_reports(connection: asyncpg.Connection, log: ChangeLog, reports: Sequence[Report]) -> list[Refusal | None]:
     """Handles the reports in order, in the caller's transaction; gives each its refusal, or None."""
-    named = {report.task_id for report in reports if is_id(report.task_id)}
+    done = await complete_unchanged(connection, log, reports)
+    if len(done) == len(reports):
+        await log.write(connection)
+        return [None] * len(reports)
+    named = {report.task_id for place, report in enumerate(reports) if place not in done and is_id(report.task_id)}
     runs, now = await lock_runs(connection, named)
     finished = await read_finished(connection, gone) if (gone := named - runs.keys()) else {}
     journal = await _Journal.open(connection, runs, [r for r in reports if isinstance(r, StepReport)])
     ended: list[Run] = []
     answers: list[Refusal | None] = []
-    for report in reports:
+    for place, report in enumerate(reports):
+        if place in done:
+            answers.append(None)
+            continue
         found = runs.get(report.task_id)
         if found is None and report.task_id not in named:
             answers.append(Refusal("INVALID_ARGUMENT", f"{report.task_id!r} is not a task id; send the one of the lease."))

@@ -26,6 +26,7 @@ _LOCK_CHILDREN = f"""
 WITH locked AS MATERIALIZED (
   SELECT {COLUMNS} FROM tasks
   WHERE (tenant_id, parent_task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
+    AND tenant_id = ANY($1) AND parent_task_id = ANY($2)
   ORDER BY task_id FOR NO KEY UPDATE
 )
 SELECT *, clock_timestamp() AS now FROM locked

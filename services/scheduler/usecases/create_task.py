@@ -90,7 +90,7 @@ class CreateTask:
 def _first_lease(task: NewTask, created: Task) -> Lease:
     """The lease of a task that was started in the moment it was created."""
     started = replace(created, state=State.RUNNING, attempt=1, start_time=created.create_time, last_event_number=2)
-    return Lease(started, timedelta(milliseconds=task.timeout_ms))
+    return Lease(started, timedelta(milliseconds=task.timeout_ms), run=task.run)
 
 
 def _weight(task: NewTask) -> int:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from services.common.errors import CallerNotAllowed, TokenExpired
 from services.scheduler.domain.errors import HelloRequired
 from services.scheduler.domain.ports import Demand
+from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import Lease
 from services.scheduler.domain.wake import Wake
 from services.scheduler.domain.worker import (
@@ -96,6 +97,8 @@ class WorkStream:
         self._demand: Demand | None = None
         self._joined = False
         self._running: dict[str, int] = {}
+        self._unchanged: dict[str, Run] = {}
+        """runs of which nothing was told since they started."""
         self._out = SchedulerMessage()
         self._leased_at = 0.0
         self._said = asyncio.Event()
@@ -197,6 +200,8 @@ class WorkStream:
         self._out.leases += leases
         for lease in leases:
             self._running[lease.task.task_id] = lease.task.attempt
+            if lease.run is not None:
+                self._unchanged[lease.task.task_id] = lease.run
         self._said.set()
 
     def release(self, credits: int) -> None:
@@ -208,6 +213,7 @@ class WorkStream:
         """Tells the worker to stop an attempt, if it runs here."""
         if self._running.get(task_id) == attempt:
             del self._running[task_id]
+            self._unchanged.pop(task_id, None)
             self._out.cancels.append((task_id, attempt, reason))
             self._said.set()
 
@@ -267,7 +273,12 @@ class WorkStream:
         """Has the reports of a message written, together."""
         tenant, worker = self._tenant_id, self.worker_id
         reports: list[Report] = [StepReport(tenant, worker, *step) for step in message.steps]
-        reports += [CompletionReport(tenant, worker, *completion) for completion in message.completions]
+        for report in reports:
+            self._unchanged.pop(report.task_id, None)
+        reports += [
+            CompletionReport(tenant, worker, task_id, attempt, result, self._unchanged.pop(task_id, None))
+            for task_id, attempt, result in message.completions
+        ]
         reports += [FailureReport(tenant, worker, *failure) for failure in message.failures]
         if not reports:
             return
@@ -284,6 +295,7 @@ class WorkStream:
                 step_id = report.step_id if isinstance(report, StepReport) else ""
                 if not step_id:
                     self._running.pop(report.task_id, None)
+                    self._unchanged.pop(report.task_id, None)
                 if answer is None:
                     self._out.acks.append((report.task_id, report.attempt, step_id))
                 else:
