@@ -119,7 +119,8 @@ class BareWorker:
     """One Work stream."""
 
     def __init__(self, channel: Any, with_metadata: Any) -> None:
-        self.call = worker_grpc.WorkerServiceStub(channel).Work(metadata=with_metadata)
+        # A channel that was just made may still be shaking hands.
+        self.call = worker_grpc.WorkerServiceStub(channel).Work(metadata=with_metadata, wait_for_ready=True)
         self._leases: list[worker_pb.TaskLease] = []
 
     async def hello(self, credits: int, **hello: Any) -> None:
