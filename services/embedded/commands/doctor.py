@@ -8,7 +8,6 @@ import typer
 from rich.markup import escape
 
 from services.embedded.commands.console import one_line_errors, open_state, out
-from services.embedded.data_check import check_data
 from services.embedded.diagnosis import Level, database_url, diagnose
 
 _MARKS = {Level.GOOD: "[green]ok  [/green]", Level.NOTE: "[yellow]note[/yellow]", Level.BAD: "[red]bad [/red]"}
@@ -33,6 +32,9 @@ def _machine() -> bool:
 
 
 def _data() -> bool:
+    # It brings numpy, which every command would wait for.
+    from services.embedded.data_check import check_data
+
     with one_line_errors():
         findings = check_data(database_url(*open_state()))
     for finding in findings:
