@@ -46,20 +46,6 @@ INSERT INTO finished_tasks (tenant_id, task_id, create_time, start_time, finish_
   log_events, progress, parent_task_id, queue, kind, traceparent, error_reason, error_message, spec, context, log, result)
 SELECT * FROM gone
 """
-# The same for tasks that all completed now, which is what nearly every one does: less to send.
-_COMPLETE = """
-WITH gone AS (
-  DELETE FROM tasks t USING unnest($1::uuid[], $2::int[], $3::bytea[], $4::bytea[])
-    AS c (task_id, next_event_number, result, log)
-  WHERE t.task_id = c.task_id AND t.task_id = ANY($1)
-  RETURNING t.tenant_id, t.task_id, t.create_time, t.start_time, $5::timestamptz, 3::smallint, t.attempt, c.next_event_number,
-    t.log_events + CASE WHEN c.log = '' THEN 0 ELSE 1 END, 1::real, t.parent_task_id, t.queue, t.kind, t.traceparent,
-    NULL::text, NULL::text, t.spec, t.context, t.log || c.log, c.result
-)
-INSERT INTO finished_tasks (tenant_id, task_id, create_time, start_time, finish_time, state, attempt, next_event_number,
-  log_events, progress, parent_task_id, queue, kind, traceparent, error_reason, error_message, spec, context, log, result)
-SELECT * FROM gone
-"""
 _FORGET_STEPS = """
 DELETE FROM task_steps WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
   AND tenant_id = ANY($1) AND task_id = ANY($2)
@@ -213,26 +199,6 @@ class ChangeLog:
     async def _finish(self, connection: asyncpg.Connection, runs: Sequence[Run]) -> None:
         if not runs:
             return
-        first = runs[0]
-        if all(
-            run.state is State.COMPLETED and run.finish_time == first.finish_time and len(self._logs.get(run.task_id, ())) < 2
-            for run in runs
-        ):
-            await connection.execute(
-                _COMPLETE,
-                [run.task_id for run in runs],
-                [run.next_event_number for run in runs],
-                [run.result for run in runs],
-                [self.log_of(run.task_id) for run in runs],
-                first.finish_time,
-            )
-        else:
-            await self._finish_all(connection, runs)
-        stepped = [run for run in runs if run.has_steps]
-        if stepped:
-            await connection.execute(_FORGET_STEPS, [run.tenant_id for run in stepped], [run.task_id for run in stepped])
-
-    async def _finish_all(self, connection: asyncpg.Connection, runs: Sequence[Run]) -> None:
         await connection.execute(
             _FINISH,
             [run.tenant_id for run in runs],
@@ -248,6 +214,9 @@ class ChangeLog:
             [self.log_of(run.task_id) for run in runs],
             [run.log_events for run in runs],
         )
+        stepped = [run for run in runs if run.has_steps]
+        if stepped:
+            await connection.execute(_FORGET_STEPS, [run.tenant_id for run in stepped], [run.task_id for run in stepped])
 
 
 def _parts(records: Sequence[bytes]) -> list[list[bytes]]:
