@@ -198,6 +198,7 @@ def test_killed_and_paused_workers_and_a_killed_scheduler_lose_and_double_nothin
     _, kept = busy_workers(start, tasks)
     # What they tell while it hangs is lost with it: they tell it again.
     mesh.kill("scheduler", signal.SIGSTOP)
+    # Longer than the runs: that their results are under way to one who does not listen can be seen nowhere.
     time.sleep(3.5)
     mesh.kill("scheduler")
     mesh.wait_healthy()

@@ -8,7 +8,7 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import Value
 from guildmesh.events.v1 import task_event_pb2 as pb
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.ids import new_id
@@ -62,7 +62,6 @@ def by_protobuf(run: Run, number: int, change: Change, actor: str, now: datetime
     return event
 
 
-@settings(max_examples=50)
 @given(RUNS, st.integers(1, 2**31 - 1), CHANGES, NAMES, TIMES)
 def test_an_event_is_written_as_protobuf_writes_it(run: Run, number: int, change: Change, actor: str, now: datetime) -> None:
     event = by_protobuf(run, number, change, actor, now)
@@ -71,7 +70,6 @@ def test_an_event_is_written_as_protobuf_writes_it(run: Run, number: int, change
     assert encoded == event.SerializeToString(deterministic=True)
 
 
-@settings(max_examples=50)
 @given(RUNS, st.integers(1, 2**31 - 1), TIMES)
 def test_a_snapshot_is_written_as_protobuf_writes_it(run: Run, number: int, now: datetime) -> None:
     snapshot = pb.TaskSnapshot(
@@ -83,13 +81,11 @@ def test_a_snapshot_is_written_as_protobuf_writes_it(run: Run, number: int, now:
     assert encode_snapshot(run, number, now) == snapshot.SerializeToString(deterministic=True)
 
 
-@settings(max_examples=50)
 @given(st.lists(st.binary(max_size=300), max_size=20))
 def test_a_log_is_split_as_it_was_joined(values: list[bytes]) -> None:
     assert list(split(b"".join(frame(value) for value in values))) == values
 
 
-@settings(max_examples=50)
 @given(st.lists(st.builds(OutboxRecord, st.integers(0, 15), st.builds(new_id), NAMES, st.binary(), st.binary()), max_size=10))
 def test_records_are_unpacked_as_they_were_packed(records: list[OutboxRecord]) -> None:
     records = [record for record in records if len(record.traceparent.encode()) < 256]
