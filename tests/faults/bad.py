@@ -14,7 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.faults.checker import Problem
-from tests.faults.cluster import ROOT, Client, Cluster, Servers, Shape, client_of, judge, running_cluster
+from tests.faults.client import Client, client_of
+from tests.faults.cluster import ROOT, Cluster, Shape, running_cluster
+from tests.faults.judge import judge
+from tests.faults.servers import Servers
 from tests.faults.suites import Outcome, told
 
 FOLDER = Path(__file__).parent / "known_bad"

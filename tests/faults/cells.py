@@ -14,7 +14,10 @@ from typing import Any
 
 import psycopg2
 
-from tests.faults.cluster import Client, Cluster, Servers, Shape, client_of, judge, kill_one, restart, running_cluster, servers_of
+from tests.faults.client import Client, client_of
+from tests.faults.cluster import Cluster, Shape, kill_one, running_cluster
+from tests.faults.judge import judge
+from tests.faults.servers import Servers, restart, servers_of
 from tests.faults.suites import Outcome, doctor, told
 from tests.support.servers import running_kafka, running_postgres
 

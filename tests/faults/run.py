@@ -26,7 +26,8 @@ from services.common.failpoints import POINTS
 from services.embedded.parts.postgres import Postgres
 from services.embedded.running import RunningPart
 from tests.faults import bad, cells, suites
-from tests.faults.cluster import ROOT, Cluster, Servers, Shape, running_cluster, servers_of
+from tests.faults.cluster import ROOT, Cluster, Shape, running_cluster
+from tests.faults.servers import Servers, servers_of
 from tests.faults.suites import Outcome
 from tests.support.servers import running_kafka, running_postgres
 

@@ -15,18 +15,10 @@ from typing import Any
 import psycopg2
 
 from tests.faults.checker import Evidence, Problem
-from tests.faults.cluster import (
-    BATCH,
-    Client,
-    Cluster,
-    Shape,
-    client_of,
-    judge,
-    kill_one,
-    restart,
-    running_cluster,
-    servers_of,
-)
+from tests.faults.client import BATCH, Client, client_of
+from tests.faults.cluster import Cluster, Shape, kill_one, running_cluster
+from tests.faults.judge import judge
+from tests.faults.servers import restart, servers_of
 from tests.support.servers import running_kafka, running_postgres
 
 MOST_TOLD = 20

@@ -15,7 +15,8 @@ from services.common.failpoints import POINTS
 from services.embedded.parts.postgres import Postgres
 from services.embedded.running import RunningPart
 from tests.faults import bad, cells, suites
-from tests.faults.cluster import ROOT, Cluster, Servers, Shape, running_cluster
+from tests.faults.cluster import ROOT, Cluster, Shape, running_cluster
+from tests.faults.servers import Servers
 from tests.faults.suites import Outcome
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]

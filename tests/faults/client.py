@@ -1,0 +1,173 @@
+"""A client that asks until it is answered, and writes down what it asked for and was told."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
+from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
+from guildmesh.scheduler.v1 import task_pb2
+
+from services.common.context import Principal
+from services.common.grpcx.channel import secure_channel
+from tests.faults.checker import Event
+from tests.faults.cluster import Cluster
+from tests.faults.events import event_of
+from tests.faults.history import FAIL, INFO, OK, Recorder
+from tests.faults.worker import KIND
+from tests.support.service import metadata
+
+BATCH = 100
+# After these a caller does not know what happened, and asks again.
+_UNKNOWN = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.UNKNOWN,
+}
+_MAX_ATTEMPTS = 20
+
+
+class Client:
+    """Asks for tasks as one tenant, again and again with the same request id until it is answered."""
+
+    def __init__(self, cluster: Cluster, channel: grpc.aio.Channel, tenant: str, recorder: Recorder) -> None:
+        self.tenant = tenant
+        self.task_ids: dict[str, str] = {}
+        """answers so far, by tag."""
+        self.watches: list[list[Event]] = []
+        self._stub: Any = pb_grpc.SchedulerServiceStub(channel)
+        self._metadata = metadata(Principal("client", tenant, frozenset({"user"})))
+        self._recorder = recorder
+        self._cluster = cluster
+        self._watching: set[asyncio.Task[None]] = set()
+
+    async def submit(self, wanted: Mapping[str, str], *, batch: bool = True) -> None:
+        """Creates a task for each tag, with what it does; returns when each is answered."""
+        left = dict(wanted)
+        while left:
+            tags = list(left)[:BATCH]
+            answered = await (self._batch(tags, left) if batch else self._single(tags, left))
+            for tag in answered:
+                del left[tag]
+            if not answered:
+                await asyncio.sleep(0.1 * (0.5 + self._cluster.random.random()))
+
+    async def cancel(self, task_id: str) -> None:
+        """Cancels a task, until it is answered."""
+        while True:
+            number = self._recorder.invoke("cancel", task_id=task_id)
+            try:
+                await self._stub.CancelTask(pb.CancelTaskRequest(task_id=task_id), metadata=self._metadata, timeout=10)
+            except grpc.aio.AioRpcError as error:
+                if self._unknown(error):
+                    self._recorder.outcome(number, INFO, code=error.code().name)
+                    await asyncio.sleep(0.1)
+                    continue
+                # Refused: it has ended, perhaps by a cancellation of ours whose answer was lost.
+                self._recorder.outcome(number, FAIL, code=error.code().name)
+            else:
+                self._recorder.outcome(number, OK)
+            return
+
+    def watch(self, task_id: str) -> None:
+        """Watches a task to its end, going on after each break from the number it has."""
+        seen: list[Event] = []
+        self.watches.append(seen)
+        task = asyncio.create_task(self._watch(task_id, seen))
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
+    async def watched(self, seconds: float) -> None:
+        """Waits until every watcher has seen the end of its task; those that have not are given up."""
+        if self._watching:
+            _, late = await asyncio.wait(self._watching, timeout=seconds)
+            for task in late:
+                task.cancel()
+                self._cluster.surprises.append("a watcher did not see the end of its task")
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _watch(self, task_id: str, seen: list[Event]) -> None:
+        while True:
+            after = seen[-1].number if seen else 0
+            request = pb.WatchTaskRequest(task_id=task_id, after_event_number=after)
+            try:
+                async for event in self._stub.WatchTask(request, metadata=self._metadata):
+                    seen.append(event_of(event))
+                return
+            except grpc.aio.AioRpcError as error:
+                if not self._unknown(error):
+                    return
+                await asyncio.sleep(0.1)
+
+    async def _batch(self, tags: Sequence[str], wanted: Mapping[str, str]) -> list[str]:
+        numbers = [self._recorder.invoke("create", tag=tag, tenant=self.tenant) for tag in tags]
+        request = pb.BatchCreateTasksRequest(requests=[_request(tag, wanted[tag]) for tag in tags])
+        try:
+            response = await self._stub.BatchCreateTasks(request, metadata=self._metadata, timeout=15)
+        except grpc.aio.AioRpcError as error:
+            self._unknown(error)
+            for number in numbers:
+                self._recorder.outcome(number, INFO, code=error.code().name)
+            return []
+        answered = []
+        for tag, number, result in zip(tags, numbers, response.results, strict=True):
+            if self._answer(tag, number, result.task_id, result.error.code):
+                answered.append(tag)
+        return answered
+
+    async def _single(self, tags: Sequence[str], wanted: Mapping[str, str]) -> list[str]:
+        async def one(tag: str) -> bool:
+            number = self._recorder.invoke("create", tag=tag, tenant=self.tenant)
+            try:
+                task = await self._stub.CreateTask(_request(tag, wanted[tag]), metadata=self._metadata, timeout=15)
+            except grpc.aio.AioRpcError as error:
+                self._unknown(error)
+                return self._answer(tag, number, "", error.code().value[0])
+            return self._answer(tag, number, task.task_id, 0)
+
+        done = await asyncio.gather(*(one(tag) for tag in tags))
+        return [tag for tag, answered in zip(tags, done, strict=True) if answered]
+
+    def _answer(self, tag: str, number: int, task_id: str, code: int) -> bool:
+        if not code:
+            self._recorder.outcome(number, OK, task_id=task_id)
+            self.task_ids[tag] = task_id
+            return True
+        unknown = code in {status.value[0] for status in _UNKNOWN}
+        self._recorder.outcome(number, INFO if unknown else FAIL, code=code)
+        if not unknown:
+            self._cluster.surprises.append(f"the create of {tag} was refused with code {code}")
+        return not unknown
+
+    def _unknown(self, error: grpc.aio.AioRpcError) -> bool:
+        """Whether nobody knows what happened; an INTERNAL is a fault of ours, whatever was broken."""
+        if error.code() is grpc.StatusCode.INTERNAL:
+            self._cluster.surprises.append(f"INTERNAL: {error.details()}")
+            return True
+        return error.code() in _UNKNOWN
+
+
+def _request(tag: str, what: str) -> pb.CreateTaskRequest:
+    task = task_pb2.Task(description=tag, kind=KIND, max_attempts=_MAX_ATTEMPTS, labels={"do": what} if what else {})
+    return pb.CreateTaskRequest(task=task, request_id=tag)
+
+
+@asynccontextmanager
+async def client_of(cluster: Cluster, tenant: str = "") -> AsyncIterator[Client]:
+    """A client with a tenant of its own, as the gateway would pass its calls on."""
+    tenant = tenant or f"t-{uuid.uuid4().hex[:12]}"
+    recorder = Recorder(cluster.folder / f"history-client-{tenant}-{uuid.uuid4().hex[:6]}.jsonl", f"client-{tenant}")
+    async with secure_channel(cluster.target, "scheduler", cluster.tls / "gateway") as channel:
+        client = Client(cluster, channel, tenant, recorder)
+        try:
+            yield client
+        finally:
+            await client.watched(0)
+            recorder.close()

@@ -1,0 +1,20 @@
+"""What the checker knows of an event, whatever channel showed it."""
+
+from __future__ import annotations
+
+from guildmesh.events.v1.task_event_pb2 import TaskEvent
+
+from tests.faults.checker import Event
+from tests.faults.history import digest
+
+
+def event_of(event: TaskEvent) -> Event:
+    """What the checker knows of an event; the same on every channel."""
+    return Event(
+        task_id=event.task_id,
+        number=event.number,
+        type=event.WhichOneof("change") or "",
+        attempt=event.attempt,
+        digest=digest(event.SerializeToString(deterministic=True)),
+        detail=event.step_completed.step_id,
+    )

@@ -1,0 +1,104 @@
+"""Waits for quiet, gathers what is known of a client's tasks, and has it checked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from typing import Any
+
+import psycopg2
+from google.protobuf.struct_pb2 import Value
+from guildmesh.events.v1.task_event_pb2 import TaskEvent
+from guildmesh.scheduler.v1 import task_pb2
+
+from services.scheduler.storage.event_log import split
+from tests.faults.checker import Event, Evidence, Problem, TaskRow, check
+from tests.faults.client import Client
+from tests.faults.cluster import Cluster
+from tests.faults.events import event_of
+from tests.faults.history import digest, read
+
+_STATES = {1: "PENDING", 2: "RUNNING", 3: "COMPLETED", 4: "FAILED", 5: "CANCELLED"}
+_UNENDED = "SELECT count(*) FROM scheduler.tasks WHERE tenant_id = %s"
+_OUTBOX = "SELECT count(*) FROM scheduler.outbox"
+_TASKS = """
+SELECT task_id::text, state, attempt, next_event_number - 1, spec, log, NULL::bytea AS result, lease_expires IS NOT NULL
+FROM scheduler.tasks WHERE tenant_id = %s
+UNION ALL
+SELECT task_id::text, state, attempt, next_event_number - 1, spec, log, result, false
+FROM scheduler.finished_tasks WHERE tenant_id = %s
+"""
+_MORE_EVENTS = "SELECT value FROM scheduler.task_events WHERE tenant_id = %s ORDER BY task_id, number"
+
+
+def query(url: str, statement: str, *arguments: object) -> list[Any]:
+    """Rows as the scheduler's engine role sees them."""
+    connection = psycopg2.connect(url, connect_timeout=5)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SET ROLE scheduler_engine")
+            cursor.execute(statement, arguments)
+            return list(cursor.fetchall())
+    finally:
+        connection.close()
+
+
+async def quiet(cluster: Cluster, tenant: str, seconds: float, *, published: bool = True) -> bool:
+    """Waits until every task of a tenant has ended and the outbox is empty, or for `seconds`; whether it came to that."""
+    url = cluster.servers.database_url
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(psycopg2.OperationalError):
+            [(unended,)] = await asyncio.to_thread(query, url, _UNENDED, tenant)
+            [(waiting,)] = await asyncio.to_thread(query, url, _OUTBOX) if published else [(0,)]
+            if not unended and not waiting:
+                return True
+        await asyncio.sleep(0.15)
+    return False
+
+
+async def evidence_of(cluster: Cluster, client: Client, seconds: float, *, published: bool = True) -> Evidence:
+    """What is known of a client's tasks; waits for Kafka for at most `seconds`."""
+    url = cluster.servers.database_url
+    rows = await asyncio.to_thread(query, url, _TASKS, client.tenant, client.tenant)
+    more: dict[str, list[TaskEvent]] = defaultdict(list)
+    for (value,) in await asyncio.to_thread(query, url, _MORE_EVENTS, client.tenant):
+        event = TaskEvent.FromString(bytes(value))
+        more[event.task_id].append(event)
+    tasks: dict[str, TaskRow] = {}
+    table: list[Event] = []
+    for task_id, state, attempt, last, spec, log, result, leased in rows:
+        tag = task_pb2.Task.FromString(bytes(spec)).description
+        value = "" if result is None else digest(Value.FromString(bytes(result)).SerializeToString(deterministic=True))
+        tasks[task_id] = TaskRow(task_id, tag, _STATES[state], attempt, last, value, leased)
+        table += [event_of(TaskEvent.FromString(part)) for part in split(bytes(log))]
+        table += [event_of(event) for event in more.pop(task_id, ())]
+    table += [event_of(event) for events in more.values() for event in events]
+    if published:
+        await cluster.reader.until(client.tenant, {(event.task_id, event.number) for event in table}, seconds)
+    [(outbox,)] = await asyncio.to_thread(query, url, _OUTBOX) if published else [(0,)]
+    known = set(tasks)
+    history = [
+        operation
+        for operation in read(cluster.histories())
+        if operation.asked.get("tenant") == client.tenant or operation.asked.get("task_id") in known
+    ]
+    return Evidence(
+        history=history,
+        tasks=tasks,
+        table=table,
+        kafka=list(cluster.reader.events[client.tenant]) if published else None,
+        state=list(cluster.reader.states[client.tenant]) if published else None,
+        watches=[watch for watch in client.watches if watch],
+        outbox=outbox,
+    )
+
+
+async def judge(cluster: Cluster, client: Client, seconds: float, *, published: bool = True) -> tuple[Evidence, list[Problem]]:
+    """Waits for quiet and checks everything."""
+    await quiet(cluster, client.tenant, seconds, published=published)
+    await client.watched(min(10, seconds / 4))
+    evidence = await evidence_of(cluster, client, min(30, seconds / 4), published=published)
+    return evidence, check(evidence)
