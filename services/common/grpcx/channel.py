@@ -83,7 +83,9 @@ def secure_channel(target: str, service: str, tls_dir: Path, *, tracing: bool = 
             ("grpc.keepalive_permit_without_calls", 1),
             # A restarted service is found again at once, not after the default back-off of up to two minutes.
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            # In spite of its name this is how long one attempt to connect may take, the TLS handshake included: on a machine that
+            # is busy that is seconds, and with less no service would reach another there.
+            ("grpc.min_reconnect_backoff_ms", 5_000),
             ("grpc.max_reconnect_backoff_ms", 1_000),
         ],
         interceptors=interceptors,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from guildmesh.scheduler.v1 import task_pb2
 from services.common.context import Principal, current_call
 from services.common.errors import DependencyUnavailable, NotFound
 from services.common.grpcx.chain import ChainOrderError, check_order
+from services.common.grpcx.channel import secure_channel
 from services.common.grpcx.server import Registration, default_stages
 from services.common.service import Service
 from services.common.settings import ServiceSettings
@@ -123,6 +126,29 @@ async def test_without_a_certificate_the_handshake_fails(server: TestServer) -> 
     async with grpc.aio.secure_channel(server.target, grpc.ssl_channel_credentials(authority), options) as channel:
         error = await failure(pb_grpc.SchedulerServiceStub(channel).GetTask(pb.GetTaskRequest(task_id="a"), timeout=5))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_server_that_is_slow_to_shake_hands_is_reached_all_the_same(server: TestServer) -> None:
+    async def forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                target.write(data)
+                await target.drain()
+        target.close()
+
+    async def delayed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # As on a machine that is busy: the connection is there at once, what the server says to it is not.
+        await asyncio.sleep(0.5)
+        from_server, to_server = await asyncio.open_connection("localhost", server.running.port)
+        await asyncio.gather(forward(reader, to_server), forward(from_server, writer))
+
+    async with await asyncio.start_server(delayed, "127.0.0.1", 0) as proxy:
+        target = f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+        async with secure_channel(target, "scheduler", server.tls / "gateway") as channel:
+            # A method that is not retried: the first attempt to connect must do.
+            stub = pb_grpc.SchedulerServiceStub(channel)
+            request = pb.CreateTaskRequest(task=task_pb2.Task(kind="k", description="d"))
+            assert (await stub.CreateTask(request, metadata=metadata(ADA))).kind == "k"
 
 
 async def test_a_domain_error_is_told_with_reason_and_metadata(server: TestServer) -> None:
