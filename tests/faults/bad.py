@@ -17,8 +17,8 @@ from tests.faults.checker import Problem
 from tests.faults.client import Client, client_of
 from tests.faults.cluster import ROOT, Cluster, Shape, running_cluster
 from tests.faults.judge import judge
+from tests.faults.outcome import Outcome, told
 from tests.faults.servers import Servers
-from tests.faults.suites import Outcome, told
 
 FOLDER = Path(__file__).parent / "known_bad"
 SHAPE = Shape(schedulers=2, relays=1, workers=2, lease_seconds=1.2, relay_lease_seconds=1.2)

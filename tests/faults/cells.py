@@ -17,8 +17,9 @@ import psycopg2
 from tests.faults.client import Client, client_of
 from tests.faults.cluster import Cluster, Shape, kill_one, running_cluster
 from tests.faults.judge import judge
+from tests.faults.outcome import Outcome, told
 from tests.faults.servers import Servers, restart, servers_of
-from tests.faults.suites import Outcome, doctor, told
+from tests.faults.suites import doctor
 from tests.support.servers import running_kafka, running_postgres
 
 WINDOWS = 5

@@ -18,7 +18,7 @@ from services.common.grpcx.channel import secure_channel
 from tests.faults.checker import Event
 from tests.faults.cluster import Cluster
 from tests.faults.events import event_of
-from tests.faults.history import FAIL, INFO, OK, Recorder
+from tests.faults.history import FAIL, INFO, OK, Recorder, sizes
 from tests.faults.worker import KIND
 from tests.support.service import metadata
 
@@ -41,6 +41,8 @@ class Client:
         self.tenant = tenant
         self.task_ids: dict[str, str] = {}
         """answers so far, by tag."""
+        self.since = sizes(cluster.histories())
+        """where the histories end before this client has asked for anything."""
         self.watches: list[list[Event]] = []
         self._stub: Any = pb_grpc.SchedulerServiceStub(channel)
         self._metadata = metadata(Principal("client", tenant, frozenset({"user"})))

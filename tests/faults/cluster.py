@@ -6,8 +6,9 @@ import asyncio
 import json
 import random
 import signal
+import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +25,22 @@ from services.common.failpoints import FILE, SEED
 from services.common.grpcx.channel import secure_channel
 from services.embedded.ports import free_ports
 from services.scheduler.settings import SchedulerSettings
-from tests.faults.members import Member
+from tests.faults.members import Member, Spawner
 from tests.faults.reader import KafkaReader
 from tests.faults.servers import Servers
+from tests.faults.tables import Tables
 from tests.faults.worker import SETTINGS
 from tests.support.service import mesh_certificates, metadata
 
 ROOT = Path(__file__).resolve().parents[2]
+# Alembic keeps what it works on in a global of its own.
+_MIGRATING = threading.Lock()
+# What a program's main module imports.
+_IMPORTS = {
+    "services.scheduler": "services.scheduler.__main__",
+    "services.scheduler.relay": "services.scheduler.relay.__main__",
+    "tests.faults.worker": "tests.faults.worker",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,8 @@ class Shape:
     relay_lease_seconds: float = 1.5
     pool: int = 6
     seed: int = 0
+    spawned: bool = False
+    """whether a process that ends begins again with its program imported: for runs that are about what it does then."""
 
 
 @dataclass
@@ -69,13 +81,14 @@ class Cluster:
         suffix = uuid.uuid4().hex[:8]
         self.events_topic, self.state_topic = f"events-{suffix}", f"state-{suffix}"
         self.target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
+        self.tables = Tables(self.servers.database_url)
         self.reader = KafkaReader(self.servers.kafka, (self.events_topic, self.state_topic))
         for index, port in enumerate(self.ports):
-            self._add(f"scheduler-{index}", ["-m", "services.scheduler"], self._scheduler(index, port))
+            self._add(f"scheduler-{index}", "services.scheduler", self._scheduler(index, port))
         for index in range(self.shape.relays):
-            self._add(f"relay-{index}", ["-m", "services.scheduler.relay"], self._relay(index))
+            self._add(f"relay-{index}", "services.scheduler.relay", self._relay(index))
         for index in range(self.shape.workers):
-            self._add(f"worker-{index}", ["-m", "tests.faults.worker"], self._worker(index))
+            self._add(f"worker-{index}", "tests.faults.worker", self._worker(index))
 
     def of(self, role: str) -> list[Member]:
         """The members of a role: scheduler, relay or worker."""
@@ -107,9 +120,10 @@ class Cluster:
         """What to read when something went wrong."""
         return "\n".join(f"--- {name}\n{member.tail(1500)}" for name, member in self.members.items())
 
-    def _add(self, name: str, arguments: Sequence[str], environment: Callable[[int], Mapping[str, str]]) -> None:
+    def _add(self, name: str, module: str, environment: Callable[[int], Mapping[str, str]]) -> None:
         log = self.folder / f"{name}.log"
-        self.members[name] = Member(name, arguments, environment, self.tree, log, self.surprises.append)
+        spawner = Spawner(module, _IMPORTS[module]) if self.shape.spawned else None
+        self.members[name] = Member(name, module, environment, self.tree, log, self.surprises.append, spawner)
 
     def _common(self, name: str, index: int) -> dict[str, str]:
         paths = (self.tree, self.tree / "gen" / "python", self.tree / "sdk" / "python")
@@ -174,16 +188,22 @@ async def running_cluster(
 ) -> AsyncIterator[Cluster]:
     """A cluster over a migrated database; at the end every process must stop in order, whatever it is doing."""
     cluster = Cluster(folder, servers, shape, tree, extra or {})
-    settings = SchedulerSettings(_env_file=None, database_url=SecretStr(servers.database_url))
-    migrate(settings, package="services.scheduler.storage.migrations", schema="scheduler")
+    await asyncio.to_thread(_migrate, servers.database_url)
     for member in cluster.members.values():
         member.start()
     async with AsyncExitStack() as stack:
+        stack.callback(cluster.tables.close)
         stack.push_async_callback(_stop, cluster)
         await _ready(cluster)
         if shape.relays:
             await stack.enter_async_context(cluster.reader)
         yield cluster
+
+
+def _migrate(url: str) -> None:
+    settings = SchedulerSettings(_env_file=None, database_url=SecretStr(url))
+    with _MIGRATING:
+        migrate(settings, package="services.scheduler.storage.migrations", schema="scheduler")
 
 
 async def _ready(cluster: Cluster) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,21 @@ class Recorder:
         os.write(self._handle, text.encode() + b"\n")
 
 
-def read(files: Iterable[Path]) -> list[Operation]:
-    """The operations of some files. Each file is one process's; a process that was started again has another `who`."""
+def sizes(files: Iterable[Path]) -> dict[Path, int]:
+    """How many bytes each file has now."""
+    return {file: file.stat().st_size for file in files}
+
+
+def read(files: Iterable[Path], since: Mapping[Path, int] | None = None) -> list[Operation]:
+    """The operations of some files. Each file is one process's; a process that was started again has another `who`.
+
+    With `since` only those that began after a file had so many bytes.
+    """
     found: list[Operation] = []
     for file in files:
         begun: dict[tuple[str, int], dict[str, Any]] = {}
         ended: dict[tuple[str, int], dict[str, Any]] = {}
-        for text in file.read_text().splitlines():
+        for text in _lines(file, since.get(file, 0) if since else 0):
             line = json.loads(text)
             (begun if line["type"] == "invoke" else ended)[line["who"], line["op"]] = line
         for key, line in begun.items():
@@ -92,6 +100,12 @@ def read(files: Iterable[Path]) -> list[Operation]:
                 )
             )
     return sorted(found, key=lambda operation: operation.begun)
+
+
+def _lines(file: Path, start: int) -> list[str]:
+    with file.open("rb") as handle:
+        handle.seek(start)
+        return handle.read().decode().splitlines()
 
 
 def digest(value: bytes) -> str:

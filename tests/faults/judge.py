@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from typing import Any
 
 import psycopg2
 from google.protobuf.struct_pb2 import Value
@@ -21,8 +20,10 @@ from tests.faults.events import event_of
 from tests.faults.history import digest, read
 
 _STATES = {1: "PENDING", 2: "RUNNING", 3: "COMPLETED", 4: "FAILED", 5: "CANCELLED"}
-_UNENDED = "SELECT count(*) FROM scheduler.tasks WHERE tenant_id = %s"
 _OUTBOX = "SELECT count(*) FROM scheduler.outbox"
+_WAITING = f"SELECT (SELECT count(*) FROM scheduler.tasks WHERE tenant_id = %s), ({_OUTBOX})"
+_PAUSES = (0.03, 0.15)
+"""seconds between two looks, from the first to the later ones."""
 _TASKS = """
 SELECT task_id::text, state, attempt, next_event_number - 1, spec, log, NULL::bytea AS result, lease_expires IS NOT NULL
 FROM scheduler.tasks WHERE tenant_id = %s
@@ -33,38 +34,26 @@ FROM scheduler.finished_tasks WHERE tenant_id = %s
 _MORE_EVENTS = "SELECT value FROM scheduler.task_events WHERE tenant_id = %s ORDER BY task_id, number"
 
 
-def query(url: str, statement: str, *arguments: object) -> list[Any]:
-    """Rows as the scheduler's engine role sees them."""
-    connection = psycopg2.connect(url, connect_timeout=5)
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute("SET ROLE scheduler_engine")
-            cursor.execute(statement, arguments)
-            return list(cursor.fetchall())
-    finally:
-        connection.close()
-
-
 async def quiet(cluster: Cluster, tenant: str, seconds: float, *, published: bool = True) -> bool:
     """Waits until every task of a tenant has ended and the outbox is empty, or for `seconds`; whether it came to that."""
-    url = cluster.servers.database_url
     end = time.monotonic() + seconds
+    pause, longest = _PAUSES
     while time.monotonic() < end:
-        with contextlib.suppress(psycopg2.OperationalError):
-            [(unended,)] = await asyncio.to_thread(query, url, _UNENDED, tenant)
-            [(waiting,)] = await asyncio.to_thread(query, url, _OUTBOX) if published else [(0,)]
-            if not unended and not waiting:
+        with contextlib.suppress(psycopg2.Error):
+            [(unended, waiting)] = await asyncio.to_thread(cluster.tables.query, _WAITING, tenant)
+            if not unended and not (published and waiting):
                 return True
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.2, longest)
     return False
 
 
 async def evidence_of(cluster: Cluster, client: Client, seconds: float, *, published: bool = True) -> Evidence:
     """What is known of a client's tasks; waits for Kafka for at most `seconds`."""
-    url = cluster.servers.database_url
-    rows = await asyncio.to_thread(query, url, _TASKS, client.tenant, client.tenant)
+    query = cluster.tables.query
+    rows = await asyncio.to_thread(query, _TASKS, client.tenant, client.tenant)
     more: dict[str, list[TaskEvent]] = defaultdict(list)
-    for (value,) in await asyncio.to_thread(query, url, _MORE_EVENTS, client.tenant):
+    for (value,) in await asyncio.to_thread(query, _MORE_EVENTS, client.tenant):
         event = TaskEvent.FromString(bytes(value))
         more[event.task_id].append(event)
     tasks: dict[str, TaskRow] = {}
@@ -78,11 +67,11 @@ async def evidence_of(cluster: Cluster, client: Client, seconds: float, *, publi
     table += [event_of(event) for events in more.values() for event in events]
     if published:
         await cluster.reader.until(client.tenant, {(event.task_id, event.number) for event in table}, seconds)
-    [(outbox,)] = await asyncio.to_thread(query, url, _OUTBOX) if published else [(0,)]
+    [(outbox,)] = await asyncio.to_thread(query, _OUTBOX) if published else [(0,)]
     known = set(tasks)
     history = [
         operation
-        for operation in read(cluster.histories())
+        for operation in read(cluster.histories(), client.since)
         if operation.asked.get("tenant") == client.tenant or operation.asked.get("task_id") in known
     ]
     return Evidence(

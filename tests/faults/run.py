@@ -15,9 +15,9 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,16 @@ from typing import Any
 from services.common.failpoints import POINTS
 from services.embedded.parts.postgres import Postgres
 from services.embedded.running import RunningPart
-from tests.faults import bad, cells, suites
+from tests.faults import bad, cells, failpoints, suites
 from tests.faults.cluster import ROOT, Cluster, Shape, running_cluster
+from tests.faults.outcome import Outcome
 from tests.faults.servers import Servers, servers_of
-from tests.faults.suites import Outcome
 from tests.support.servers import running_kafka, running_postgres
 
 DEFAULT_REPORT = ROOT / ".cache" / "faults"
 SUITES = ("kills", "pauses", "failpoints", "cells", "known bad")
-# After so many cells a cluster is thrown away: its logs and histories have grown.
-_CELLS_A_CLUSTER = 60
+# After so many rounds a cluster is thrown away: its tables, topics and logs have grown.
+_ROUNDS_A_CLUSTER = 120
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,35 @@ class Job:
         return f"{self.suite} {self.cell} #{self.seed}"
 
 
-class Bench:
-    """Servers and clusters that jobs may share."""
+class SharedServers:
+    """One PostgreSQL and one Kafka for everything that restarts neither; started when they are needed."""
 
     def __init__(self) -> None:
-        self._stack = AsyncExitStack()
+        self._stack = ExitStack()
         self._servers: tuple[RunningPart, RunningPart] | None = None
+
+    def __enter__(self) -> SharedServers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def database(self) -> Servers:
+        """The servers, with a database of one's own."""
+        if self._servers is None:
+            postgres, kafka = running_postgres(), running_kafka()
+            self._servers = (self._stack.enter_context(postgres), self._stack.enter_context(kafka))
+        servers = servers_of(*self._servers)
+        assert isinstance(self._servers[0].part, Postgres)
+        servers.database_url = self._servers[0].part.create_database(f"faults_{uuid.uuid4().hex[:12]}")
+        return servers
+
+
+class Bench:
+    """Where jobs run one after the other: a cluster that they may share."""
+
+    def __init__(self, shared: SharedServers) -> None:
+        self._shared = shared
         self._cluster: Cluster | None = None
         self._clusters = AsyncExitStack()
         self._used = 0
@@ -67,7 +90,6 @@ class Bench:
 
     async def __aexit__(self, *_: object) -> None:
         await self._clusters.aclose()
-        await self._stack.aclose()
 
     def folder(self) -> Path:
         """A new folder for one run; it stays, for whoever wants to read its logs."""
@@ -76,27 +98,21 @@ class Bench:
         return folder
 
     def servers(self) -> Servers:
-        """The shared PostgreSQL and Kafka, with a database of one's own."""
-        if self._servers is None:
-            postgres, kafka = running_postgres(), running_kafka()
-            self._servers = (self._stack.enter_context(postgres), self._stack.enter_context(kafka))
-        servers = servers_of(*self._servers)
-        assert isinstance(self._servers[0].part, Postgres)
-        servers.database_url = self._servers[0].part.create_database(f"faults_{uuid.uuid4().hex[:12]}")
-        return servers
+        """The shared servers, with a database of one's own."""
+        return self._shared.database()
 
     async def cluster(self) -> Cluster:
         """The shared cluster, whose times are short."""
-        if self._cluster is None or self._used >= _CELLS_A_CLUSTER:
-            await self._clusters.aclose()
-            shape = Shape(schedulers=2, relays=2, workers=2, lease_seconds=1.2, relay_lease_seconds=1.2)
-            self._cluster = await self._clusters.enter_async_context(running_cluster(self.folder(), self.servers(), shape))
+        if self._cluster is None or self._used >= _ROUNDS_A_CLUSTER:
+            await self.forget()
+            opened = running_cluster(self.folder(), self.servers(), failpoints.SHAPE)
+            self._cluster = await self._clusters.enter_async_context(opened)
             self._used = 0
         self._used += 1
         return self._cluster
 
     async def forget(self) -> None:
-        """Throws the shared cluster away: something was wrong with it."""
+        """Throws the shared cluster away: something was wrong with it, or it has grown."""
         self._cluster = None
         await self._clusters.aclose()
 
@@ -133,10 +149,10 @@ def jobs(seeds: int) -> Iterator[Job]:
         yield Job("known bad", f"{patch.name if patch else 'nothing spoilt'} by {caught_by}", 1, known_bad)
     for seed in range(1, seeds + 1):
         for name in POINTS:
-            for action in suites.ACTIONS:
+            for action in failpoints.ACTIONS:
 
                 async def failpoint(bench: Bench, name: str = name, action: str = action, seed: int = seed) -> Outcome:
-                    outcome = await suites.failpoint(await bench.cluster(), name, action, seed)
+                    outcome = await failpoints.failpoint(await bench.cluster(), name, action, seed)
                     if not outcome.good:
                         await bench.forget()
                     return outcome
@@ -145,13 +161,14 @@ def jobs(seeds: int) -> Iterator[Job]:
 
 
 class Report:
-    """What was found so far, by job; kept as JSON after each, and as a Markdown table."""
+    """What was found so far. Each run is one more line of JSON; the last one of a job counts."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / "report.json"
-        self._found: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+        self._file = folder / "report.jsonl"
+        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        self._found: dict[str, dict[str, Any]] = {entry["job"]: entry for entry in map(json.loads, lines)}
         self._tree = tree_digest()
 
     def done(self, job: Job) -> bool:
@@ -161,11 +178,16 @@ class Report:
 
     def add(self, job: Job, outcome: Outcome) -> None:
         """Keeps an outcome."""
-        self._found[job.key] = {**outcome.as_dict(), "tree": self._tree, "time": time.strftime("%Y-%m-%d %H:%M", time.gmtime())}
-        new = self._folder / "report.json.new"
-        new.write_text(json.dumps(self._found, indent=1))
-        new.replace(self._folder / "report.json")
-        (self._folder / "report.md").write_text(self.table())
+        now = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        entry = self._found[job.key] = {"job": job.key, **outcome.as_dict(), "tree": self._tree, "time": now}
+        with self._file.open("a") as file:
+            file.write(json.dumps(entry, separators=(",", ":")) + "\n")
+
+    def write_table(self) -> str:
+        """Writes report.md, and gives its text."""
+        text = self.table()
+        (self._folder / "report.md").write_text(text)
+        return text
 
     def table(self) -> str:
         """One line a cell, its seeds together."""
@@ -195,27 +217,52 @@ def tree_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-async def run(wanted: Sequence[Job], report: Report) -> int:
-    """Runs what is not yet good; the number of bad ones."""
-    wrong = 0
-    async with Bench() as bench:
-        for place, job in enumerate(wanted, 1):
-            if report.done(job):
-                continue
-            begun = time.monotonic()
-            try:
-                outcome = await job.run(bench)
-            except Exception as error:
-                traceback.print_exc()
-                outcome = Outcome(job.suite, job.cell, job.seed, [f"the run broke: {error!r}"], {}, time.monotonic() - begun)
-                await bench.forget()
-            report.add(job, outcome)
-            mark = "good" if outcome.good else "BAD "
-            print(f"{mark} {place}/{len(wanted)} {job.key} {outcome.seconds:.1f} s {outcome.size} {outcome.figures}", flush=True)
-            for problem in outcome.problems:
-                print(f"     {problem}", flush=True)
-            wrong += not outcome.good
-    return wrong
+class Runner:
+    """Runs what is not yet good, and reports it."""
+
+    def __init__(self, wanted: Sequence[Job], report: Report, at_once: int) -> None:
+        self._report = report
+        self._at_once = at_once
+        self._all = len(wanted)
+        self._left = [job for job in wanted if not report.done(job)]
+        self._done = self._all - len(self._left)
+        self._wrong = 0
+
+    async def run(self) -> int:
+        """Runs everything; the number of bad ones."""
+        # Failpoints wait more than they work, so that several clusters share the machine; the rest need it for themselves.
+        alone = [job for job in self._left if job.suite != "failpoints"]
+        rounds = deque(job for job in self._left if job.suite == "failpoints")
+        with SharedServers() as shared:
+            async with Bench(shared) as bench:
+                for job in alone:
+                    await self._one(job, bench)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._at_once, len(rounds))):
+                    group.create_task(self._many(rounds, shared))
+        self._report.write_table()
+        return self._wrong
+
+    async def _many(self, jobs: deque[Job], shared: SharedServers) -> None:
+        async with Bench(shared) as bench:
+            while jobs:
+                await self._one(jobs.popleft(), bench)
+
+    async def _one(self, job: Job, bench: Bench) -> None:
+        begun = time.monotonic()
+        try:
+            outcome = await job.run(bench)
+        except Exception as error:
+            traceback.print_exc()
+            outcome = Outcome(job.suite, job.cell, job.seed, [f"the run broke: {error!r}"], {}, time.monotonic() - begun)
+            await bench.forget()
+        self._report.add(job, outcome)
+        self._done += 1
+        self._wrong += not outcome.good
+        mark = "good" if outcome.good else "BAD "
+        print(f"{mark} {self._done}/{self._all} {job.key} {outcome.seconds:.1f} s {outcome.size} {outcome.figures}", flush=True)
+        for problem in outcome.problems:
+            print(f"     {problem}", flush=True)
 
 
 def main() -> int:
@@ -224,7 +271,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20, help="how many seeds each failpoint and action gets (default 20)")
     parser.add_argument("--seed", type=int, help="only this seed")
     parser.add_argument("--only", default="", help=f"only runs whose name begins with this: {', '.join(SUITES)}, then the cell")
-    parser.add_argument("--report", type=Path, default=DEFAULT_REPORT, help="folder of report.json and report.md")
+    parser.add_argument("--at-once", type=int, default=4, help="clusters on which failpoints run at the same time (default 4)")
+    parser.add_argument("--report", type=Path, default=DEFAULT_REPORT, help="folder of report.jsonl and report.md")
     parser.add_argument("--list", action="store_true", help="only say what there is")
     options = parser.parse_args()
     wanted = [job for job in jobs(max(options.seeds, options.seed or 0)) if job.key.startswith(options.only)]
@@ -234,8 +282,8 @@ def main() -> int:
         print("\n".join(job.key for job in wanted))
         return 0
     report = Report(options.report)
-    wrong = asyncio.run(run(wanted, report))
-    print(report.table())
+    wrong = asyncio.run(Runner(wanted, report, options.at_once).run())
+    print(report.write_table())
     return 1 if wrong else 0
 
 

@@ -1,4 +1,4 @@
-"""What is done to a cluster, and how it is judged. Each suite is one run with one seed; `make faults` runs all of them."""
+"""Processes that are killed and paused under load. Each suite is one run with one seed; `make faults` runs all of them."""
 
 from __future__ import annotations
 
@@ -6,51 +6,20 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-import psycopg2
 
 from tests.faults.checker import Evidence, Problem
 from tests.faults.client import BATCH, Client, client_of
 from tests.faults.cluster import Cluster, Shape, kill_one, running_cluster
 from tests.faults.judge import judge
+from tests.faults.outcome import Outcome, told
 from tests.faults.servers import restart, servers_of
 from tests.support.servers import running_kafka, running_postgres
 
-MOST_TOLD = 20
 # Most tasks are quick; some need a journal, another attempt, several leases, or fail.
 MIX = ("", "", "", "nap", "nap", "steps", "retry", "fail")
-
-
-@dataclass
-class Outcome:
-    """How one run ended."""
-
-    suite: str
-    cell: str
-    seed: int
-    problems: list[str] = field(default_factory=list)
-    size: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    figures: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing was wrong, and something was judged."""
-        return not self.problems and self.size.get("tasks", 0) > 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the report."""
-        return {**asdict(self), "good": self.good}
-
-
-def told(problems: Sequence[Problem], surprises: Sequence[str]) -> list[str]:
-    """The first of what is wrong, in words."""
-    return [str(problem) for problem in problems[:MOST_TOLD]] + [text[:600] for text in surprises[:MOST_TOLD]]
 
 
 async def load(cluster: Cluster, client: Client, tasks: int, seconds: float, *, watchers: int = 20) -> None:
@@ -148,79 +117,3 @@ def doctor(url: str) -> list[str]:
     from services.embedded.data_check import check_data
 
     return [f"doctor: {finding.about}: {text}" for finding in check_data(url) for text in finding.problems]
-
-
-ACTIONS = ("crash", "delay", "error", "cut")
-# A delay longer than every lease: whoever wakes from it is stale.
-_DELAYS = (30, 300, 2500)
-_MOST_TURNS = 30
-
-
-def rule_of(name: str, action: str, seed: int) -> str:
-    """The rule of a cell: the seed decides when it acts, and how long a delay is."""
-    chance = random.Random(f"{name} {action} {seed}")
-    argument = f":{chance.choice(_DELAYS)}" if action == "delay" else ""
-    when = f"@{chance.randint(1, 2)}" if action in ("crash", "delay") else chance.choice(("@1", "@2", "@0.5"))
-    return f"{name}={action}{argument}{when}"
-
-
-async def failpoint(cluster: Cluster, name: str, action: str, seed: int) -> Outcome:
-    """One place, one action, one seed, on a cluster that goes on from cell to cell: work until it acts, then quiet."""
-    begun = time.monotonic()
-    rule = rule_of(name, action, seed)
-    chance = cluster.random = random.Random(f"{name} {action} {seed}")
-    before = len(cluster.fired())
-    lives = sum(member.lives for member in cluster.members.values())
-    async with client_of(cluster) as client:
-        cluster.arm(rule, "relay" if name.startswith("relay.") else "scheduler")
-        disarming = asyncio.create_task(_disarm_after(cluster, before + (3 if "." in rule.rpartition("@")[2] else 1)))
-        turn = 0
-        while turn < _MOST_TURNS and (turn < 2 or len(cluster.fired()) == before):
-            tags = {f"{client.tenant}-{turn}-{number}": chance.choice(MIX) for number in range(12)}
-            if "heartbeat" in name or "sweep" in name:
-                tags |= dict.fromkeys(list(tags)[:4], "slow")
-            async with asyncio.TaskGroup() as group:
-                group.create_task(client.submit(tags, batch=turn % 2 == 0))
-                group.create_task(_provoke(cluster, name, turn))
-            known = [client.task_ids[tag] for tag in tags]
-            client.watch(known[0])
-            await client.cancel(chance.choice(known))
-            await asyncio.sleep(0.2)
-            turn += 1
-        disarming.cancel()
-        cluster.arm("")
-        fired = len(cluster.fired()) - before
-        evidence, problems = await judge(cluster, client, 45)
-    surprises, cluster.surprises[:] = list(cluster.surprises), []
-    if not fired:
-        surprises.append("the place was not visited")
-    figures = {"rule": rule, "fired": fired, "deaths": sum(member.lives for member in cluster.members.values()) - lives}
-    return Outcome(
-        "failpoints", f"{name} {action}", seed, told(problems, surprises), evidence.size(), time.monotonic() - begun, figures
-    )
-
-
-async def _disarm_after(cluster: Cluster, fired: int) -> None:
-    """A process that starts again counts from 0: without this it would crash for ever."""
-    while len(cluster.fired()) < fired:  # noqa: ASYNC110 - it happens in other processes
-        await asyncio.sleep(0.03)
-    cluster.arm("")
-
-
-async def _provoke(cluster: Cluster, name: str, turn: int) -> None:
-    """What it takes for a place to be visited that is off the usual way."""
-    if name.startswith("scheduler.sweep."):
-        await asyncio.sleep(0.1)
-        await kill_one(cluster, "worker")
-    elif name.startswith("relay.lane."):
-        # A relay that is killed before it has opened its lanes shows nothing.
-        if turn % 12 == 0:
-            await kill_one(cluster, "relay")
-    elif name.startswith("scheduler.listen."):
-        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'guildmesh-scheduler-listen'"
-        connection = await asyncio.to_thread(psycopg2.connect, cluster.servers.database_url)
-        try:
-            with connection, connection.cursor() as cursor:
-                cursor.execute(end)
-        finally:
-            connection.close()

@@ -7,6 +7,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ import pytest
 from services.common.failpoints import POINTS
 from services.embedded.parts.postgres import Postgres
 from services.embedded.running import RunningPart
-from tests.faults import bad, cells, suites
+from tests.faults import bad, cells, failpoints, suites
 from tests.faults.cluster import ROOT, Cluster, Shape, running_cluster
+from tests.faults.outcome import Outcome
 from tests.faults.servers import Servers
-from tests.faults.suites import Outcome
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
@@ -39,7 +40,7 @@ def servers(postgres_server: RunningPart, kafka_bootstrap_servers: str) -> Serve
 
 @pytest.fixture
 async def cluster(tmp_path: Path, servers: Servers) -> AsyncIterator[Cluster]:
-    shape = Shape(schedulers=2, relays=2, workers=2, lease_seconds=1.2, relay_lease_seconds=1.2, seed=SEED)
+    shape = replace(failpoints.SHAPE, seed=SEED)
     async with running_cluster(tmp_path, servers, shape) as cluster:
         yield cluster
     assert cluster.surprises == []
@@ -48,7 +49,7 @@ async def cluster(tmp_path: Path, servers: Servers) -> AsyncIterator[Cluster]:
 async def test_nothing_is_lost_when_processes_break_are_killed_and_paused(cluster: Cluster) -> None:
     chance = random.Random(SEED)
     for name in (*ALWAYS, *chance.sample(sorted(POINTS.keys() - set(ALWAYS)), 1)):
-        check(await suites.failpoint(cluster, name, chance.choice(suites.ACTIONS), SEED))
+        check(await failpoints.failpoint(cluster, name, chance.choice(failpoints.ACTIONS), SEED))
     check(await suites.kills_here(cluster, tasks=600, seconds=4))
     check(await suites.pauses_here(cluster, tasks=400, times=1))
 
