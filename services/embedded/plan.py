@@ -36,15 +36,19 @@ class Kind:
     """Database pools that it opens; 0 for none."""
     serves: bool = True
     """Whether it serves gRPC."""
+    nice: int = 0
+    """How far it gives way to the others when there is too little processor for all."""
     secrets: tuple[str, ...] = ()
     """Secrets of the environment that only this kind gets."""
 
 
+# Nobody waits for an event as one waits for an answer: what carries events catches up when tasks leave it the time.
+_BEHIND_TASKS = 10
 _MODEL_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 KINDS = (
     Kind("identity", "services.identity", "identity", secrets=("JWT_SECRET_KEY", "GUILDMESH_MASTER_KEY")),
     Kind("scheduler", "services.scheduler", "scheduler"),
-    Kind("relay", "services.scheduler.relay", "scheduler", serves=False),
+    Kind("relay", "services.scheduler.relay", "scheduler", serves=False, nice=_BEHIND_TASKS),
     Kind("agent", "services.agent", "agent", secrets=_MODEL_KEYS),
     Kind("worker", "services.agent.worker", "agent", pools=0, serves=False, secrets=_MODEL_KEYS),
     Kind("tool", "services.tool", "tool"),
@@ -116,7 +120,7 @@ def plan(settings: MeshSettings, state: StateFolder) -> Mesh:
     if bootstrap_servers := state.external("KAFKA_BOOTSTRAP_SERVERS", settings.kafka_bootstrap_servers or None):
         environment["KAFKA_BOOTSTRAP_SERVERS"] = bootstrap_servers
     else:
-        kafka = Kafka(state.path / "kafka", port=settings.kafka_port, controller_port=state.port("kafka-controller"))
+        kafka = Kafka(state.path / "kafka", port=settings.kafka_port, controller_port=state.port("kafka-controller"), nice=_BEHIND_TASKS)
         parts.append(kafka)
         environment["KAFKA_BOOTSTRAP_SERVERS"] = kafka.bootstrap_servers
         state.embed("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap_servers)
@@ -195,6 +199,7 @@ def _services(settings: MeshSettings, state: StateFolder, addresses: Mapping[str
                 uses=embedded,
                 drain_seconds=settings.drain_seconds,
                 port=port,
+                nice=kind.nice,
             )
         )
     gateway = _gateway(settings, state, targets, f"{LOOPBACK}:{admin_ports['identity']}")

@@ -60,7 +60,7 @@ def start(launch: Launch, log: Path) -> subprocess.Popen[bytes]:
 
 def _launcher(launch: Launch) -> list[str]:
     uid, gid = (launch.account.uid, launch.account.gid) if launch.account is not None else (-1, -1)
-    arguments = (int(launch.stop_signal), os.getpid(), uid, gid)
+    arguments = (int(launch.stop_signal), os.getpid(), uid, gid, launch.nice)
     return [sys.executable, "-I", "-S", str(_LAUNCHER), *map(str, arguments)]
 
 

@@ -38,17 +38,19 @@ class Kafka(Part):
     start_seconds = 180.0
     stop_seconds = 20.0
 
-    def __init__(self, folder: Path, *, port: int, controller_port: int) -> None:
+    def __init__(self, folder: Path, *, port: int, controller_port: int, nice: int = 0) -> None:
         """Describes the node.
 
         Args:
             folder: where its log segments and its configuration lie.
             port: for clients, on the loopback interface.
             controller_port: for the node itself, on the loopback interface.
+            nice: see Launch.
         """
         self._folder = folder
         self.port = port
         self._controller_port = controller_port
+        self._nice = nice
         self._jars: list[Path] = []
         self._java: Path | None = None
 
@@ -145,6 +147,7 @@ class Kafka(Part):
             (str(self._java), *options, "-cp", classpath, main_class, *arguments),
             environment=base_environment(),
             folder=self._folder,
+            nice=self._nice,
         )
 
     def check(self) -> None:

@@ -33,6 +33,8 @@ class Launch:
     """The account to run as, or None for ours."""
     stop_signal: signal.Signals = signal.SIGTERM
     """The signal that asks the process to end in order; it also gets it when its starter dies."""
+    nice: int = 0
+    """How far it gives way to the other parts when there is too little processor for all, 0 (not at all) to 19."""
 
 
 class Part:

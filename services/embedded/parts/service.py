@@ -26,6 +26,7 @@ class ServiceProcess(Part):
         uses: Iterable[str],
         drain_seconds: float,
         port: int | None = None,
+        nice: int = 0,
     ) -> None:
         """Describes the process.
 
@@ -37,6 +38,7 @@ class ServiceProcess(Part):
             uses: parts that it calls; it starts without them, and stops before them.
             drain_seconds: how long it gives running calls when it stops.
             port: of gRPC, or None if it serves none.
+            nice: see Launch.
         """
         self.name = name
         # It waits for everything else by itself, but without its tables it would fail.
@@ -46,6 +48,7 @@ class ServiceProcess(Part):
         self._module = module
         self._admin_port = admin_port
         self._port = port
+        self._nice = nice
         self._environment = dict(environment)
 
     def address(self) -> str:
@@ -55,7 +58,7 @@ class ServiceProcess(Part):
     def launch(self) -> Launch:
         """The process in the foreground."""
         # -P: a file in the working directory must not take the place of a module of ours.
-        return Launch((sys.executable, "-P", "-m", self._module), environment=self._environment)
+        return Launch((sys.executable, "-P", "-m", self._module), environment=self._environment, nice=self._nice)
 
     def check(self) -> None:
         """Asks its admin port whether it is ready."""
