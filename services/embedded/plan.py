@@ -120,7 +120,8 @@ def plan(settings: MeshSettings, state: StateFolder) -> Mesh:
     if bootstrap_servers := state.external("KAFKA_BOOTSTRAP_SERVERS", settings.kafka_bootstrap_servers or None):
         environment["KAFKA_BOOTSTRAP_SERVERS"] = bootstrap_servers
     else:
-        kafka = Kafka(state.path / "kafka", port=settings.kafka_port, controller_port=state.port("kafka-controller"), nice=_BEHIND_TASKS)
+        ports = {"port": settings.kafka_port, "controller_port": state.port("kafka-controller")}
+        kafka = Kafka(state.path / "kafka", **ports, nice=_BEHIND_TASKS)
         parts.append(kafka)
         environment["KAFKA_BOOTSTRAP_SERVERS"] = kafka.bootstrap_servers
         state.embed("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap_servers)
