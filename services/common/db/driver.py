@@ -19,6 +19,9 @@ from services.common.errors import DependencyUnavailable
 from services.common.settings import ServiceSettings
 
 _CLOSE_SECONDS = 5
+# Nothing but statements happens within a transaction here. A process that stands still in one (SIGSTOP, a frozen machine) holds
+# rows that the other replicas need before the leases end.
+_IDLE_IN_TRANSACTION = "5000"
 # A queue's table that was cleaned while it was empty tells the planner that it has no rows, and keeps telling it when it has a
 # million. What reads it must therefore come to the same plan whatever the planner believes.
 _NO_SCANS = "SET LOCAL enable_seqscan = off"
@@ -108,7 +111,7 @@ async def open_driver(settings: ServiceSettings, schema: str) -> AsyncIterator[D
         max_size=settings.db_pool_size + settings.db_max_overflow,
         max_inactive_connection_lifetime=settings.db_pool_recycle,
         timeout=CONNECT_SECONDS,
-        server_settings=server_settings(schema),
+        server_settings=server_settings(schema) | {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION},
         reset=_keep,
     )
     await pool

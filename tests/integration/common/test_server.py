@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +24,7 @@ from services.common.grpcx.server import Registration, default_stages
 from services.common.service import Service
 from services.common.settings import ServiceSettings
 from tests.support.service import ADA, TestServer, mesh_certificates, metadata, running
+from tests.support.tcp_proxy import tcp_proxy
 
 SCHEDULER = "guildmesh.scheduler.v1.SchedulerService"
 
@@ -129,26 +128,15 @@ async def test_without_a_certificate_the_handshake_fails(server: TestServer) -> 
 
 
 async def test_a_server_that_is_slow_to_shake_hands_is_reached_all_the_same(server: TestServer) -> None:
-    async def forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await source.read(65536):
-                target.write(data)
-                await target.drain()
-        target.close()
-
-    async def delayed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # As on a machine that is busy: the connection is there at once, what the server says to it is not.
-        await asyncio.sleep(0.5)
-        from_server, to_server = await asyncio.open_connection("localhost", server.running.port)
-        await asyncio.gather(forward(reader, to_server), forward(from_server, writer))
-
-    async with await asyncio.start_server(delayed, "127.0.0.1", 0) as proxy:
-        target = f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
-        async with secure_channel(target, "scheduler", server.tls / "gateway") as channel:
-            # A method that is not retried: the first attempt to connect must do.
-            stub = pb_grpc.SchedulerServiceStub(channel)
-            request = pb.CreateTaskRequest(task=task_pb2.Task(kind="k", description="d"))
-            assert (await stub.CreateTask(request, metadata=metadata(ADA))).kind == "k"
+    # As on a machine that is busy: the connection is there at once, what the server says to it is not.
+    async with (
+        tcp_proxy([server.running.port], delay=0.5) as port,
+        secure_channel(f"127.0.0.1:{port}", "scheduler", server.tls / "gateway") as channel,
+    ):
+        # A method that is not retried: the first attempt to connect must do.
+        stub = pb_grpc.SchedulerServiceStub(channel)
+        request = pb.CreateTaskRequest(task=task_pb2.Task(kind="k", description="d"))
+        assert (await stub.CreateTask(request, metadata=metadata(ADA))).kind == "k"
 
 
 async def test_a_domain_error_is_told_with_reason_and_metadata(server: TestServer) -> None:

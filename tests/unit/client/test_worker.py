@@ -98,6 +98,65 @@ async def test_renewals_answer_heartbeats_in_order() -> None:
     assert stream.renewed("t", 1) is None
 
 
+async def test_a_stream_is_silent_only_while_an_answer_is_owed() -> None:
+    stream = Stream(pb.WorkerHello())
+    assert stream.silence() == 0.0
+    stream.give_credits(1)
+    assert stream.silence() == 0.0
+    stream.report([pb.TaskCompletion(task_id="t", attempt=1)])
+    await asyncio.sleep(0.02)
+    first = stream.silence()
+    assert first >= 0.02
+    stream.beat([pb.TaskHeartbeat(task_id="t", attempt=1)])
+    assert stream.silence() >= first
+    stream.heard(waiting=True)
+    assert 0.0 < stream.silence() < 0.02
+    stream.heard(waiting=False)
+    assert stream.silence() == 0.0
+
+
+async def test_the_oldest_heartbeat_without_an_answer_counts() -> None:
+    stream = Stream(pb.WorkerHello())
+    assert stream.unanswered() == 0.0
+    stream.beat([pb.TaskHeartbeat(task_id="one", attempt=1), pb.TaskHeartbeat(task_id="two", attempt=1)])
+    await asyncio.sleep(0.02)
+    stream.renewed("one", 1)
+    assert stream.unanswered() >= 0.02
+    stream.forget("two", 1)
+    assert stream.unanswered() == 0.0
+
+
+async def test_a_heartbeat_that_could_not_be_sent_gives_way_to_the_next_and_counts_from_the_first() -> None:
+    stream = Stream(pb.WorkerHello())
+    began = asyncio.get_running_loop().time()
+    stream.beat([pb.TaskHeartbeat(task_id="t", attempt=1)])
+    moment = asyncio.get_running_loop().time()
+    stream.beat([pb.TaskHeartbeat(task_id="t", attempt=1, progress=0.5)])
+    request = await anext(stream.requests())
+    assert [beat.progress for beat in request.heartbeats] == [0.5]
+    sent = stream.renewed("t", 1)
+    assert sent is not None
+    assert began <= sent <= moment
+    assert stream.renewed("t", 1) is None
+
+
+async def test_a_stream_waits_for_its_welcome_so_long_and_for_ever_after_it() -> None:
+    stream = Stream(pb.WorkerHello())
+    with pytest.raises(TimeoutError):
+        async with stream.limited(0.01):
+            await asyncio.Event().wait()
+    async with stream.limited(0.01):
+        stream.welcome()
+        await asyncio.sleep(0.03)
+    with pytest.raises(TimeoutError):
+        async with stream.limited(0.01):
+            stream.welcome()
+            stream.give_up()
+            await asyncio.Event().wait()
+    # One that has ended is given up once more: nothing happens.
+    stream.give_up()
+
+
 def test_a_message_takes_each_report_where_it_belongs() -> None:
     request = pb.WorkRequest()
     put(request, [pb.TaskStep(), pb.TaskCompletion(), pb.TaskFailure(), pb.TaskStep()])

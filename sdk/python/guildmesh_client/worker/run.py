@@ -21,6 +21,11 @@ class Run:
         self.running = asyncio.create_task(work)
         self._until = leased_until
 
+    @property
+    def keeps_its_lease(self) -> bool:
+        """Whether to send heartbeats: not when the attempt is over, or its lease may be another's."""
+        return self.task.stop_reason in ("", "WORKER_STOPPED")
+
     def heartbeat(self) -> pb.TaskHeartbeat:
         """What to tell of it."""
         beat = pb.TaskHeartbeat(task_id=self.task.task_id, attempt=self.task.attempt)

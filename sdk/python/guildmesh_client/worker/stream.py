@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
@@ -17,7 +18,7 @@ _MOST_REPORTS = 500
 
 
 class Stream:
-    """Gathers what there is to tell while the message before is on its way."""
+    """Gathers what there is to tell while the message before is on its way, and notices when nobody answers."""
 
     def __init__(self, hello: pb.WorkerHello) -> None:
         self.outstanding = 0
@@ -25,12 +26,17 @@ class Stream:
         self.draining = False
         """whether the scheduler asked for another stream."""
         self.welcomed = asyncio.Event()
-        self.renewal = asyncio.Event()
-        """set when the scheduler asks for another stream with a fresh token."""
+        self.replace = asyncio.Event()
+        """set when another stream is to take the place of this one: its token ends, or nobody answers on it."""
+        self.mute = False
+        """whether nobody answers on it, as far as is known now."""
         self._hello: pb.WorkerHello | None = hello
+        self._limit: asyncio.Timeout | None = None
         self._credits = 0
-        self._heartbeats: list[pb.TaskHeartbeat] = []
+        self._heartbeats: dict[tuple[str, int], pb.TaskHeartbeat] = {}
         self._sent: dict[tuple[str, int], deque[float]] = {}
+        self._asking = False
+        self._quiet_since = 0.0
         self._reports: deque[Report] = deque()
         self._drain = False
         self._ended = False
@@ -44,14 +50,24 @@ class Stream:
         self._told.set()
 
     def beat(self, heartbeats: Sequence[pb.TaskHeartbeat]) -> None:
-        """Sends heartbeats with the next message."""
-        self._heartbeats += heartbeats
-        self._told.set()
+        """Sends heartbeats with the next message; of those that still wait for it, the newest of each attempt."""
+        now = asyncio.get_running_loop().time()
+        for beat in heartbeats:
+            key = beat.task_id, beat.attempt
+            if key not in self._heartbeats:
+                # From here on the lease is counted: a little before it is sent is safe.
+                self._sent.setdefault(key, deque()).append(now)
+            self._heartbeats[key] = beat
+        if heartbeats:
+            self._ask()
+            self._told.set()
 
     def report(self, reports: Sequence[Report]) -> None:
         """Sends reports, in order."""
         self._reports += reports
-        self._told.set()
+        if reports:
+            self._ask()
+            self._told.set()
 
     def drain(self) -> None:
         """Says that no more tasks are wanted."""
@@ -63,6 +79,39 @@ class Stream:
         self._ended = True
         self._told.set()
 
+    @asynccontextmanager
+    async def limited(self, seconds: float) -> AsyncIterator[None]:
+        """Raises TimeoutError in the block when nobody says welcome within `seconds`, or when `give_up` says so."""
+        try:
+            async with asyncio.timeout(seconds) as self._limit:
+                yield
+        finally:
+            self._limit = None
+
+    def welcome(self) -> None:
+        """Says that the scheduler has answered hello."""
+        self.welcomed.set()
+        self._reschedule(None)
+
+    def give_up(self, seconds: float = 0.0) -> None:
+        """Lets the stream last `seconds` more at most."""
+        self._reschedule(asyncio.get_running_loop().time() + seconds)
+
+    def heard(self, *, waiting: bool) -> None:
+        """Notes a sign of life; `waiting` says whether answers are still owed."""
+        self.mute = False
+        self._asking = waiting
+        self._quiet_since = asyncio.get_running_loop().time()
+
+    def silence(self) -> float:
+        """Seconds for which nothing at all was heard while an answer was owed."""
+        return asyncio.get_running_loop().time() - self._quiet_since if self._asking else 0.0
+
+    def unanswered(self) -> float:
+        """Seconds for which the oldest heartbeat has waited for its answer."""
+        oldest = min((sent[0] for sent in self._sent.values() if sent), default=None)
+        return 0.0 if oldest is None else asyncio.get_running_loop().time() - oldest
+
     def renewed(self, task_id: str, attempt: int) -> float | None:
         """When the heartbeat was sent that a renewal answers: heartbeats are answered in their order."""
         sent = self._sent.get((task_id, attempt))
@@ -71,6 +120,7 @@ class Stream:
     def forget(self, task_id: str, attempt: int) -> None:
         """Forgets the heartbeats of an attempt that is over."""
         self._sent.pop((task_id, attempt), None)
+        self._heartbeats.pop((task_id, attempt), None)
 
     async def requests(self) -> AsyncIterator[pb.WorkRequest]:
         """The messages for the scheduler."""
@@ -82,6 +132,15 @@ class Stream:
             if self._ended:
                 return
 
+    def _reschedule(self, moment: float | None) -> None:
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(moment)
+
+    def _ask(self) -> None:
+        if not self._asking:
+            self._asking = True
+            self._quiet_since = asyncio.get_running_loop().time()
+
     def _waiting(self) -> bool:
         return bool(self._hello or self._credits or self._heartbeats or self._reports or self._drain)
 
@@ -90,10 +149,7 @@ class Stream:
         self._hello = None
         self._credits -= request.credits
         self._drain = False
-        now = asyncio.get_running_loop().time()
-        for beat in self._heartbeats:
-            self._sent.setdefault((beat.task_id, beat.attempt), deque()).append(now)
-        request.heartbeats.extend(self._heartbeats)
+        request.heartbeats.extend(self._heartbeats.values())
         self._heartbeats.clear()
         put(request, self._take_reports())
         return request

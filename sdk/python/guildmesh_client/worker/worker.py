@@ -19,7 +19,7 @@ from guildmesh.scheduler.v1 import task_pb2
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
 
-from guildmesh_client.worker.channel import OpenChannel, opener
+from guildmesh_client.worker.channel import Connection, OpenChannel, opener
 from guildmesh_client.worker.errors import StepRefused, TaskFailed, WorkerRefused
 from guildmesh_client.worker.json_values import JsonValue, to_value
 from guildmesh_client.worker.reports import Report, Reports, key_of
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 3.0
+_MOST_PATIENCE = 8
 _MOST_MESSAGE = 10_000
 # Trying again with the same certificate, token or kinds gives the same answer.
 _REFUSED = {
@@ -51,6 +52,10 @@ class Worker:
     A run is cancelled (asyncio.CancelledError in its function) when the scheduler says so, when its timeout passes, or when its
     lease is about to end without a renewal, by the monotonic clock: whoever gets the task next never runs beside it, as long as
     the function does not block the event loop and lets the cancellation through.
+
+    A scheduler that does not answer, though its connection stands, is left for another before that: when nothing at all is heard
+    for a heartbeat interval while an answer is owed, or a heartbeat has waited for a whole lease, the worker opens another stream
+    on another connection, tells there what runs and what is not acknowledged, and drops the first when it is welcomed.
     """
 
     def __init__(
@@ -72,7 +77,8 @@ class Worker:
         Args:
             target: host:port to connect to with `credentials` (none: without TLS), unless a channel is given.
             channel: a channel to use; it stays the caller's to close.
-            open_channel: opens the channel to use, for as long as the worker runs.
+            open_channel: opens the channel to use, and another when nobody answers on it; each should have connections of its own
+                ("grpc.use_local_subchannel_pool").
             credentials: of the channel to `target`.
             metadata: sent with each stream, such as ("authorization", "Bearer …"). A function, which may be async and must not
                 block, is asked anew for each stream: so a worker outlives its tokens.
@@ -111,6 +117,8 @@ class Worker:
         self._idle.set()
         self._lease = 15.0
         self._interval = 5.0
+        self._patience = 1
+        """for how many heartbeat intervals silence is borne; more after each stream that was opened in vain."""
         self._ever_welcomed = False
         self._suspicious = False
 
@@ -132,8 +140,8 @@ class Worker:
 
     @property
     def connected(self) -> bool:
-        """Whether the scheduler has welcomed the current stream."""
-        return self._stream is not None
+        """Whether the scheduler has welcomed the current stream, and answers on it."""
+        return self._stream is not None and not self._stream.mute
 
     async def run(self) -> None:
         """Works until `stop`, reconnecting for ever; when cancelled it stops what runs at once.
@@ -145,8 +153,7 @@ class Worker:
         if not self._functions:
             raise ValueError("register at least one function with @worker.task(kind)")
         try:
-            async with self._open_channel() as channel:
-                await self._work(pb_grpc.WorkerServiceStub(channel))
+            await self._work()
         finally:
             await self._cancel_runs("WORKER_STOPPED")
 
@@ -167,19 +174,22 @@ class Worker:
             raise StepRefused(refusal.reason, refusal.message)
         return value
 
-    async def _work(self, stub: pb_grpc.WorkerServiceAsyncStub) -> None:
+    async def _work(self) -> None:
+        connection = await Connection(self._open_channel).open()
         stopper = asyncio.create_task(self._stop_when_asked())
-        watch = asyncio.create_task(self._watch_leases())
+        watch = asyncio.create_task(self._watch())
         pause = _FIRST_PAUSE
         try:
             while not stopper.done():
                 stream = Stream(self._hello())
-                talking = self._open(stub, stream)
-                renewal = asyncio.create_task(stream.renewal.wait())
-                await asyncio.wait({talking, stopper, renewal}, return_when=asyncio.FIRST_COMPLETED)
-                renewal.cancel()
+                talking = self._open(connection, stream)
+                replace = asyncio.create_task(stream.replace.wait())
+                await asyncio.wait({talking, stopper, replace}, return_when=asyncio.FIRST_COMPLETED)
+                replace.cancel()
+                if stream.mute:
+                    connection = await self._another(connection)
                 if not talking.done():
-                    # We stop, or the token ends: then the next stream takes over and closes this one.
+                    # We stop, or the token ends, or nobody answers: then the next stream takes over and closes this one.
                     talking.add_done_callback(self._replaced_ended)
                     continue
                 problem = talking.result()
@@ -195,15 +205,27 @@ class Worker:
             for task in rest:
                 task.cancel()
             await asyncio.gather(*rest, return_exceptions=True)
+            await connection.release()
 
-    def _open(self, stub: pb_grpc.WorkerServiceAsyncStub, stream: Stream) -> asyncio.Task[grpc.aio.AioRpcError | None]:
+    async def _another(self, connection: Connection) -> Connection:
+        """Another connection; the one before closes when its streams have ended."""
+        try:
+            other = await Connection(self._open_channel).open()
+        except Exception:
+            log.warning("worker %s cannot open another connection", self.worker_id, exc_info=True)
+            return connection
+        await connection.release()
+        return other
+
+    def _open(self, connection: Connection, stream: Stream) -> asyncio.Task[grpc.aio.AioRpcError | None]:
 
         def over(_: asyncio.Task[grpc.aio.AioRpcError | None]) -> None:
             del self._open_streams[stream]
             # The credits it held are free again.
             self._offer()
 
-        talking = self._open_streams[stream] = asyncio.create_task(self._talk(stub, stream))
+        connection.hold()
+        talking = self._open_streams[stream] = asyncio.create_task(self._talk(connection, stream))
         talking.add_done_callback(over)
         return talking
 
@@ -238,28 +260,35 @@ class Worker:
             worker_id=self.worker_id, queues=self._queues, kinds=sorted(self._functions), all_tenants=self._all_tenants
         )
 
-    async def _talk(self, stub: pb_grpc.WorkerServiceAsyncStub, stream: Stream) -> grpc.aio.AioRpcError | None:
+    async def _talk(self, connection: Connection, stream: Stream) -> grpc.aio.AioRpcError | None:
         """One stream, from hello to its end; gives the error that ended it."""
         try:
             metadata = await self._fresh_metadata()
         except Exception:
+            await connection.release()
             if not self._ever_welcomed:
                 raise
             log.warning("worker %s has no metadata for its next stream", self.worker_id, exc_info=True)
             return None
+        stub: pb_grpc.WorkerServiceAsyncStub = pb_grpc.WorkerServiceStub(connection.channel)
         call = stub.Work(stream.requests(), metadata=tuple(metadata))
         beating = asyncio.create_task(self._beat(stream))
         try:
-            async for response in call:
-                self._hear(response, stream)
+            async with stream.limited(max(1.0, self._interval) * self._patience):
+                async for response in call:
+                    self._hear(response, stream)
         except grpc.aio.AioRpcError as error:
             return error
+        except TimeoutError:
+            if not stream.welcomed.is_set():
+                self._give_up(stream, "is not welcomed")
         finally:
             if self._stream is stream:
                 self._stream = None
             beating.cancel()
             call.cancel()
             await asyncio.gather(beating, return_exceptions=True)
+            await connection.release()
         return None
 
     async def _fresh_metadata(self) -> Metadata:
@@ -269,21 +298,26 @@ class Worker:
     def _take_over(self, stream: Stream) -> None:
         """Makes a welcomed stream the one on which everything is told, and closes the one before."""
         before, self._stream = self._stream, stream
-        stream.beat([run.heartbeat() for run in self._runs.values()])
+        stream.beat(self._heartbeats())
         self._suspicious = self._suspicious and len(self._reports) > 0
         stream.report(self._reports.all()[:1] if self._suspicious else self._reports.all())
         if self._stopping.is_set():
             stream.drain()
-        self._offer()
         if before is not None:
             before.end()
+            # What it was promised may still reach a stream that speaks. One that does not may not hold our credits.
+            before.give_up(0.0 if before.mute else self._lease)
+        self._offer()
+
+    def _heartbeats(self) -> list[pb.TaskHeartbeat]:
+        return [run.heartbeat() for run in self._runs.values() if run.keeps_its_lease]
 
     def _hear(self, response: pb.WorkResponse, stream: Stream) -> None:
         if response.HasField("welcome"):
             self._lease = response.welcome.lease_duration.ToTimedelta().total_seconds()
             self._interval = response.welcome.heartbeat_interval.ToTimedelta().total_seconds()
             self._ever_welcomed = True
-            stream.welcomed.set()
+            stream.welcome()
             self._take_over(stream)
         for renewal in response.renewals:
             sent = stream.renewed(renewal.task_id, renewal.attempt)
@@ -292,6 +326,7 @@ class Worker:
                 run.leased_until(sent + self._lease)
         for cancel in response.cancels:
             run = self._runs.get((cancel.task_id, cancel.attempt))
+            stream.forget(cancel.task_id, cancel.attempt)
             if run is not None:
                 run.stop(cancel.reason)
         for ack in response.acks:
@@ -304,11 +339,14 @@ class Worker:
             self._start(lease)
         if response.acks or response.refusals:
             self._offer()
+        if response.renewals or response.acks or response.refusals or response.cancels:
+            self._patience = 1
+        stream.heard(waiting=len(self._reports) > 0)
         if response.drain and not stream.draining:
             stream.draining = True
             stream.end()
         if response.HasField("renew_token") and self._renewable:
-            stream.renewal.set()
+            stream.replace.set()
 
     def _answered(self, key: tuple[str, int, str], refusal: pb.TaskRefusal | None, stream: Stream) -> None:
         self._reports.answer(key, refusal)
@@ -320,13 +358,13 @@ class Worker:
     def _offer(self) -> None:
         """Gives credits for what could run besides what runs and what is promised."""
         stream = self._stream
-        if stream is None or stream.draining or self._stopping.is_set():
+        if stream is None or stream.draining or stream.mute or self._stopping.is_set():
             return
         # A scheduler that does not acknowledge gets no more work to have acknowledged.
         if len(self._reports) > 10 * self._concurrency + 100:
             return
         # A stream that was replaced may still bring what it was promised.
-        free = self._concurrency - len(self._runs) - sum(each.outstanding for each in self._open_streams)
+        free = self._concurrency - len(self._runs) - sum(each.outstanding for each in self._open_streams if not each.mute)
         if free > 0:
             stream.give_credits(free)
 
@@ -353,14 +391,28 @@ class Worker:
 
         run.running.add_done_callback(ended)
 
-    async def _watch_leases(self) -> None:
-        """Stops what would outlive its lease: one look at all runs every now and then, with room to spare."""
+    async def _watch(self) -> None:
+        """Stops what would outlive its lease, and leaves a stream on which nobody answers: a look every now and then."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._lease / 20)
+            # With room to spare.
             limit = loop.time() + self._lease / 5
             for run in list(self._runs.values()):
                 run.check_lease(limit)
+            stream = self._stream
+            if stream is None or stream.mute:
+                continue
+            if stream.silence() > self._interval * self._patience or stream.unanswered() > self._lease * self._patience:
+                self._give_up(stream, "hears nothing")
+
+    def _give_up(self, stream: Stream, why: str) -> None:
+        """Has another stream opened on another connection."""
+        log.warning("worker %s %s on its stream: it opens another", self.worker_id, why)
+        stream.mute = True
+        # Where nobody answers at all, as while the database hangs, ever more streams would help nobody.
+        self._patience = min(_MOST_PATIENCE, self._patience * 2)
+        stream.replace.set()
 
     async def _run(self, task: Task) -> None:
         """Runs a function and tells how it ended; a stopped run tells nothing, unless it is this worker that stops."""
@@ -395,7 +447,7 @@ class Worker:
             await asyncio.sleep(self._interval)
             if stream is not self._stream:
                 return
-            stream.beat([run.heartbeat() for run in self._runs.values()])
+            stream.beat(self._heartbeats())
 
     async def _stop_when_asked(self) -> None:
         await self._stopping.wait()
