@@ -84,8 +84,9 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
 
 def _work(settings: SchedulerSettings, batches: TaskBatches, dispatcher: Dispatcher, hub: Hub) -> Work:
     reports: GroupCommit[Report, Refusal | None] = GroupCommit(batches.report, weigh=_report_weight)
+    completions: GroupCommit[Report, Refusal | None] = GroupCommit(batches.report, weigh=_report_weight, abreast=2)
     heartbeats: GroupCommit[Heartbeat, str] = GroupCommit(batches.heartbeat)
-    return Work(reports, heartbeats, dispatcher, hub, settings.lease, settings.heartbeat, settings.token_renewal)
+    return Work(reports, completions, heartbeats, dispatcher, hub, settings.lease, settings.heartbeat, settings.token_renewal)
 
 
 def _report_weight(report: Report) -> int:

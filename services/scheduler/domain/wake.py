@@ -30,6 +30,8 @@ class Wake:
     """bits of the shards with new outbox rows."""
     origin: str = ""
     """process that made the change and has woken its own already."""
+    counted: bool = False
+    """whether this process's dispatcher knows how many tasks wait because of it; not told to others."""
 
 
 def everything() -> Wake:

@@ -27,9 +27,10 @@ _PUBLISH_SECONDS = 10.0
 # What follows a first event follows at once (a task that starts, one that is done), so a lane that was woken waits this long.
 _LINGER_SECONDS = 0.006
 # A transaction costs Kafka and us the same whatever is in it, so a busy lane gathers before the next: a flush of _MANY records
-# that left nothing behind is followed by a pause. At 500 tasks a second no flush is that large.
+# that left nothing behind is followed by a pause, the longer the more there were. At 500 tasks a second no flush is that large.
 _MANY = 100
-_GATHER_SECONDS = 0.04
+_GATHERED_PER_SECOND = 2500
+_LONGEST_GATHER_SECONDS = 0.2
 _LONGEST_PAUSE = 2.0
 _TROUBLE = (KafkaError, DomainError, OSError, TimeoutError)
 
@@ -139,7 +140,7 @@ class _Lane:
         published.inc(len(batch.records))
         await self._delete(batch)
         if len(batch.records) >= _MANY and not batch.full:
-            await asyncio.sleep(_GATHER_SECONDS)
+            await asyncio.sleep(min(_LONGEST_GATHER_SECONDS, len(batch.records) / _GATHERED_PER_SECOND))
 
     async def _delete(self, batch: OutboxBatch) -> None:
         """Deletes what was published, however long PostgreSQL is away: reading it again would publish it again."""

@@ -47,6 +47,7 @@ class Batches:
             "scheduler.create.before_commit",
             "scheduler.create.after_commit",
             by_key=False,
+            counted=True,
         )
 
     async def lease(self, demand: Demand, workers: Sequence[str]) -> Sequence[Lease]:
@@ -94,10 +95,12 @@ class Batches:
         after: str,
         *,
         by_key: bool = True,
+        counted: bool = False,
     ) -> R:
         """One transaction, between two failpoints."""
         for attempt in range(1, _ATTEMPTS + 1):
             log = ChangeLog(self._waker.origin)
+            log.wake.counted = counted
             try:
                 async with self._database.transaction(by_key=by_key) as connection:
                     result = await work(connection, log)

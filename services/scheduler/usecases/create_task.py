@@ -22,7 +22,7 @@ class CreateTask:
         self._queues = queues
         self._batches = batches
         self._dispatcher = dispatcher
-        self._commits: GroupCommit[NewTask, Task] = GroupCommit(self._flush, weigh=_weight)
+        self._commits: GroupCommit[NewTask, Task] = GroupCommit(self._flush, weigh=_weight, abreast=2)
 
     async def execute(self, task: NewTask) -> Task:
         """Creates the task; a repeat with the same request id and payload gives the first answer.
@@ -62,20 +62,22 @@ class CreateTask:
     async def _flush(self, tasks: Sequence[NewTask]) -> Sequence[Task | DomainError]:
         """Creates the tasks, those that a worker waits for as that worker's."""
         claims = self._dispatcher.claim(tasks)
+        takers = claims.takers
         for place, task in enumerate(tasks):
-            task.worker_id = claims[place].worker_id if place in claims else None
+            task.worker_id = takers[place].worker_id if place in takers else None
         answers: Sequence[Task | DomainError] = ()
         try:
             answers = await self._batches.create(tasks)
             return answers
         finally:
-            self._settle(tasks, claims, answers)
+            claims.settle(created=bool(answers))
+            self._settle(tasks, takers, answers)
 
-    def _settle(self, tasks: Sequence[NewTask], claims: Mapping[int, Taker], answers: Sequence[Task | DomainError]) -> None:
+    def _settle(self, tasks: Sequence[NewTask], takers: Mapping[int, Taker], answers: Sequence[Task | DomainError]) -> None:
         """Hands on what was created for a worker; a claim for what was not created now is given back."""
         leases: dict[Taker, list[Lease]] = {}
         unspent: Counter[Taker] = Counter()
-        for place, taker in claims.items():
+        for place, taker in takers.items():
             answer = answers[place] if answers else None
             if isinstance(answer, Task) and answer.task_id == tasks[place].task_id:
                 leases.setdefault(taker, []).append(_first_lease(tasks[place], answer))

@@ -1,7 +1,7 @@
 """Who gets which task: the demand of all streams of this process, gathered into few lease statements.
 
-A task that is created while a worker of this process waits for one like it, and nothing like it waits in the database, is that
-worker's at once, in the transaction that creates it.
+A task that is created while a worker of this process has a credit that no waiting task has a claim to is that worker's at once,
+in the transaction that creates it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -79,22 +80,30 @@ class Dispatcher:
     def more(self, demand: Demand) -> None:
         """Says that a stream of this demand has new credits."""
         lane = self._lanes.get(demand)
-        if lane is not None:
+        if lane is not None and lane.has_work():
             lane.wanted.set()
 
-    def claim(self, tasks: Sequence[NewTask]) -> dict[int, Taker]:
-        """Claims a credit for each new task that a waiting worker can start at once, the most urgent first; by place."""
-        if not any(task.kind in self._by_kind for task in tasks):
-            return {}
-        claims: dict[int, Taker] = {}
-        for place in sorted(range(len(tasks)), key=lambda place: (-tasks[place].queue_priority, -tasks[place].priority)):
-            task = tasks[place]
-            for lane in self._by_kind.get(task.kind, ()):
-                taker = lane.claim_for(task)
-                if taker is not None:
-                    claims[place] = taker
-                    break
-        return claims
+    def claim(self, tasks: Sequence[NewTask]) -> Claims:
+        """Claims a credit for each new task that a waiting worker can start at once, the most urgent first."""
+        takers: dict[int, Taker] = {}
+        waiting: Counter[_Lane] = Counter()
+        if any(task.kind in self._by_kind for task in tasks):
+            spare: dict[_Lane, int] = {}
+            for place in sorted(range(len(tasks)), key=lambda place: (-tasks[place].queue_priority, -tasks[place].priority)):
+                task = tasks[place]
+                lanes = [lane for lane in self._by_kind.get(task.kind, ()) if lane.wants(task)]
+                for lane in lanes:
+                    if lane not in spare:
+                        spare[lane] = lane.spare()
+                    if spare[lane] > 0:
+                        spare[lane] -= 1
+                        takers[place] = lane.claim()
+                        break
+                else:
+                    waiting.update(lanes)
+        for lane, number in waiting.items():
+            lane.coming += number
+        return Claims(takers, waiting)
 
     async def close(self) -> None:
         """Stops leasing, after the statements that are under way."""
@@ -105,16 +114,39 @@ class Dispatcher:
     def _woken(self, wake: Wake) -> None:
         for demand, lane in self._lanes.items():
             if wake.kinds is None or not demand.kinds.isdisjoint(wake.kinds):
-                lane.empty = False
-                lane.wanted.set()
+                lane.woken(counted=wake.counted)
+
+
+@dataclass(slots=True)
+class Claims:
+    """What new tasks are promised before they are created."""
+
+    takers: dict[int, Taker]
+    """whose credit a task has, by its place."""
+    _waiting: Counter[_Lane]
+
+    def settle(self, *, created: bool) -> None:
+        """Says whether the tasks were created; when that is not known, they may have been."""
+        for lane, number in self._waiting.items():
+            lane.coming -= number
+            if created:
+                lane.waiting += number
+            else:
+                lane.woken(counted=False)
 
 
 class _Lane:
     def __init__(self, demand: Demand, batches: TaskBatches, poll_seconds: float) -> None:
         self.takers: list[Taker] = []
         self.wanted = asyncio.Event()
-        self.empty = False
-        """whether nothing waits in the database, as far as this process has heard."""
+        self.waiting = 0
+        """how many tasks of those that this process has created wait in the database, at most."""
+        self.coming = 0
+        """how many more are being created, to wait there."""
+        self._counted = False
+        """whether nothing else waits there, as far as this process has heard."""
+        self._told = False
+        """whether it has heard of something else since the last lease began."""
         self._turn = 0
         self._demand = demand
         self._batches = batches
@@ -127,20 +159,36 @@ class _Lane:
         self._stopped = True
         self.wanted.set()
 
-    def claim_for(self, task: NewTask) -> Taker | None:
-        """A stream with a credit, now spent, that runs such a task; None also when others like it wait for their turn."""
+    def woken(self, *, counted: bool) -> None:
+        """Hears of waiting tasks, of those that are counted or of others."""
+        if not counted:
+            self._counted = False
+            self._told = True
+        self.wanted.set()
+
+    def wants(self, task: NewTask) -> bool:
+        """Whether its streams run such a task."""
         demand = self._demand
-        if not self.empty or self._stopped:
-            return None
-        if demand.tenant_id not in (None, task.tenant_id) or (demand.queues and task.queue not in demand.queues):
-            return None
-        for _ in self.takers:
+        return demand.tenant_id in (None, task.tenant_id) and (not demand.queues or task.queue in demand.queues)
+
+    def has_work(self) -> bool:
+        """Whether something may wait for a credit."""
+        return not self._counted or self.waiting > 0
+
+    def spare(self) -> int:
+        """How many credits no waiting task has a claim to."""
+        if not self._counted or self._stopped:
+            return 0
+        return sum(taker.credits for taker in self.takers) - self.waiting - self.coming
+
+    def claim(self) -> Taker:
+        """A stream with a credit, now spent; there must be one to spare."""
+        while True:
             self._turn = (self._turn + 1) % len(self.takers)
             taker = self.takers[self._turn]
             if taker.credits > 0:
                 taker.credits -= 1
                 return taker
-        return None
 
     async def _run(self) -> None:
         pause = 0.1
@@ -149,11 +197,16 @@ class _Lane:
             slots = self._slots()
             found = 0
             if slots:
+                before, self._told = self.waiting, False
                 try:
                     found = await self._lease(slots)
                     pause = 0.1
-                    # What was told meanwhile the statement may not have seen.
-                    self.empty = found < len(slots) and not self.wanted.is_set()
+                    if found < len(slots):
+                        # All that waited when it began has been leased; what was told meanwhile it may not have seen.
+                        self.waiting = max(0, self.waiting - before)
+                        self._counted = not self._told
+                    else:
+                        self.waiting = max(0, self.waiting - found)
                 except DomainError as error:
                     log.warning("lease_failed", error=str(error), retry_in=pause)
                     await asyncio.sleep(pause)

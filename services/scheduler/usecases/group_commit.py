@@ -17,9 +17,11 @@ Answer = TypeVar("Answer")
 
 log = structlog.get_logger(__name__)
 
+_WORTH_A_COMMIT = 100
+
 
 class GroupCommit(Generic[Item, Answer]):
-    """One commit at a time; each item gets its own answer or its own error.
+    """One commit at a time, or a few abreast; each item gets its own answer or its own error.
 
     A batch that fails for a reason of its own (not because the database is away) is halved until only the bad item fails. The
     commit runs in a task of its own, so a caller that gives up changes nothing for the others.
@@ -32,14 +34,21 @@ class GroupCommit(Generic[Item, Answer]):
         most_items: int = 1000,
         most_weight: int = 16 << 20,
         weigh: Callable[[Item], int] = lambda _: 0,
+        abreast: int = 1,
     ) -> None:
-        """Gathers for `flush`, which gives one answer for each item, in order; the weight is in bytes."""
+        """Gathers for `flush`, which gives one answer for each item, in order; the weight is in bytes.
+
+        With `abreast` commits at once, which is for items whose order does not matter, the database works on one batch while
+        this process makes the next. Another is begun only for enough items to be worth a commit.
+        """
         self._flush = flush
         self._most_items = most_items
         self._most_weight = most_weight
         self._weigh = weigh
         self._waiting: deque[_Group[Item, Answer]] = deque()
-        self._running: asyncio.Task[None] | None = None
+        self._waiting_items = 0
+        self._abreast = abreast
+        self._running: set[asyncio.Task[None]] = set()
 
     def submit(self, item: Item) -> asyncio.Future[Answer]:
         """Puts an item in line; the future has its answer once it is durable."""
@@ -67,13 +76,15 @@ class GroupCommit(Generic[Item, Answer]):
 
     async def drained(self) -> None:
         """Waits until nothing is in line or under way."""
-        while self._running is not None:
-            await asyncio.wait([self._running])
+        while self._running:
+            await asyncio.wait(self._running)
 
     def _enqueue(self, items: Sequence[Item], answered: Callable[[Sequence[Answer | Exception]], None]) -> None:
         self._waiting.append(_Group(items, sum(map(self._weigh, items)), answered))
-        if self._running is None:
-            self._running = asyncio.create_task(self._run())
+        self._waiting_items += len(items)
+        if not self._running or (len(self._running) < self._abreast and self._waiting_items >= _WORTH_A_COMMIT):
+            running = asyncio.create_task(self._run())
+            self._running.add(running)
 
     async def _run(self) -> None:
         try:
@@ -87,7 +98,8 @@ class GroupCommit(Generic[Item, Answer]):
                     group.answered(answers[place : place + len(group.items)])
                     place += len(group.items)
         finally:
-            self._running = None
+            # Here and not when the task is done: what is put in line between the two would find nobody who takes it.
+            self._running.discard(asyncio.current_task())
 
     def _next(self) -> list[_Group[Item, Answer]]:
         """The groups of the next batch; one that is larger than a batch may be goes alone."""
@@ -99,6 +111,7 @@ class GroupCommit(Generic[Item, Answer]):
             if number > self._most_items or weight > self._most_weight:
                 break
             groups.append(self._waiting.popleft())
+        self._waiting_items -= sum(len(group.items) for group in groups)
         return groups
 
     async def _commit(self, items: Sequence[Item]) -> list[Answer | Exception]:

@@ -39,6 +39,7 @@ class Work:
     def __init__(
         self,
         reports: GroupCommit[Report, Refusal | None],
+        completions: GroupCommit[Report, Refusal | None],
         heartbeats: GroupCommit[Heartbeat, str],
         dispatcher: Dispatcher,
         hub: Hub,
@@ -47,6 +48,8 @@ class Work:
         token_renewal: timedelta,
     ) -> None:
         self.reports = reports
+        self.completions = completions
+        """reports of runs of which nothing else was told, so that their order does not matter."""
         self.heartbeats = heartbeats
         self.dispatcher = dispatcher
         self.lease = lease
@@ -76,6 +79,7 @@ class Work:
         for stream in self._streams:
             stream.drain()
         await self.reports.drained()
+        await self.completions.drained()
         await self.heartbeats.drained()
 
     def _woken(self, wake: Wake) -> None:
@@ -270,16 +274,20 @@ class WorkStream:
         self._work.heartbeats.submit_all(beats).add_done_callback(answered)
 
     def _report(self, message: WorkerMessage) -> None:
-        """Has the reports of a message written, together."""
-        tenant, worker = self._tenant_id, self.worker_id
+        """Has the reports of a message written: those of one run in their order."""
+        tenant, worker, unchanged = self._tenant_id, self.worker_id, self._unchanged
         reports: list[Report] = [StepReport(tenant, worker, *step) for step in message.steps]
         for report in reports:
-            self._unchanged.pop(report.task_id, None)
-        reports += [
-            CompletionReport(tenant, worker, task_id, attempt, result, self._unchanged.pop(task_id, None))
-            for task_id, attempt, result in message.completions
-        ]
+            unchanged.pop(report.task_id, None)
+        completions: list[Report] = []
+        for task_id, attempt, result in message.completions:
+            run = unchanged.pop(task_id, None)
+            (reports if run is None else completions).append(CompletionReport(tenant, worker, task_id, attempt, result, run))
         reports += [FailureReport(tenant, worker, *failure) for failure in message.failures]
+        self._commit(completions, self._work.completions)
+        self._commit(reports, self._work.reports)
+
+    def _commit(self, reports: Sequence[Report], commits: GroupCommit[Report, Refusal | None]) -> None:
         if not reports:
             return
 
@@ -302,7 +310,7 @@ class WorkStream:
                     self._out.refusals.append((report.task_id, report.attempt, step_id, answer))
 
         self._unanswered += len(reports)
-        self._work.reports.submit_all(reports).add_done_callback(answered)
+        commits.submit_all(reports).add_done_callback(answered)
 
     def _check_age(self, message: SchedulerMessage) -> None:
         """Gives back what waited so long for a slow reader that the worker would misjudge the end of its lease."""

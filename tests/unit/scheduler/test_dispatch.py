@@ -145,6 +145,52 @@ async def test_who_waits_goes_first(world: World) -> None:
     assert task.worker_id is None
 
 
+async def test_a_credit_that_no_waiting_task_has_a_claim_to_is_spent_at_once(world: World) -> None:
+    taker = Taker("w", 1)
+    await world.join(taker)
+    first, second, third = a_task(), a_task(), a_task()
+    await world.create.execute_all([first, second])
+    assert [first.worker_id, second.worker_id] == ["w", None]
+    taker.credits = 1
+    await world.create.execute(third)
+    # The second has waited longer.
+    assert third.worker_id is None
+    taker.credits = 3
+    await world.create.execute(fourth := a_task())
+    assert fourth.worker_id == "w"
+
+
+async def test_credits_ask_the_database_only_when_something_may_wait_there(world: World) -> None:
+    taker = Taker("w", 1)
+    await world.join(taker)
+    world.batches.asked.clear()
+    taker.credits += 1
+    world.dispatcher.more(ANY)
+    await asyncio.sleep(0.01)
+    assert not world.batches.asked.is_set()
+    taker.credits = 0
+    await world.create.execute(a_task())
+    taker.credits = 1
+    world.dispatcher.more(ANY)
+    await asyncio.wait_for(world.batches.asked.wait(), 5)
+
+
+async def test_tasks_that_may_have_been_created_are_looked_for(world: World) -> None:
+    taker = Taker("w", 1)
+    await world.join(taker)
+    taker.credits = 0
+    world.batches.problem = Unavailable("the answer to the commit was lost")
+    with pytest.raises(Unavailable):
+        await world.create.execute(a_task())
+    taker.credits = 5
+    assert world.dispatcher.claim([a_task()]).takers == {}
+    world.batches.asked.clear()
+    world.dispatcher.more(ANY)
+    await asyncio.wait_for(world.batches.asked.wait(), 5)
+    await asyncio.sleep(0)
+    assert world.dispatcher.claim([a_task()]).takers == {0: taker}
+
+
 async def test_a_claim_that_was_not_needed_is_given_back(world: World) -> None:
     taker = Taker("w", 2)
     await world.join(taker)

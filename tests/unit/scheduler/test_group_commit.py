@@ -88,3 +88,34 @@ async def test_batches_are_limited_in_number_and_weight(most_items: int, most_we
     commits = GroupCommit[int, int](flush, most_items=most_items, most_weight=most_weight, weigh=lambda _: 10)
     await asyncio.gather(*(commits.submit(number) for number in range(5)))
     assert [len(batch) for batch in flush.batches] == [2, 2, 1]
+
+
+async def test_another_commit_is_begun_beside_the_first_when_enough_waits_for_it() -> None:
+    flush = Recorder()
+    flush.go.clear()
+    commits = GroupCommit[int, int](flush, abreast=2)
+    many = list(range(1000, 1100))
+    waiting = [commits.submit_all(many), commits.submit_all([1])]
+    await asyncio.sleep(0.01)
+    assert flush.batches == [[*many, 1]]
+    waiting.append(commits.submit_all([2]))
+    await asyncio.sleep(0.01)
+    # A commit for one item alone would cost more than its wait.
+    assert len(flush.batches) == 1
+    waiting.append(commits.submit_all(many))
+    await asyncio.sleep(0.01)
+    assert flush.batches[1:] == [[2, *many]]
+    waiting.append(commits.submit_all(many))
+    await asyncio.sleep(0.01)
+    assert len(flush.batches) == 2
+    flush.go.set()
+    answers = await asyncio.gather(*waiting)
+    assert [answer[0] for answer in answers] == [2000, 2, 4, 2000, 2000]
+    await commits.drained()
+    assert flush.batches[2:] == [many]
+
+
+async def test_what_comes_as_the_last_commit_ends_is_not_left_in_line() -> None:
+    commits = GroupCommit[int, int](Recorder(), abreast=2)
+    for number in range(20):
+        assert await commits.submit(number + 100) == 2 * number + 200

@@ -27,6 +27,7 @@ def opened(ends_in: float | None, renewal: float = 60.0) -> WorkStream:
     hub = Hub(origin="here")
     work = Work(
         reports=GroupCommit(commit),
+        completions=GroupCommit(commit),
         heartbeats=GroupCommit(commit),
         dispatcher=Dispatcher(cast(TaskBatches, None), hub, 1.0),
         hub=hub,
