@@ -17,8 +17,10 @@ from sqlalchemy.engine import make_url
 from services.common.db.database import CONNECT_SECONDS, is_outage, server_settings, translate_state
 from services.common.errors import DependencyUnavailable
 from services.common.settings import ServiceSettings
+from services.common.telemetry.database_spans import StatementSpans
 
 _CLOSE_SECONDS = 5
+_DEFAULT_PORT = 5432
 # Nothing but statements happens within a transaction here. A process that stands still in one (SIGSTOP, a frozen machine) holds
 # rows that the other replicas need before the leases end.
 _IDLE_IN_TRANSACTION = "5000"
@@ -32,8 +34,9 @@ _BY_KEY = f"{_NO_SCANS}; SET LOCAL enable_nestloop = off; SET LOCAL enable_merge
 class Driver:
     """The connections of one service and its schema."""
 
-    def __init__(self, pool: asyncpg.Pool, schema: str, acquire_seconds: float) -> None:
+    def __init__(self, pool: asyncpg.Pool, schema: str, acquire_seconds: float, spans: StatementSpans | None = None) -> None:
         self._pool = pool
+        self._spans = spans
         self._acquire_seconds = acquire_seconds
         self.schema = schema
         # SET LOCAL ends with the transaction, so a pooler between may hand the connection to anyone after it.
@@ -63,10 +66,11 @@ class Driver:
         """One transaction that starts with the statements `begin`."""
         try:
             async with self._pool.acquire(timeout=self._acquire_seconds) as connection:
+                used = connection if self._spans is None else self._spans.around(connection)
                 try:
-                    await connection.execute(begin)
-                    yield connection
-                    await connection.execute("COMMIT")
+                    await used.execute(begin)
+                    yield used
+                    await used.execute("COMMIT")
                 except BaseException:
                     await _roll_back(connection)
                     raise
@@ -115,8 +119,11 @@ async def open_driver(settings: ServiceSettings, schema: str) -> AsyncIterator[D
         reset=_keep,
     )
     await pool
+    spans = None
+    if settings.enable_tracing:
+        spans = StatementSpans(url.database or "", schema, url.host or "", url.port or _DEFAULT_PORT)
     try:
-        yield Driver(pool, schema, settings.db_pool_timeout)
+        yield Driver(pool, schema, settings.db_pool_timeout, spans)
     finally:
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
