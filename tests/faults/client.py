@@ -16,7 +16,7 @@ from guildmesh.scheduler.v1 import task_pb2
 from services.common.context import Principal
 from services.common.grpcx.channel import secure_channel
 from tests.faults.checker import Event
-from tests.faults.cluster import Cluster
+from tests.faults.cluster import Cluster, target_of
 from tests.faults.events import event_of
 from tests.faults.history import FAIL, INFO, OK, Recorder, sizes
 from tests.faults.worker import KIND
@@ -162,11 +162,11 @@ def _request(tag: str, what: str) -> pb.CreateTaskRequest:
 
 
 @asynccontextmanager
-async def client_of(cluster: Cluster, tenant: str = "") -> AsyncIterator[Client]:
-    """A client with a tenant of its own, as the gateway would pass its calls on."""
+async def client_of(cluster: Cluster, tenant: str = "", ports: Sequence[int] = ()) -> AsyncIterator[Client]:
+    """A client with a tenant of its own, as the gateway would pass its calls on; with `ports` it knows only these schedulers."""
     tenant = tenant or f"t-{uuid.uuid4().hex[:12]}"
     recorder = Recorder(cluster.folder / f"history-client-{tenant}-{uuid.uuid4().hex[:6]}.jsonl", f"client-{tenant}")
-    async with secure_channel(cluster.target, "scheduler", cluster.tls / "gateway") as channel:
+    async with secure_channel(target_of(ports or cluster.ports), "scheduler", cluster.tls / "gateway") as channel:
         client = Client(cluster, channel, tenant, recorder)
         try:
             yield client

@@ -19,6 +19,7 @@ from tests.faults.cluster import Cluster, Shape, kill_one
 from tests.faults.judge import evidence_of, quiet
 from tests.faults.outcome import Outcome, told
 from tests.faults.suites import MIX
+from tests.support.past import ended_tasks, take_newest_partition
 
 ACTIONS = ("crash", "delay", "error", "cut")
 SHAPE = Shape(schedulers=2, relays=2, workers=2, lease_seconds=0.8, relay_lease_seconds=0.6, spawned=True)
@@ -29,6 +30,9 @@ _LATEST_MOMENT = 0.06
 _MOST_TURNS = 30
 _TASKS_A_TURN = 12
 _QUIET_SECONDS = 45.0
+_RETENTION = tuple(
+    f"scheduler.{what}." for what in ("add_partition", "detach_partition", "expire", "expire_rest", "drop_partition")
+)
 _END_LISTENING = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'guildmesh-scheduler-listen' AND datname = current_database()
@@ -131,6 +135,8 @@ def _patience(shape: Shape, name: str) -> float:
         return 1.5 * shape.lease_seconds
     if name.startswith("relay.lane."):
         return 3 * shape.relay_lease_seconds
+    if name.startswith(_RETENTION):
+        return 1.0
     if name.startswith(("scheduler.heartbeat.", "relay.lease.")):
         return shape.lease_seconds / 2
     return 0.2
@@ -148,6 +154,12 @@ async def _provoke(cluster: Cluster, name: str, turn: int) -> None:
             await kill_one(cluster, "relay")
     elif name.startswith("scheduler.listen."):
         await asyncio.to_thread(_end_listening, cluster.servers.database_url)
+    elif name.startswith("scheduler.add_partition."):
+        await asyncio.to_thread(take_newest_partition, cluster.servers.database_url)
+    elif name.startswith("scheduler.expire_rest."):
+        await asyncio.to_thread(ended_tasks, cluster.servers.database_url, 5, f"past-{turn}", partition=False)
+    elif name.startswith(_RETENTION):
+        await asyncio.to_thread(ended_tasks, cluster.servers.database_url, 5, f"past-{turn}")
 
 
 def _end_listening(url: str) -> None:

@@ -92,7 +92,8 @@ class KafkaReader:
             if topic == self._topics[0]:
                 event = TaskEvent.FromString(record.value)
                 self.events[event.tenant_id].append(event_of(event))
-            else:
+            elif record.value is not None:
+                # A tombstone is of a task that ended long before this run.
                 state = TaskSnapshot.FromString(record.value)
                 entry = StateRecord(state.task_id, state.state, state.last_event_number, digest(record.value))
                 self.states[state.tenant_id].append(entry)

@@ -32,7 +32,7 @@ from tests.faults.servers import Servers, servers_of
 from tests.support.servers import running_kafka, running_postgres
 
 DEFAULT_REPORT = ROOT / ".cache" / "faults"
-SUITES = ("kills", "pauses", "failpoints", "cells", "known bad")
+SUITES = ("kills", "pauses", "silence", "failpoints", "cells", "known bad")
 # After so many rounds a cluster is thrown away: its tables, topics and logs have grown.
 _ROUNDS_A_CLUSTER = 120
 
@@ -131,8 +131,21 @@ def jobs(seeds: int) -> Iterator[Job]:
             async with suites.own_cluster(bench.folder(), shape) as cluster:
                 return await suites.pauses_here(cluster, tasks=8_000, times=20)
 
+        async def scheduler_pauses(bench: Bench, seed: int = seed) -> Outcome:
+            shape = Shape(schedulers=2, relays=1, workers=3, lease_seconds=2.0, seed=seed)
+            async with running_cluster(bench.folder(), bench.servers(), shape) as cluster:
+                return await suites.pauses_here(cluster, tasks=4_000, times=20, role="scheduler")
+
+        async def silence(bench: Bench, seed: int = seed) -> Outcome:
+            # One worker: wherever its stream is, a turn of the schedulers takes it from there.
+            shape = Shape(schedulers=2, relays=1, workers=1, lease_seconds=6.0, seed=seed)
+            async with running_cluster(bench.folder(), bench.servers(), shape) as cluster:
+                return await suites.silence_here(cluster, tasks=40, times=6)
+
         yield Job("kills", "20,000 tasks", seed, kills)
-        yield Job("pauses", "20 pauses", seed, pauses)
+        yield Job("pauses", "20 pauses of a relay", seed, pauses)
+        yield Job("pauses", "20 pauses of a scheduler", seed, scheduler_pauses)
+        yield Job("silence", "6 silences", seed, silence)
     for name in cells.CELLS:
 
         async def cell(bench: Bench, name: str = name) -> Outcome:

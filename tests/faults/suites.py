@@ -6,20 +6,24 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.faults.checker import Evidence, Problem
 from tests.faults.client import BATCH, Client, client_of
 from tests.faults.cluster import Cluster, Shape, kill_one, running_cluster
-from tests.faults.judge import judge
+from tests.faults.history import read
+from tests.faults.judge import judge, quiet
 from tests.faults.outcome import Outcome, told
 from tests.faults.servers import restart, servers_of
 from tests.support.servers import running_kafka, running_postgres
 
 # Most tasks are quick; some need a journal, another attempt, several leases, or fail.
 MIX = ("", "", "", "nap", "nap", "steps", "retry", "fail")
+# PostgreSQL ends after 5 s what a silent scheduler began, a worker leaves it within a lease, and what it held is given back
+# within another. TCP would take minutes, and the workers' keepalive is set to 50 s.
+_SILENT_SECONDS = 25.0
 
 
 async def load(cluster: Cluster, client: Client, tasks: int, seconds: float, *, watchers: int = 20) -> None:
@@ -84,15 +88,15 @@ async def kills_here(cluster: Cluster, *, tasks: int, seconds: float, postgres: 
     return Outcome("kills", f"{tasks:,} tasks", cluster.shape.seed, found, evidence.size(), time.monotonic() - begun, figures)
 
 
-async def pauses_here(cluster: Cluster, *, tasks: int, times: int) -> Outcome:
-    """A relay is stopped for three times its lease and continued, again and again under load."""
+async def pauses_here(cluster: Cluster, *, tasks: int, times: int, role: str = "relay") -> Outcome:
+    """A relay (or scheduler) is stopped for three times its lease and continued, again and again under load."""
     begun = time.monotonic()
-    lease = cluster.shape.relay_lease_seconds
+    lease = cluster.shape.relay_lease_seconds if role == "relay" else cluster.shape.lease_seconds
 
     async def trouble() -> None:
-        relays = cluster.of("relay")
+        members = cluster.of(role)
         for turn in range(times):
-            member = relays[turn % len(relays)]
+            member = members[turn % len(members)]
             member.send(signal.SIGSTOP)
             await asyncio.sleep(3 * lease)
             member.send(signal.SIGCONT)
@@ -101,7 +105,57 @@ async def pauses_here(cluster: Cluster, *, tasks: int, times: int) -> Outcome:
     evidence, problems = await run_against(cluster, tasks, times * (3 * lease + 0.5), trouble, 90)
     found = told(problems, cluster.surprises)
     figures = {"pauses": times, "seconds": 3 * lease}
-    return Outcome("pauses", f"{times} pauses", cluster.shape.seed, found, evidence.size(), time.monotonic() - begun, figures)
+    cell = f"{times} pauses of a {role}"
+    return Outcome("pauses", cell, cluster.shape.seed, found, evidence.size(), time.monotonic() - begun, figures)
+
+
+async def silence_here(cluster: Cluster, *, tasks: int, times: int) -> Outcome:
+    """A scheduler stands still while its connections live: workers must leave it, and everything end without it."""
+    begun = time.monotonic()
+    lease = cluster.shape.lease_seconds
+    stuck: list[str] = []
+    waits: list[float] = []
+
+    async with client_of(cluster) as client:
+        for turn in range(times):
+            place = turn % len(cluster.ports)
+            member = cluster.of("scheduler")[place]
+            others = [port for port in cluster.ports if port != cluster.ports[place]]
+            async with client_of(cluster, client.tenant, others) as beside:
+                tags = [f"{client.tenant}-{turn}-{number}" for number in range(2 * tasks)]
+                wanted = {tag: cluster.random.choice((*MIX, "slow")) for tag in tags}
+                slow = dict.fromkeys(tags[:5], "slow")
+                await client.submit({tag: wanted[tag] for tag in tags[:tasks]} | slow)
+                # A worker that runs nothing owes nothing, and hears of it by its transport alone.
+                await _leased(cluster, client, slow)
+                member.send(signal.SIGSTOP)
+                stopped = time.monotonic()
+                await beside.submit({tag: wanted[tag] for tag in tags[tasks:]})
+                for task_id in list(beside.task_ids.values())[:5]:
+                    beside.watch(task_id)
+                if not await quiet(cluster, client.tenant, _SILENT_SECONDS, published=False):
+                    stuck.append(f"{member.name} stood still for {_SILENT_SECONDS:g} s, and there were tasks that had not ended")
+                waits.append(round(time.monotonic() - stopped, 1))
+                # Whatever the others made of it: it comes back with everything it believes to hold.
+                await asyncio.sleep(max(0.0, stopped + 3 * lease - time.monotonic()))
+                member.send(signal.SIGCONT)
+                await beside.watched(10)
+                client.watches += beside.watches
+        evidence, problems = await judge(cluster, client, 60)
+    found = told(problems, [*cluster.surprises, *stuck])
+    figures = {"silences": times, "ended_after": waits}
+    return Outcome("silence", f"{times} silences", cluster.shape.seed, found, evidence.size(), time.monotonic() - begun, figures)
+
+
+async def _leased(cluster: Cluster, client: Client, tags: Iterable[str]) -> None:
+    """Waits until a worker has one of some tasks."""
+    wanted = {client.task_ids[tag] for tag in tags}
+    async with asyncio.timeout(_SILENT_SECONDS):
+        while not any(  # noqa: ASYNC110 - it happens in another process
+            operation.what == "lease" and operation.asked["task_id"] in wanted
+            for operation in read(cluster.histories(), client.since)
+        ):
+            await asyncio.sleep(0.03)
 
 
 @asynccontextmanager

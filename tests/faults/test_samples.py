@@ -52,6 +52,7 @@ async def test_nothing_is_lost_when_processes_break_are_killed_and_paused(cluste
         check(await failpoints.failpoint(cluster, name, chance.choice(failpoints.ACTIONS), SEED))
     check(await suites.kills_here(cluster, tasks=600, seconds=4))
     check(await suites.pauses_here(cluster, tasks=400, times=1))
+    check(await suites.pauses_here(cluster, tasks=200, times=1, role="scheduler"))
 
 
 async def test_the_rate_stays_while_a_transaction_holds_the_horizon(servers: Servers, tmp_path: Path) -> None:

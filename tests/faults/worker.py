@@ -19,8 +19,9 @@ import uvloop
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh_client.worker import Task, TaskFailed, Worker
 
+from services.common.certificates import IDENTITY_SUFFIX
 from services.common.context import Principal
-from services.common.grpcx.channel import secure_channel
+from services.common.grpcx.channel import service_config
 from tests.faults.history import FAIL, OK, Recorder, digest
 from tests.support.service import metadata
 
@@ -115,14 +116,32 @@ async def _value(attempt: int) -> Any:
     return {"attempt": attempt}
 
 
+def _channel(target: str, tls: Path) -> grpc.aio.Channel:
+    """A channel with connections of its own to every scheduler; a stream goes to one that has answered."""
+    credentials = grpc.ssl_channel_credentials(*((tls / name).read_bytes() for name in ("ca.crt", "tls.key", "tls.crt")))
+    options = [
+        ("grpc.ssl_target_name_override", f"scheduler{IDENTITY_SUFFIX}"),
+        ("grpc.service_config", service_config("scheduler")),
+        ("grpc.use_local_subchannel_pool", 1),
+        # Later than any test waits: who is silent must be noticed by the stream.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 5_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+    ]
+    return grpc.aio.secure_channel(target, credentials, options=options)
+
+
 async def main() -> None:
     settings = json.loads(os.environ[SETTINGS])
     recorder = Recorder(Path(settings["history"]), settings["who"])
+    told = Told(recorder)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Any]:
-        async with secure_channel(settings["target"], "scheduler", Path(settings["tls"])) as channel:
-            yield RecordingChannel(channel, Told(recorder))
+        # Told may be asked by two streams at a time: a report that both tell is one operation.
+        async with _channel(settings["target"], Path(settings["tls"])) as channel:
+            yield RecordingChannel(channel, told)
 
     worker = Worker(
         open_channel=opened,
