@@ -21,17 +21,20 @@ from services.scheduler.server.worker_servicer import WorkerServicer
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage.batches import Batches
 from services.scheduler.storage.cancel import Cancellations
+from services.scheduler.storage.expiry import Expiry
+from services.scheduler.storage.partitions import Partitions
 from services.scheduler.storage.tasks import Tasks
 from services.scheduler.usecases.cancel_task import CancelTask
 from services.scheduler.usecases.count_tasks import CountTasks
 from services.scheduler.usecases.create_task import CreateTask
 from services.scheduler.usecases.dispatch import Dispatcher
+from services.scheduler.usecases.expire_tasks import ExpireTasks
 from services.scheduler.usecases.get_task import GetTask
 from services.scheduler.usecases.group_commit import GroupCommit
 from services.scheduler.usecases.hub import Hub
 from services.scheduler.usecases.list_queues import ListQueues
 from services.scheduler.usecases.list_tasks import ListTasks
-from services.scheduler.usecases.queues import QueuePriorities
+from services.scheduler.usecases.queues import Queues
 from services.scheduler.usecases.sweep import Sweeper
 from services.scheduler.usecases.watch_task import WatchTask
 from services.scheduler.usecases.work import Work
@@ -45,9 +48,10 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
     async with open_driver(settings, SCHEMA) as database:
         hub = Hub(origin=new_id())
         reader = Tasks(database)
-        batches = Batches(EngineDriver(database), hub, settings.lease)
+        engine = EngineDriver(database)
+        batches = Batches(engine, hub, settings.lease)
         dispatcher = Dispatcher(batches, hub, settings.lease_poll_seconds)
-        create_task = CreateTask(batches, QueuePriorities(reader), dispatcher)
+        create_task = CreateTask(batches, Queues(reader, settings.retention_days), dispatcher)
         use_cases = UseCases(
             create_task=create_task,
             get_task=GetTask(reader),
@@ -58,6 +62,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
             count_tasks=CountTasks(batches),
         )
         work = _work(settings, batches, dispatcher, hub)
+        expire_tasks = ExpireTasks(Partitions(engine, settings.retention_days), Expiry(engine), settings.retention_seconds)
         listener = Listener(settings.database_url.get_secret_value(), hub.notified, "guildmesh-scheduler-listen")
         try:
             yield Service(
@@ -72,7 +77,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                         add_WorkerServiceServicer_to_server, WorkerServicer(work), "guildmesh.scheduler.v1.WorkerService"
                     ),
                 ],
-                background=[listener.run, Sweeper(batches, settings.sweep_seconds).run],
+                background=[listener.run, Sweeper(batches, settings.sweep_seconds).run, expire_tasks.run],
                 checks={"database": database.check},
                 drain=[work.drain],
             )

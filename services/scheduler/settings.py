@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -45,6 +45,18 @@ class SchedulerSettings(ServiceSettings):
         gt=0,
         validation_alias="GUILDMESH_SSE_KEEP_ALIVE_SECONDS",
         description="how often a silent event stream sends a comment",
+    )
+
+    retention_days: Literal[0, 1, 7, 30, 90] = Field(
+        30,
+        validation_alias="GUILDMESH_RETENTION_DAYS",
+        description="how long a task is kept after its end when its queue does not say; 0 for ever",
+    )
+    retention_seconds: float = Field(
+        60.0,
+        gt=0,
+        validation_alias="GUILDMESH_RETENTION_SECONDS",
+        description="how often tasks that were kept long enough are looked for",
     )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 from services.common.errors import DomainError
@@ -87,3 +88,42 @@ class TaskBatches(Protocol):
 
     async def sum_up_counts(self) -> None:
         """Keeps counting cheap; to be called every now and then."""
+
+
+class Progress(IntEnum):
+    """What a step towards the end of kept tasks came to."""
+
+    NOTHING = 0
+    """nothing is on its way out, or another process sees to it."""
+    WAITING = 1
+    """Kafka has not acknowledged the tombstones yet."""
+    MOVED = 2
+    """something was done."""
+
+
+class TaskPartitions(Protocol):
+    """Where ended tasks are kept, by time and by how long they are."""
+
+    async def add(self) -> int:
+        """Makes the partitions that will be needed soon; gives how many.
+
+        Raises:
+            ConcurrentChange: somebody has the table; to be tried again.
+        """
+
+    async def detach(self) -> str | None:
+        """Takes one partition out, whose tasks were all kept long enough; gives its name. Nobody sees them from then on.
+
+        Raises:
+            ConcurrentChange: somebody has the table; to be tried again.
+        """
+
+
+class TaskExpiry(Protocol):
+    """The end of tasks that were kept long enough, each after its tombstone is on Kafka."""
+
+    async def expire_partition(self) -> Progress:
+        """Takes one step with a partition that was taken out."""
+
+    async def expire_rest(self) -> Progress:
+        """Takes one step with the tasks that are in no partition of their time."""

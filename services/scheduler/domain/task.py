@@ -17,6 +17,9 @@ DEFAULT_KIND = "agent.task"
 DEFAULT_PRIORITY = 5
 DEFAULT_TIMEOUT_MS = 300_000
 DEFAULT_MAX_ATTEMPTS = 5
+DEFAULT_RETENTION_DAYS = 30
+RETENTION_CLASSES = (0, 1, 7, 30, 90)
+"""days that a task may be kept after its end; 0 for ever."""
 
 
 class State(IntEnum):
@@ -66,6 +69,8 @@ class NewTask:
     """all that the caller chose, serialized with sorted keys; only with a request id."""
     traceparent: str = ""
     queue_priority: int = DEFAULT_PRIORITY
+    retention_days: int = DEFAULT_RETENTION_DAYS
+    """days that it is kept after its end; 0 for ever."""
     run: Run | None = None
     """the task's changing part, once it is created."""
     worker_id: str | None = None
@@ -108,6 +113,8 @@ class Queue:
 
     queue: str
     priority: int
+    retention_days: int | None = None
+    """one of RETENTION_CLASSES; None for the default."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ _BATCH_BYTES = 900_000
 _REQUEST_TIMEOUT_MS = 10_000
 _STOP_SECONDS = 5.0
 
-Record = tuple[bytes, bytes, Headers]
+Record = tuple[bytes, bytes | None, Headers]
 _NO_HEADERS: Headers = []
 
 
@@ -47,8 +47,10 @@ class Publisher:
         sent = []
         for shard, mine in shards.items():
             newest = {record.task_id: record for record in mine}
-            states = ((record.task_id.encode(), record.snapshot, _NO_HEADERS) for record in newest.values())
-            sent += await self._send(self._events_topic, shard, (_event_record(record) for record in mine))
+            # A tombstone is a key without a value: compaction then forgets the key.
+            states = ((record.task_id.encode(), record.snapshot or None, _NO_HEADERS) for record in newest.values())
+            events = (_event_record(record) for record in mine if not record.tombstone)
+            sent += await self._send(self._events_topic, shard, events)
             sent += await self._send(self._state_topic, shard, states)
         await fail_point("relay.publish.after_send", kafka_sockets(self._producer))
         # The commit would not say that a batch was given up.
@@ -66,8 +68,9 @@ class Publisher:
                 sent.append(await self._producer.send_batch(batch, topic, partition=shard))
                 batch = self._producer.create_batch()
                 if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
-                    raise RuntimeError(f"a record of {len(value):,} bytes does not fit into an empty batch")
-        sent.append(await self._producer.send_batch(batch, topic, partition=shard))
+                    raise RuntimeError(f"a record of {len(value or b''):,} bytes does not fit into an empty batch")
+        if batch.record_count():
+            sent.append(await self._producer.send_batch(batch, topic, partition=shard))
         return sent
 
 

@@ -40,10 +40,11 @@ WITH gone AS (
   WHERE t.task_id = c.task_id AND t.tenant_id = c.tenant_id AND t.task_id = ANY($2)
   RETURNING t.tenant_id, t.task_id, t.create_time, t.start_time, c.finish_time, c.state, c.attempt, c.next_event_number,
     c.log_events, c.progress, t.parent_task_id, t.queue, t.kind, t.traceparent, c.error_reason, c.error_message, t.spec,
-    t.context, t.log || c.log, c.result
+    t.context, t.log || c.log, c.result, t.priority, t.retention_days
 )
 INSERT INTO finished_tasks (tenant_id, task_id, create_time, start_time, finish_time, state, attempt, next_event_number,
-  log_events, progress, parent_task_id, queue, kind, traceparent, error_reason, error_message, spec, context, log, result)
+  log_events, progress, parent_task_id, queue, kind, traceparent, error_reason, error_message, spec, context, log, result,
+  priority, retention_days)
 SELECT * FROM gone
 """
 _FORGET_STEPS = """

@@ -26,10 +26,11 @@ WITH gone AS (
     AND NOT t.has_children AND NOT t.has_steps
   RETURNING t.tenant_id, t.task_id, t.create_time, t.start_time, $6::timestamptz, 3::smallint, t.attempt, c.number + 1,
     t.log_events + 1, 1::real, t.parent_task_id, t.queue, t.kind, t.traceparent, NULL::text, NULL::text, t.spec, t.context,
-    t.log || c.log, c.result
+    t.log || c.log, c.result, t.priority, t.retention_days
 ), kept AS (
   INSERT INTO finished_tasks (tenant_id, task_id, create_time, start_time, finish_time, state, attempt, next_event_number,
-    log_events, progress, parent_task_id, queue, kind, traceparent, error_reason, error_message, spec, context, log, result)
+    log_events, progress, parent_task_id, queue, kind, traceparent, error_reason, error_message, spec, context, log, result,
+    priority, retention_days)
   SELECT * FROM gone
 )
 SELECT task_id::text FROM gone

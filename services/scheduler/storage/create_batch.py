@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import asyncpg
 
-from services.common.errors import DomainError
+from services.common.errors import ConcurrentChange, DomainError
 from services.scheduler.domain.errors import ParentTaskEnded, RequestIdReused, StaleAttempt, TaskNotFound
 from services.scheduler.domain.events import Created
 from services.scheduler.domain.run import Run
@@ -30,6 +30,12 @@ _READ_REQUESTS = """
 SELECT request_id, tenant_id, task_id, payload_hash FROM task_requests
 WHERE (tenant_id, request_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
 """
+# A request id is kept as long as its task, and may be there a little longer: then it is free again.
+_FORGET_EXPIRED = """
+DELETE FROM task_requests r WHERE (tenant_id, request_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+  AND NOT EXISTS (SELECT FROM tasks t WHERE t.task_id = r.task_id AND t.tenant_id = r.tenant_id)
+  AND NOT EXISTS (SELECT FROM finished_tasks f WHERE f.task_id = r.task_id AND f.tenant_id = r.tenant_id)
+"""
 _LOCK_PARENTS = """
 SELECT tenant_id, task_id, state, attempt, has_children FROM tasks
 WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
@@ -45,16 +51,19 @@ WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
 # The tasks of a batch have much in common: what is the same for many is sent once, as a profile, and $9 has the number of each
 # task's profile in two bytes; $10 has its shard in one.
 _INSERT = """
-INSERT INTO tasks (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent, task_id, shard,
-  spec, log, log_events, create_time, available_at, state, attempt, next_event_number, worker_id, lease_expires, start_time,
-  deadline, parent_task_id, context)
-SELECT p.tenant_id, p.queue, p.kind, p.queue_priority, p.priority, p.timeout_ms, p.max_attempts, p.traceparent, c.task_id,
-  get_byte($10, c.line::int - 1), c.spec, c.log, get_byte($15, c.line::int - 1), $11, $11, s.state, s.attempt, s.attempt + 2,
-  c.worker_id, s.lease_expires, s.start_time, s.start_time + p.timeout_ms * interval '1 ms', {parent}, {context}
+INSERT INTO tasks (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent, retention_days,
+  task_id, shard, spec, log, log_events, create_time, available_at, state, attempt, next_event_number, worker_id, lease_expires,
+  start_time, deadline, parent_task_id, context)
+SELECT p.tenant_id, p.queue, p.kind, p.queue_priority, p.priority, p.timeout_ms, p.max_attempts, p.traceparent,
+  p.retention_days, c.task_id, get_byte($10, c.line::int - 1), c.spec, c.log, get_byte($15, c.line::int - 1), $11, $11, s.state,
+  s.attempt, s.attempt + 2, c.worker_id, s.lease_expires, s.start_time, s.start_time + p.timeout_ms * interval '1 ms', {parent},
+  {context}
 FROM unnest($12::uuid[], $13::bytea[], $14::bytea[], $16::text[]{more})
   WITH ORDINALITY AS c (task_id, spec, log, worker_id{names}, line)
-JOIN unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::int[], $7::smallint[], $8::text[])
-  WITH ORDINALITY AS p (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent, number)
+JOIN unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::int[], $7::smallint[], $8::text[],
+    $18::smallint[])
+  WITH ORDINALITY AS p (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent,
+    retention_days, number)
   ON p.number = get_byte($9, 2 * c.line::int - 2) * 256 + get_byte($9, 2 * c.line::int - 1) + 1
 JOIN (VALUES
   (false, 1, 0, NULL::timestamptz, NULL::timestamptz),
@@ -66,11 +75,12 @@ _INSERT_PLAIN = _INSERT.format(parent="NULL", context="NULL", more="", names="")
 _INSERT_WHOLE = _INSERT.format(
     parent="c.parent_task_id",
     context="c.context",
-    more=", $18::uuid[], $19::bytea[]",
+    more=", $19::uuid[], $20::bytea[]",
     names=", parent_task_id, context",
 )
 
 Answer = Task | DomainError
+_CLAIMS = 5
 
 
 async def create_tasks(
@@ -180,22 +190,30 @@ async def _claim_requests(
                 twins[place] = known
     if not first:
         return twins
-    rows = await connection.fetch(
-        _CLAIM_REQUESTS,
-        [key[0] for key in first],
-        [key[1] for key in first],
-        [items[place].task_id for place in first.values()],
-        [items[place].payload_hash() for place in first.values()],
-    )
-    won = {(row["tenant_id"], row["request_id"]) for row in rows}
-    # The losers read the winner's answer in a statement of their own, whose snapshot has the winner's commit.
-    lost = [
-        place
-        for place, item in enumerate(items)
-        if answers[place] is None and (key := (item.tenant_id, item.request_id)) in first and key not in won
-    ]
-    await _read_requests(connection, items, lost, answers)
-    return twins
+    claims = dict(first)
+    for attempt in range(_CLAIMS):
+        if attempt:
+            await connection.execute(_FORGET_EXPIRED, [key[0] for key in claims], [key[1] for key in claims])
+        rows = await connection.fetch(
+            _CLAIM_REQUESTS,
+            [key[0] for key in claims],
+            [key[1] for key in claims],
+            [items[place].task_id for place in claims.values()],
+            [items[place].payload_hash() for place in claims.values()],
+        )
+        for row in rows:
+            del claims[row["tenant_id"], row["request_id"]]
+        # The losers read the winner's answer in a statement of their own, whose snapshot has the winner's commit.
+        lost = [
+            place
+            for place, item in enumerate(items)
+            if answers[place] is None and item.request_id and (item.tenant_id, item.request_id) in claims
+        ]
+        await _read_requests(connection, items, lost, answers)
+        claims = {key: place for key, place in claims.items() if answers[place] is None}
+        if not claims:
+            return twins
+    raise ConcurrentChange
 
 
 async def _insert(
@@ -204,13 +222,17 @@ async def _insert(
     profiles: dict[tuple[object, ...], int] = {}
     numbers = [
         profiles.setdefault(
-            (i.tenant_id, i.queue, i.kind, i.queue_priority, i.priority, i.timeout_ms, i.max_attempts, i.traceparent),
+            (
+                i.tenant_id, i.queue, i.kind, i.queue_priority, i.priority, i.timeout_ms, i.max_attempts, i.traceparent,
+                i.retention_days,
+            ),
             len(profiles),
         )
         for i in items
-    ]
+    ]  # fmt: skip
+    *columns, retention_days = zip(*profiles, strict=True)
     arguments: list[object] = [
-        *zip(*profiles, strict=True),
+        *columns,
         struct.pack(f">{len(numbers)}H", *numbers),
         bytes(run.shard for run in runs),
         now,
@@ -220,6 +242,7 @@ async def _insert(
         bytes(run.log_events for run in runs),
         [item.worker_id for item in items],
         lease,
+        retention_days,
     ]
     if any(item.parent_task_id is not None or item.context is not None for item in items):
         arguments += [[item.parent_task_id for item in items], [item.context for item in items]]

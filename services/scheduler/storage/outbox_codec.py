@@ -12,7 +12,7 @@ _ID_LENGTH = 36
 
 @dataclass(slots=True)
 class OutboxRecord:
-    """One event to publish, and the state it led to."""
+    """One event to publish, and the state it led to; or a tombstone, which has neither."""
 
     shard: int
     task_id: str
@@ -22,11 +22,21 @@ class OutboxRecord:
     snapshot: bytes
     """guildmesh.events.v1.TaskSnapshot, serialized."""
 
+    @property
+    def tombstone(self) -> bool:
+        """Whether it says that the task is gone."""
+        return not self.value
+
 
 def pack(shard: int, task_id: str, traceparent: str, value: bytes, snapshot: bytes) -> bytes:
     """A record as it stands in a row."""
     trace = traceparent.encode()
     return b"".join((_HEAD.pack(shard, len(trace), len(value), len(snapshot)), task_id.encode(), trace, value, snapshot))
+
+
+def pack_tombstone(shard: int, task_id: str) -> bytes:
+    """A tombstone as it stands in a row."""
+    return pack(shard, task_id, "", b"", b"")
 
 
 def unpack(payload: bytes) -> Iterator[OutboxRecord]:

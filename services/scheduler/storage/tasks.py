@@ -35,7 +35,12 @@ UNION ALL SELECT {_LOG} FROM finished_tasks WHERE tenant_id = $1 AND task_id = $
 _MORE_EVENTS = """
 SELECT value FROM task_events WHERE tenant_id = $1 AND task_id = $2 AND number > $3 ORDER BY number LIMIT $4
 """
-_QUEUES = "SELECT queue, max(priority) FROM queues GROUP BY queue ORDER BY max(priority) DESC, queue"
+# A tenant's own queue counts before everyone's of the same name.
+_QUEUES = """
+SELECT queue, priority, retention_days FROM (
+  SELECT DISTINCT ON (queue) queue, priority, retention_days FROM queues ORDER BY queue, tenant_id = '*'
+) q ORDER BY priority DESC, queue
+"""
 
 
 class Tasks:
@@ -76,7 +81,7 @@ class Tasks:
         """The queues of the tenant and of everyone, highest priority first."""
         async with self._database.tenant(tenant_id) as connection:
             rows = await connection.fetch(_QUEUES)
-        return [Queue(row[0], row[1]) for row in rows]
+        return [Queue(*row) for row in rows]
 
 
 def task_of(row: asyncpg.Record) -> Task:

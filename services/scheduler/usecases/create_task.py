@@ -9,16 +9,16 @@ from datetime import timedelta
 
 from services.common.errors import DomainError
 from services.scheduler.domain.ports import TaskBatches
-from services.scheduler.domain.task import Lease, NewTask, State, Task
+from services.scheduler.domain.task import Lease, NewTask, Queue, State, Task
 from services.scheduler.usecases.dispatch import Dispatcher, Taker
 from services.scheduler.usecases.group_commit import GroupCommit
-from services.scheduler.usecases.queues import QueuePriorities
+from services.scheduler.usecases.queues import Queues, put_in
 
 
 class CreateTask:
     """Creates tasks; those that arrive while a commit is under way share the next."""
 
-    def __init__(self, batches: TaskBatches, queues: QueuePriorities, dispatcher: Dispatcher) -> None:
+    def __init__(self, batches: TaskBatches, queues: Queues, dispatcher: Dispatcher) -> None:
         self._queues = queues
         self._batches = batches
         self._dispatcher = dispatcher
@@ -30,25 +30,25 @@ class CreateTask:
         Raises:
             QueueNotFound, TaskNotFound (of the parent), ParentTaskEnded, StaleAttempt, RequestIdReused.
         """
-        task.queue_priority = await self._queues.of(task.tenant_id, task.queue)
+        put_in(task, await self._queues.of(task.tenant_id, task.queue))
         return await self._commits.submit(task)
 
     async def execute_all(self, tasks: Sequence[NewTask]) -> Sequence[Task | Exception]:
         """Creates each task of one tenant as `execute` does; gives what that would give or raise, in order."""
         answers: dict[int, Task | Exception] = {}
-        priorities: dict[str, int | DomainError] = {}
+        queues: dict[str, Queue | DomainError] = {}
         places = []
         for place, task in enumerate(tasks):
-            if task.queue not in priorities:
+            if task.queue not in queues:
                 try:
-                    priorities[task.queue] = await self._queues.of(task.tenant_id, task.queue)
+                    queues[task.queue] = await self._queues.of(task.tenant_id, task.queue)
                 except DomainError as error:
-                    priorities[task.queue] = error
-            priority = priorities[task.queue]
-            if isinstance(priority, DomainError):
-                answers[place] = priority
+                    queues[task.queue] = error
+            queue = queues[task.queue]
+            if isinstance(queue, DomainError):
+                answers[place] = queue
             else:
-                task.queue_priority = priority
+                put_in(task, queue)
                 places.append(place)
         if places:
             created = await self._commits.submit_all([tasks[place] for place in places])

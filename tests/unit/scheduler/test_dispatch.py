@@ -13,12 +13,12 @@ from services.common.errors import Unavailable
 from services.common.ids import new_id
 from services.scheduler.domain.errors import RequestIdReused
 from services.scheduler.domain.ports import Demand, TaskBatches
-from services.scheduler.domain.task import Lease, NewTask, State, Task
+from services.scheduler.domain.task import Lease, NewTask, Queue, State, Task
 from services.scheduler.domain.wake import Wake
 from services.scheduler.usecases.create_task import CreateTask
 from services.scheduler.usecases.dispatch import Dispatcher
 from services.scheduler.usecases.hub import Hub
-from services.scheduler.usecases.queues import QueuePriorities
+from services.scheduler.usecases.queues import Queues
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 ANY = Demand(None, frozenset({"k"}), frozenset())
@@ -59,9 +59,9 @@ class Batches:
         return [self.answer or Task(task.task_id, task.tenant_id, task.spec, NOW) for task in tasks]
 
 
-class Queues:
-    async def of(self, tenant_id: str, queue: str) -> int:
-        return {"code": 5, "research": 10}[queue]
+class TwoQueues:
+    async def of(self, tenant_id: str, queue: str) -> Queue:
+        return {"code": Queue("code", 5, 30), "research": Queue("research", 10, 0)}[queue]
 
 
 def a_task(**fields: Any) -> NewTask:
@@ -74,7 +74,7 @@ class World:
         self.hub = Hub("me")
         self.batches = Batches()
         self.dispatcher = Dispatcher(cast(TaskBatches, self.batches), self.hub, 60.0)
-        self.create = CreateTask(cast(TaskBatches, self.batches), cast(QueuePriorities, Queues()), self.dispatcher)
+        self.create = CreateTask(cast(TaskBatches, self.batches), cast(Queues, TwoQueues()), self.dispatcher)
 
     async def join(self, taker: Taker, demand: Demand = ANY) -> None:
         """Adds a worker and waits until its lane has found nothing."""
