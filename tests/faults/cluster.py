@@ -8,7 +8,7 @@ import random
 import signal
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +59,11 @@ class Shape:
     """whether a process that ends begins again with its program imported: for runs that are about what it does then."""
 
 
+def target_of(ports: Sequence[int]) -> str:
+    """What a channel to the schedulers on some ports is opened to."""
+    return "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
+
+
 @dataclass
 class Cluster:
     """The running processes, and what is done to them."""
@@ -80,7 +85,7 @@ class Cluster:
         self.ports = free_ports(self.shape.schedulers)
         suffix = uuid.uuid4().hex[:8]
         self.events_topic, self.state_topic = f"events-{suffix}", f"state-{suffix}"
-        self.target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
+        self.target = target_of(self.ports)
         self.tables = Tables(self.servers.database_url)
         self.reader = KafkaReader(self.servers.kafka, (self.events_topic, self.state_topic))
         for index, port in enumerate(self.ports):

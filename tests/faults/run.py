@@ -283,12 +283,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make faults ARGS=…", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="how many seeds each failpoint and action gets (default 20)")
     parser.add_argument("--seed", type=int, help="only this seed")
-    parser.add_argument("--only", default="", help=f"only runs whose name begins with this: {', '.join(SUITES)}, then the cell")
+    shown = f"only runs whose name begins with this: {', '.join(SUITES)}, then the cell; may be given more than once"
+    parser.add_argument("--only", action="append", default=[], help=shown)
     parser.add_argument("--at-once", type=int, default=4, help="clusters on which failpoints run at the same time (default 4)")
     parser.add_argument("--report", type=Path, default=DEFAULT_REPORT, help="folder of report.jsonl and report.md")
     parser.add_argument("--list", action="store_true", help="only say what there is")
     options = parser.parse_args()
-    wanted = [job for job in jobs(max(options.seeds, options.seed or 0)) if job.key.startswith(options.only)]
+    wanted = [job for job in jobs(max(options.seeds, options.seed or 0)) if job.key.startswith(tuple(options.only) or "")]
     if options.seed is not None:
         wanted = [job for job in wanted if job.seed == options.seed]
     if options.list:
