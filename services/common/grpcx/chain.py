@@ -7,7 +7,7 @@ of handler in the same stages, outermost first. A stage surrounds the call, and 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
 import grpc
@@ -24,11 +24,21 @@ class Stage(Protocol):
     after: tuple[str, ...]
     """names of stages that must surround this one."""
 
-    def around(self, call: ServerCall) -> AbstractAsyncContextManager[None]:
-        """Surrounds the call; what it raises ends the call."""
+    def around(self, call: ServerCall) -> AbstractContextManager[None]:
+        """Surrounds the call without waiting for anything; what it raises ends the call."""
 
     def on_message(self, call: ServerCall, message: Any) -> None:
         """Looks at (or amends) a message that came in; raises DomainError to refuse it."""
+
+
+class Refused(Exception):
+    """The status that a call ends with instead of an answer; the context has it already when this is raised."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, trailers: tuple[tuple[str, str | bytes], ...]) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.trailers = trailers
 
 
 class ChainOrderError(RuntimeError):
@@ -95,28 +105,26 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
     def _unary(self, inner: Any, policy: MethodPolicy, streaming: bool) -> Any:
         async def serve(request: Any, context: Any) -> Any:
             call = _call(policy, context)
-            async with AsyncExitStack() as stack:
-                for stage in self._stages:
-                    await stack.enter_async_context(stage.around(call))
-                return await inner(self._requests(call, request, streaming), context)
+            try:
+                with ExitStack() as stack:
+                    for stage in self._stages:
+                        stack.enter_context(stage.around(call))
+                    return await inner(self._requests(call, request, streaming), context)
+            except Refused as refused:
+                await context.abort(refused.code, refused.message, refused.trailers)
 
         return serve
 
     def _stream(self, inner: Any, policy: MethodPolicy, streaming: bool) -> Any:
         async def serve(request: Any, context: Any) -> None:
             call = _call(policy, context)
-            async with AsyncExitStack() as stack:
-                for stage in self._stages:
-                    await stack.enter_async_context(stage.around(call))
-                answers = inner(self._requests(call, request, streaming), context)
-                if not hasattr(answers, "__aiter__"):
-                    await answers
-                    return
-                try:
-                    async for answer in answers:
-                        await context.write(answer)
-                finally:
-                    await answers.aclose()
+            try:
+                with ExitStack() as stack:
+                    for stage in self._stages:
+                        stack.enter_context(stage.around(call))
+                    await _write(inner(self._requests(call, request, streaming), context), context)
+            except Refused as refused:
+                await context.abort(refused.code, refused.message, refused.trailers)
 
         return serve
 
@@ -140,6 +148,18 @@ class PassingStage:
 
     def on_message(self, call: ServerCall, message: Any) -> None:
         """Accepts the message as it is."""
+
+
+async def _write(answers: Any, context: Any) -> None:
+    """Sends what a streaming handler gives; an old-style one sends for itself."""
+    if not hasattr(answers, "__aiter__"):
+        await answers
+        return
+    try:
+        async for answer in answers:
+            await context.write(answer)
+    finally:
+        await answers.aclose()
 
 
 def _call(policy: MethodPolicy, context: Any) -> ServerCall:

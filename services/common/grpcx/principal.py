@@ -6,6 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 from services.common.context import Principal
 
@@ -40,6 +41,7 @@ def decode_principal(value: str) -> Principal | None:
     return Principal(subject, tenant, _roles(body.get("roles")), kind if kind in ("user", "service") else "user")
 
 
+@lru_cache(maxsize=1024)
 def claims_principal(value: str) -> Principal | None:
     """The user in the claims that the gateway verified, or None when they lack a subject or a tenant."""
     body = _decode(value)
@@ -51,6 +53,8 @@ def claims_principal(value: str) -> Principal | None:
     return Principal(subject, tenant, _roles(body.get("roles")), "user")
 
 
+# One token comes with call after call.
+@lru_cache(maxsize=1024)
 def claims_expiry(value: str) -> float | None:
     """When the token ends whose claims the gateway verified, in seconds since 1970 UTC; None when they do not say."""
     body = _decode(value)

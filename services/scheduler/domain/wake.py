@@ -1,4 +1,4 @@
-"""What a commit tells the waiting: watchers, workers, the relay. It says only where to look; the tables say what happened."""
+"""What a commit tells the waiting: watchers, workers, the relay. It says where to look; the tables say what happened."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from services.scheduler.domain.task import StoredEvent
 
 CHANNEL = "guildmesh_scheduler"
 # PostgreSQL refuses a payload of 8,000 bytes.
@@ -30,6 +32,8 @@ class Wake:
     """bits of the shards with new outbox rows."""
     origin: str = ""
     """process that made the change and has woken its own already."""
+    events: list[tuple[tuple[str, str], StoredEvent]] = field(default_factory=list)
+    """the new events of the tasks (tenant and id) that someone watches in this process; not told to others."""
     counted: bool = False
     """whether this process's dispatcher knows how many tasks wait because of it; not told to others."""
 

@@ -99,7 +99,7 @@ class Batches:
     ) -> R:
         """One transaction, between two failpoints."""
         for attempt in range(1, _ATTEMPTS + 1):
-            log = ChangeLog(self._waker.origin)
+            log = ChangeLog(self._waker.origin, self._waker.watched)
             log.wake.counted = counted
             try:
                 async with self._database.transaction(by_key=by_key) as connection:

@@ -37,7 +37,7 @@ class Cancellations:
                 if row is None:
                     raise TaskNotFound(task_id)
                 raise TaskNotCancellable(task_id, task_of(row).state.status)
-            log = ChangeLog(self._waker.origin, tenant_id)
+            log = ChangeLog(self._waker.origin, self._waker.watched, tenant_id)
             running, attempt = run.state is State.RUNNING, run.attempt
             log.add(run, run.cancel(cause, now), actor, now)
             if running:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -12,7 +12,7 @@ import asyncpg
 from services.scheduler.domain.events import Change
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.shards import lane_of
-from services.scheduler.domain.task import State
+from services.scheduler.domain.task import State, StoredEvent
 from services.scheduler.domain.wake import CHANNEL, Wake, bucket_of, encode
 from services.scheduler.storage.event_codec import encode_event, encode_snapshot
 from services.scheduler.storage.event_log import INLINE_BYTES, frame
@@ -73,6 +73,7 @@ class Event:
     """An event in all the forms in which it is written."""
 
     number: int
+    type: str
     value: bytes
     framed: bytes
     """as it lies in a task's row."""
@@ -85,7 +86,7 @@ def event_of(run: Run, change: Change, actor: str, now: datetime) -> Event:
     number = run.next_event_number
     value = encode_event(run, number, change, actor, now)
     record = pack(run.shard, run.task_id, run.traceparent, value, encode_snapshot(run, number, now))
-    return Event(number, value, frame(value), record)
+    return Event(number, change.type, value, frame(value), record)
 
 
 @dataclass(slots=True)
@@ -93,6 +94,8 @@ class ChangeLog:
     """The changes of one transaction, in the order they were made."""
 
     origin: str
+    watched: Container[tuple[str, str]] = ()
+    """tasks (tenant and id) whose events the wake is to carry."""
     tenant_id: str = "*"
     """the tenant that the transaction is held to; * for none."""
     wake: Wake = field(init=False)
@@ -133,6 +136,8 @@ class ChangeLog:
         wake.shards |= 1 << run.shard
         if wake.buckets is not None:
             wake.buckets.add(bucket_of(task_id))
+        if (key := (run.tenant_id, task_id)) in self.watched:
+            wake.events.append((key, StoredEvent(event.number, event.type, event.value)))
 
     def stop(self, run: Run, attempt: int, reason: str) -> None:
         """Has the worker of a run told to stop."""

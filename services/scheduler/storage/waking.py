@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Protocol
 
 from services.scheduler.domain.wake import Wake
@@ -12,6 +13,10 @@ class Waker(Protocol):
 
     origin: str
     """name of this process in notifications, so that it does not wake its own twice."""
+
+    @property
+    def watched(self) -> Container[tuple[str, str]]:
+        """The tasks (tenant and id) whose events someone waits for in this process."""
 
     def wake(self, wake: Wake) -> None:
         """Tells the waiting where to look."""

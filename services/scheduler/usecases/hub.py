@@ -5,16 +5,58 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
+from services.scheduler.domain.task import StoredEvent
 from services.scheduler.domain.wake import Wake, bucket_of
+
+Key = TypeVar("Key")
+_MOST_HELD_BYTES = 1 << 18
+
+
+class Watcher:
+    """Someone who waits for a task's events."""
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        """set when there may be more events."""
+        self._fresh: list[StoredEvent] = []
+        self._bytes = 0
+        self._left_out = False
+
+    def put(self, event: StoredEvent) -> None:
+        """Holds an event of a commit of this process; a slow watcher reads the rest from the tables."""
+        if self._bytes < _MOST_HELD_BYTES:
+            self._fresh.append(event)
+            self._bytes += len(event.value)
+        else:
+            self._left_out = True
+
+    def take(self, after: int) -> tuple[list[StoredEvent], bool]:
+        """The events that are held and come right after number `after`, and whether there are later ones to read."""
+        fresh, self._fresh, self._bytes = self._fresh, [], 0
+        more, self._left_out = self._left_out, False
+        following = []
+        for event in fresh:
+            if event.number == after + 1:
+                following.append(event)
+                after += 1
+            elif event.number > after:
+                more = True
+        return following, more
 
 
 class Hub:
-    """Wakes watchers, leases and workers. It carries no data: the woken read the tables, so a needless wake does no harm."""
+    """Wakes watchers, leases and workers. The woken read the tables, so a needless wake does no harm.
+
+    Only watchers are handed what this process has just committed, because reading it again would be most of their work.
+    """
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
-        self._watchers: dict[int, set[asyncio.Event]] = {}
+        self.watched: dict[tuple[str, str], set[Watcher]] = {}
+        """the watchers of each task, by tenant and id."""
+        self._buckets: dict[int, set[Watcher]] = {}
         self._on_wake: list[Callable[[Wake], None]] = []
 
     def listen(self, callback: Callable[[Wake], None]) -> None:
@@ -22,23 +64,25 @@ class Hub:
         self._on_wake.append(callback)
 
     @contextmanager
-    def watching(self, task_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set when the task may have changed; subscribe first, then read."""
-        bucket, event = bucket_of(task_id), asyncio.Event()
-        watchers = self._watchers.setdefault(bucket, set())
-        watchers.add(event)
+    def watching(self, tenant_id: str, task_id: str) -> Iterator[Watcher]:
+        """A watcher of the task; subscribe first, then read."""
+        bucket, key, watcher = bucket_of(task_id), (tenant_id, task_id), Watcher()
+        self._buckets.setdefault(bucket, set()).add(watcher)
+        self.watched.setdefault(key, set()).add(watcher)
         try:
-            yield event
+            yield watcher
         finally:
-            watchers.discard(event)
-            if not watchers and self._watchers.get(bucket) is watchers:
-                del self._watchers[bucket]
+            _forget(self._buckets, bucket, watcher)
+            _forget(self.watched, key, watcher)
 
     def wake(self, wake: Wake) -> None:
         """Wakes everyone the change concerns."""
-        for bucket in list(self._watchers) if wake.buckets is None else wake.buckets & self._watchers.keys():
-            for event in self._watchers[bucket]:
-                event.set()
+        for key, event in wake.events:
+            for watcher in self.watched.get(key, ()):
+                watcher.put(event)
+        for bucket in list(self._buckets) if wake.buckets is None else wake.buckets & self._buckets.keys():
+            for watcher in self._buckets[bucket]:
+                watcher.changed.set()
         for callback in self._on_wake:
             callback(wake)
 
@@ -46,3 +90,10 @@ class Hub:
         """Wakes for a notification, unless this process made the change and has woken its own."""
         if wake.origin != self.origin:
             self.wake(wake)
+
+
+def _forget(watchers: dict[Key, set[Watcher]], key: Key, watcher: Watcher) -> None:
+    mine = watchers[key]
+    mine.discard(watcher)
+    if not mine:
+        del watchers[key]

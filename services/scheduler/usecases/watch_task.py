@@ -18,7 +18,10 @@ _PAGE = 200
 
 
 class WatchTask:
-    """Streams events out of the log. Wake-ups only say when to look, so a slow watcher holds one page and loses nothing."""
+    """Streams events out of the log, those of this process's own commits without reading them again.
+
+    A slow watcher holds one page and little else, and loses nothing: what it was not handed it reads.
+    """
 
     def __init__(self, reader: TaskReader, hub: Hub, poll_seconds: float = 5.0) -> None:
         """Reads again after `poll_seconds` without a wake-up: the safety net for a lost notification."""
@@ -31,31 +34,36 @@ class WatchTask:
         if not is_id(task_id):
             raise TaskNotFound(task_id)
         seen = False
-        with self._hub.watching(task_id.lower()) as changed:
+        with self._hub.watching(tenant_id, task_id.lower()) as watcher:
             while True:
-                changed.clear()
-                try:
-                    state, newest, events = await self._reader.events(tenant_id, task_id, after, _PAGE)
-                except Unavailable:
-                    # A stream that has begun outlives a restart of the database.
-                    if not seen:
-                        raise
-                    await asyncio.sleep(0.5)
-                    continue
-                if state is None:
-                    raise TaskNotFound(task_id)
-                seen = True
+                watcher.changed.clear()
+                events, more = watcher.take(after) if seen else ([], False)
+                ended = False
+                if not events:
+                    try:
+                        state, newest, found = await self._reader.events(tenant_id, task_id, after, _PAGE)
+                    except Unavailable:
+                        # A stream that has begun outlives a restart of the database.
+                        if not seen:
+                            raise
+                        await asyncio.sleep(0.5)
+                        continue
+                    if state is None:
+                        raise TaskNotFound(task_id)
+                    seen, events = True, list(found)
+                    more = bool(events) and after + len(events) < newest
+                    ended = state.ended and after + len(events) >= newest
                 await fail_point("scheduler.watch.before_send")
                 for event in events:
                     yield event
                     after = event.number
                     if event.type in LAST_TYPES:
                         return
-                if events:
+                if more:
                     continue
-                if state.ended and after >= newest:
+                if ended:
                     return
                 try:
-                    await asyncio.wait_for(changed.wait(), self._poll_seconds)
+                    await asyncio.wait_for(watcher.changed.wait(), self._poll_seconds)
                 except TimeoutError:
                     continue

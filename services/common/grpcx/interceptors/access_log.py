@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -22,8 +22,8 @@ class AccessLogStage(PassingStage):
     name = "access_log"
     after: tuple[str, ...] = ("context",)
 
-    @asynccontextmanager
-    async def around(self, call: ServerCall) -> AsyncIterator[None]:
+    @contextmanager
+    def around(self, call: ServerCall) -> Iterator[None]:
         """Logs the call."""
         cancelled = False
         try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from services.common.context import ANONYMOUS, Principal, current_call, enter_call
@@ -23,8 +23,8 @@ class AuthStage(PassingStage):
     name = "auth"
     after: tuple[str, ...] = ("errors",)
 
-    @asynccontextmanager
-    async def around(self, call: ServerCall) -> AsyncIterator[None]:
+    @contextmanager
+    def around(self, call: ServerCall) -> Iterator[None]:
         """Refuses whom the policy does not let in.
 
         Raises:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from services.common.context import CallContext, enter_call
 from services.common.grpcx.call import ServerCall
@@ -23,8 +23,8 @@ class ContextStage(PassingStage):
     name = "context"
     after: tuple[str, ...] = ()
 
-    @asynccontextmanager
-    async def around(self, call: ServerCall) -> AsyncIterator[None]:
+    @contextmanager
+    def around(self, call: ServerCall) -> Iterator[None]:
         """Takes what the caller sent where it is well formed, and makes it anew where it is not."""
         request_id = call.metadata.get(REQUEST_ID_KEY, "")
         traceparent = current_traceparent() or call.metadata.get(TRACEPARENT_KEY, "")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import grpc
@@ -13,7 +13,7 @@ import structlog
 from services.common.context import current_call
 from services.common.errors import DeadlineExceeded, DependencyUnavailable, DomainError, Internal
 from services.common.grpcx.call import ServerCall
-from services.common.grpcx.chain import PassingStage
+from services.common.grpcx.chain import PassingStage, Refused
 from services.common.grpcx.status import DETAILS_KEY, status_code, to_status
 
 _log = structlog.get_logger(__name__)
@@ -25,52 +25,58 @@ class ErrorsStage(PassingStage):
     name = "errors"
     after: tuple[str, ...] = ("access_log", "metrics")
 
-    @asynccontextmanager
-    async def around(self, call: ServerCall) -> AsyncIterator[None]:
+    @contextmanager
+    def around(self, call: ServerCall) -> Iterator[None]:
         """Turns what was raised into a status."""
         try:
             yield
         except grpc.aio.AbortError:
             raise
         except DomainError as error:
-            await _abort(call, error)
+            _refuse(call, error)
         except TimeoutError:
-            await _abort(call, DeadlineExceeded("The deadline passed before the answer was ready; retry with a longer one."))
+            _refuse(call, DeadlineExceeded("The deadline passed before the answer was ready; retry with a longer one."))
         except grpc.aio.AioRpcError as error:
-            await _abort_as(call, error)
+            _refuse_as(call, error)
         except Exception as error:
             if call.context.code():
                 # A handler that set a code itself, as third-party servicers do, has said what it wants to say.
                 raise
             _log.error("handler failed", method=call.policy.method, exc_info=error)
             request_id = current_call().request_id
-            await _abort(
+            _refuse(
                 call,
                 Internal(f"An internal error happened; report it with the request id {request_id}.", request_id=request_id),
             )
 
 
-async def _abort(call: ServerCall, error: DomainError) -> NoReturn:
+def _refuse(call: ServerCall, error: DomainError) -> NoReturn:
     trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, to_status(error).SerializeToString())]
     if error.retry_after is not None:
         # The gateway's transcoder makes it the HTTP header, which has whole seconds only (RFC 9110, 10.2.3).
         trailers.append(("retry-after", str(math.ceil(error.retry_after))))
-    await call.context.abort(status_code(error), error.message, tuple(trailers))
+    _end(call, status_code(error), error.message, tuple(trailers))
 
 
-async def _abort_as(call: ServerCall, error: grpc.aio.AioRpcError) -> NoReturn:
+def _refuse_as(call: ServerCall, error: grpc.aio.AioRpcError) -> NoReturn:
     """A call to another service failed: its status is ours, unless it is a fault between us that the caller did not cause."""
     details = {key: value for key, value in error.trailing_metadata() or () if key == DETAILS_KEY}
     code = error.code()
     if details and code is not grpc.StatusCode.INTERNAL:
-        await call.context.abort(code, error.details() or "", tuple(details.items()))
+        _end(call, code, error.details() or "", tuple(details.items()))
     _log.warning("call to a service failed", method=call.policy.method, code=code.name, details=error.details())
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        await _abort(call, DeadlineExceeded("The deadline passed before the answer was ready; retry with a longer one."))
+        _refuse(call, DeadlineExceeded("The deadline passed before the answer was ready; retry with a longer one."))
     if code is grpc.StatusCode.UNAVAILABLE:
-        await _abort(call, DependencyUnavailable("service behind this method"))
+        _refuse(call, DependencyUnavailable("service behind this method"))
     request_id = current_call().request_id
-    await _abort(
+    _refuse(
         call,
         Internal(f"An internal error happened; report it with the request id {request_id}.", request_id=request_id),
     )
+
+
+def _end(call: ServerCall, code: grpc.StatusCode, message: str, trailers: tuple[tuple[str, str | bytes], ...]) -> NoReturn:
+    # Here already, so that the stages around this one see the final code.
+    call.context.set_code(code)
+    raise Refused(code, message, trailers)

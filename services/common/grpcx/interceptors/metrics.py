@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from services.common.grpcx.call import ServerCall
 from services.common.grpcx.chain import PassingStage
@@ -18,8 +18,8 @@ class MetricsStage(PassingStage):
     name = "metrics"
     after: tuple[str, ...] = ("context",)
 
-    @asynccontextmanager
-    async def around(self, call: ServerCall) -> AsyncIterator[None]:
+    @contextmanager
+    def around(self, call: ServerCall) -> Iterator[None]:
         """Counts and times the call."""
         code = "CANCELLED"
         try:

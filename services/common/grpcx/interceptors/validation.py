@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from services.common.grpcx.call import ServerCall
@@ -16,8 +16,8 @@ class ValidationStage:
     name = "validation"
     after: tuple[str, ...] = ("errors", "auth")
 
-    @asynccontextmanager
-    async def around(self, call: ServerCall) -> AsyncIterator[None]:
+    @contextmanager
+    def around(self, call: ServerCall) -> Iterator[None]:
         """Has nothing to do around the call."""
         yield
 
