@@ -6,12 +6,17 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from services.embedded.parts.kafka import Kafka
 from services.embedded.parts.postgres import Postgres
 from services.embedded.parts.redis import Redis
 from services.embedded.running import RunningPart
 from tests.support.servers import running_kafka, running_postgres, running_redis
+
+# How long one example takes says more about what else the machine does than about the code.
+settings.register_profile("guildmesh", deadline=None)
+settings.load_profile("guildmesh")
 
 
 @pytest.fixture(scope="session")

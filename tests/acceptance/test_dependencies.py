@@ -1,4 +1,4 @@
-"""A dependency goes away and comes back: /ready says so, and no service is restarted for it."""
+"""Dependencies go away one after another and come back: /ready names each, and no service is restarted for it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from tests.support.mesh import RunningMesh
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.acceptance
+PARTS = {"kafka": "kafka", "redis": "redis", "postgres": "database"}
+"""The parts that stop, in this order, and what /ready calls them."""
 SERVICES = ("identity", "scheduler", "relay", "agent", "worker", "tool", "memory", "monitor")
 
 
@@ -23,25 +25,35 @@ def ready(mesh: RunningMesh) -> httpx.Response:
     return httpx.get(f"{mesh.url}/ready", timeout=10)
 
 
-@pytest.mark.parametrize(("part", "name"), [("postgres", "database"), ("redis", "redis"), ("kafka", "kafka")])
-def test_a_part_that_stops_is_named_by_ready_until_it_is_back_and_no_service_restarts(
-    mesh: RunningMesh, part: str, name: str
-) -> None:
+def named(mesh: RunningMesh) -> set[str]:
+    """Which of the parts /ready says are away."""
+    answer = ready(mesh)
+    if answer.status_code == HTTPStatus.OK:
+        return set()
+    assert answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+    assert answer.json()["code"] == 14
+    detail = answer.json()["details"][0]
+    assert detail["reason"] == "NOT_READY"
+    return {name for name in PARTS.values() if name in answer.json()["message"] and name in detail["metadata"]["down"]}
+
+
+def test_parts_that_stop_are_named_by_ready_until_they_are_back_and_no_service_restarts(mesh: RunningMesh) -> None:
     eventually(lambda: ready(mesh).status_code == HTTPStatus.OK, 30)
     before = pids(mesh)
-    mesh.ok("stop", part, timeout=100)
+    away: set[str] = set()
     try:
-        eventually(lambda: ready(mesh).status_code == HTTPStatus.SERVICE_UNAVAILABLE and name in ready(mesh).json()["message"])
-        body = ready(mesh).json()
-        assert body["code"] == 14
-        assert body["details"][0]["reason"] == "NOT_READY"
-        assert name in body["details"][0]["metadata"]["down"]
-        assert httpx.get(f"{mesh.url}/health").json() == {"status": "healthy"}
-        detailed = httpx.get(f"{mesh.url}/health/detailed").json()
-        assert detailed["status"] == "unhealthy"
-        assert detailed["checks"][name]["status"] == "unhealthy"
+        for part, name in PARTS.items():
+            mesh.ok("stop", part, timeout=100)
+            away.add(name)
+            # Each of those that are away and none that is not, so that the first are seen alone.
+            eventually(lambda: named(mesh) == away)
+            assert httpx.get(f"{mesh.url}/health").json() == {"status": "healthy"}
+            detailed = httpx.get(f"{mesh.url}/health/detailed").json()
+            assert detailed["status"] == "unhealthy"
+            assert {each for each in PARTS.values() if detailed["checks"][each]["status"] == "unhealthy"} == away
     finally:
-        mesh.ok("start", part, timeout=100)
+        for part in reversed(PARTS):
+            mesh.ok("start", part, timeout=100)
     eventually(lambda: ready(mesh).status_code == HTTPStatus.OK, 30)
     assert ready(mesh).json() == {"status": "ready"}
     assert pids(mesh) == before
