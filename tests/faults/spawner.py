@@ -24,6 +24,8 @@ def main() -> None:
     module, imported = sys.argv[1:3]
     importlib.import_module(imported)
     assert threading.active_count() == 1, "a fork would lose threads"
+    # It is to be run, not found; what it imported stays.
+    del sys.modules[imported]
     gc.freeze()
     me = os.getpid()
     libc = ctypes.CDLL(None)
