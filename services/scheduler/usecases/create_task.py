@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 from services.common.errors import DomainError
@@ -91,7 +90,11 @@ class CreateTask:
 
 def _first_lease(task: NewTask, created: Task) -> Lease:
     """The lease of a task that was started in the moment it was created."""
-    started = replace(created, state=State.RUNNING, attempt=1, start_time=created.create_time, last_event_number=2)
+    now = created.create_time
+    started = Task(
+        created.task_id, created.tenant_id, created.spec, now, created.context, created.traceparent, State.RUNNING,
+        attempt=1, last_event_number=2, start_time=now,
+    )  # fmt: skip
     return Lease(started, timedelta(milliseconds=task.timeout_ms), run=task.run)
 
 
