@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from services.common.errors import AlreadyExists, FailedPrecondition, NotFound
+from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 
 DOMAIN = "scheduler.guildmesh.dev"
 
@@ -81,3 +81,26 @@ class HelloRequired(FailedPrecondition):
 
     def __init__(self) -> None:
         super().__init__("The first message on a Work stream must carry hello with a worker_id and the kinds it runs.")
+
+
+class InvalidFilter(InvalidArgument):
+    """The filter of a list cannot be read."""
+
+    reason = "INVALID_FILTER"
+    domain = DOMAIN
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f'The filter cannot be used: {problem}. An example: state = FAILED AND queue = "research".')
+
+
+class InvalidOrderBy(InvalidArgument):
+    """A list cannot be put into this order."""
+
+    reason = "INVALID_ORDER_BY"
+    domain = DOMAIN
+
+    def __init__(self, order_by: str) -> None:
+        super().__init__(
+            f"Tasks cannot be listed by {order_by!r}; use create_time or finish_time, with desc for the latest first.",
+            order_by=order_by,
+        )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum
 from typing import Protocol
 
 from services.common.errors import DomainError
 from services.scheduler.domain.task import Lease, NewTask, Queue, State, StoredEvent, Task
+from services.scheduler.domain.task_filter import TaskFilter
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
 
 
@@ -24,12 +26,21 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskFilter:
-    """Which tasks to list; None for any."""
+class Place:
+    """A place in a list of tasks: everything before it was listed."""
 
-    state: State | None = None
-    queue: str | None = None
-    parent_task_id: str | None = None
+    task_id: str
+    finish_time: datetime | None = None
+    """given in a list by finish_time."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPage:
+    """A part of a list of tasks."""
+
+    tasks: Sequence[Task]
+    next: Place | None
+    """where the next part begins; None when this is the last."""
 
 
 class TaskReader(Protocol):
@@ -38,8 +49,11 @@ class TaskReader(Protocol):
     async def get(self, tenant_id: str, task_id: str) -> Task | None:
         """The task, or None."""
 
-    async def list(self, tenant_id: str, wanted: TaskFilter, before: str | None, limit: int) -> Sequence[Task]:
-        """At most `limit` tasks with smaller ids than `before`, newest first, without context and result."""
+    async def list(self, tenant_id: str, wanted: TaskFilter, after: Place | None, limit: int) -> TaskPage:
+        """At most `limit` tasks without context and result, from a place on, or from the beginning.
+
+        Where few tasks meet the filter it may be fewer, or none, with more to come: what is looked at for a page is limited.
+        """
 
     async def events(
         self, tenant_id: str, task_id: str, after: int, limit: int

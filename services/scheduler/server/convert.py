@@ -15,7 +15,7 @@ from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 
 from services.common.ids import new_id
 from services.scheduler.domain import task as domain
-from services.scheduler.domain.ports import TaskFilter
+from services.scheduler.domain.task_filter import Condition, TaskFilter, parse_filter, parse_order
 from services.scheduler.domain.worker import Hello, SchedulerMessage, WorkerMessage
 
 _NO_LABELS: Mapping[str, str] = {}
@@ -89,12 +89,17 @@ def new_task(request: service_pb.CreateTaskRequest, tenant_id: str, subject: str
 
 
 def task_filter(request: service_pb.ListTasksRequest) -> TaskFilter:
-    """The filter of ListTasks."""
-    return TaskFilter(
-        state=domain.State(request.state) if request.state else None,
-        queue=request.queue or None,
-        parent_task_id=request.parent_task_id.lower() or None,
-    )
+    """What ListTasks lists; raises InvalidFilter or InvalidOrderBy."""
+    conditions = []
+    if request.state:
+        conditions.append(Condition("state", "=", domain.State(request.state)))
+    if request.queue:
+        conditions.append(Condition("queue", "=", request.queue))
+    if request.parent_task_id:
+        # What is no id is the parent of nothing.
+        conditions.append(Condition("parent_task_id", "=", request.parent_task_id.lower()))
+    by_finish_time, descending = parse_order(request.order_by)
+    return TaskFilter((*conditions, *parse_filter(request.filter)), by_finish_time=by_finish_time, descending=descending)
 
 
 def task_message(task: domain.Task) -> pb.Task:

@@ -8,9 +8,11 @@ import asyncpg
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
 from services.common.db.driver import Driver
-from services.scheduler.domain.ports import TaskFilter
+from services.scheduler.domain.ports import Place, TaskPage
 from services.scheduler.domain.task import Queue, State, StoredEvent, Task
+from services.scheduler.domain.task_filter import TaskFilter
 from services.scheduler.storage.event_log import split
+from services.scheduler.storage.listing import list_statement, place_behind, place_of
 
 _ACTIVE = """tenant_id, task_id, spec, create_time, {context} AS context, traceparent, state, attempt, progress,
   next_event_number - 1 AS last_event_number, start_time, NULL::timestamptz AS finish_time, NULL::bytea AS result,
@@ -25,6 +27,8 @@ def _either(where: str) -> str:
     return f"SELECT {active} FROM tasks WHERE {where} UNION ALL SELECT {ended} FROM finished_tasks WHERE {where}"  # noqa: S608
 
 
+LISTED_ACTIVE = _ACTIVE.format(context="NULL::bytea")
+LISTED_ENDED = _ENDED.format(context="NULL::bytea", result="NULL::bytea")
 GET_TASK = _either("tenant_id = $1 AND task_id = $2")
 READ_TASKS = _either("(task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))")
 _LOG = "state, next_event_number - 1, log, log_events"
@@ -55,12 +59,18 @@ class Tasks:
             row = await connection.fetchrow(GET_TASK, tenant_id, task_id)
         return None if row is None else task_of(row)
 
-    async def list(self, tenant_id: str, wanted: TaskFilter, before: str | None, limit: int) -> Sequence[Task]:
-        """At most `limit` tasks with smaller ids than `before`, newest first, without context and result."""
-        statement, arguments = _list_statement(tenant_id, wanted, before, limit)
+    async def list(self, tenant_id: str, wanted: TaskFilter, after: Place | None, limit: int) -> TaskPage:
+        """At most `limit` tasks without context and result, from a place on, or from the beginning; see TaskReader."""
+        statement = list_statement(tenant_id, wanted, after, limit, LISTED_ACTIVE, LISTED_ENDED)
+        if statement is None:
+            return TaskPage([], None)
         async with self._database.tenant(tenant_id) as connection:
-            rows = await connection.fetch(statement, *arguments)
-        return [task_of(row) for row in rows]
+            rows = await connection.fetch(statement.text, *statement.arguments)
+        edge, tasks = rows[0]["edge"], [task_of(row) for row in rows if row["task_id"] is not None]
+        if len(tasks) > limit:
+            last = tasks[limit - 1]
+            return TaskPage(tasks[:limit], place_of(wanted, last.task_id, last.finish_time))
+        return TaskPage(tasks, None if edge is None else place_behind(wanted, edge))
 
     async def events(
         self, tenant_id: str, task_id: str, after: int, limit: int
@@ -103,34 +113,6 @@ def task_of(row: asyncpg.Record) -> Task:
         error_reason=row["error_reason"],
         error_message=row["error_message"],
     )
-
-
-def _list_statement(tenant_id: str, wanted: TaskFilter, before: str | None, limit: int) -> tuple[str, list[object]]:
-    """Only the conditions that are asked for: one that may be NULL would keep an index from being used."""
-    arguments: list[object] = [tenant_id, limit]
-    where = "tenant_id = $1"
-    for condition, value in (
-        ("task_id < ${}::uuid", before),
-        ("state = ${}::smallint", None if wanted.state is None else int(wanted.state)),
-        ("queue = ${}", wanted.queue),
-        ("parent_task_id = ${}::uuid", wanted.parent_task_id),
-    ):
-        if value is not None:
-            arguments.append(value)
-            where += " AND " + condition.format(len(arguments))
-    tables = []
-    if wanted.state is None or not wanted.state.ended:
-        tables.append((_ACTIVE.format(context="NULL::bytea"), "tasks"))
-    if wanted.state is None or wanted.state.ended:
-        tables.append((_ENDED.format(context="NULL::bytea", result="NULL::bytea"), "finished_tasks"))
-    # The index of the tasks that did not complete is only for those who say so in words that the planner can compare.
-    if wanted.state in (State.FAILED, State.CANCELLED):
-        where += " AND state <> 3"
-    parts = [
-        f"(SELECT {columns} FROM {table} WHERE {where} ORDER BY task_id DESC LIMIT $2)"  # noqa: S608 - constants only
-        for columns, table in tables
-    ]
-    return f"SELECT * FROM ({' UNION ALL '.join(parts)}) found ORDER BY task_id DESC LIMIT $2", arguments  # noqa: S608
 
 
 def _stored(value: bytes) -> StoredEvent:

@@ -34,10 +34,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 def list_tasks(
     state: Annotated[str, typer.Option(help=f"Only those in this state: {', '.join(_STATES)}.")] = "",
     queue: Annotated[str, typer.Option(help="Only those of this queue.")] = "",
+    filter_: Annotated[
+        str, typer.Option("--filter", help="Only those that meet it, such as 'state = FAILED AND priority >= 7' (AIP-160).")
+    ] = "",
+    order_by: Annotated[str, typer.Option(help="create_time or finish_time, with desc for the latest first.")] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List your tasks, the newest first."""
+    """List your tasks, the newest first unless --order-by says otherwise."""
     if state and state not in _STATES:
         raise CommandError(f"No state {state!r}; the states are {', '.join(_STATES)}.")
     wanted = task_pb2.TaskState.Value(_STATES[state]) if state else task_pb2.TASK_STATE_UNSPECIFIED
@@ -47,7 +51,12 @@ def list_tasks(
         page_token = ""
         while len(tasks) < limit:
             request = pb.ListTasksRequest(
-                page_size=min(limit - len(tasks), 200), page_token=page_token, state=wanted, queue=queue
+                page_size=min(limit - len(tasks), 200),
+                page_token=page_token,
+                state=wanted,
+                queue=queue,
+                filter=filter_,
+                order_by=order_by,
             )
             response = stub.ListTasks(request, metadata=connection.metadata, timeout=_SECONDS)
             tasks += response.tasks

@@ -42,6 +42,10 @@ const (
 	ErrorReason_ERROR_REASON_STALE_ATTEMPT ErrorReason = 6
 	// ERROR_REASON_HELLO_REQUIRED: the first message of a Work stream must carry hello.
 	ErrorReason_ERROR_REASON_HELLO_REQUIRED ErrorReason = 7
+	// ERROR_REASON_INVALID_FILTER: the filter of a list cannot be read.
+	ErrorReason_ERROR_REASON_INVALID_FILTER ErrorReason = 8
+	// ERROR_REASON_INVALID_ORDER_BY: a list cannot be put into this order.
+	ErrorReason_ERROR_REASON_INVALID_ORDER_BY ErrorReason = 9
 )
 
 // Enum value maps for ErrorReason.
@@ -55,6 +59,8 @@ var (
 		5: "ERROR_REASON_PARENT_TASK_ENDED",
 		6: "ERROR_REASON_STALE_ATTEMPT",
 		7: "ERROR_REASON_HELLO_REQUIRED",
+		8: "ERROR_REASON_INVALID_FILTER",
+		9: "ERROR_REASON_INVALID_ORDER_BY",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":          0,
@@ -65,6 +71,8 @@ var (
 		"ERROR_REASON_PARENT_TASK_ENDED":    5,
 		"ERROR_REASON_STALE_ATTEMPT":        6,
 		"ERROR_REASON_HELLO_REQUIRED":       7,
+		"ERROR_REASON_INVALID_FILTER":       8,
+		"ERROR_REASON_INVALID_ORDER_BY":     9,
 	}
 )
 
@@ -99,7 +107,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\x94\t\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xd1\v\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -117,7 +125,10 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\x1aERROR_REASON_STALE_ATTEMPT\x10\x06\x1a\x8e\x01ʻ\x18\x89\x01\b\t\x12FAttempt 1 of the task is over; stop working on it and drop its result.\x1a\f\n" +
 	"\aattempt\x12\x011\x1a/\n" +
 	"\atask_id\x12$01990000-0000-7000-8000-000000000000\x12\x84\x01\n" +
-	"\x1bERROR_REASON_HELLO_REQUIRED\x10\a\x1acʻ\x18_\b\t\x12[The first message on a Work stream must carry hello with a worker_id and the kinds it runs.B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"\x1bERROR_REASON_HELLO_REQUIRED\x10\a\x1acʻ\x18_\b\t\x12[The first message on a Work stream must carry hello with a worker_id and the kinds it runs.\x12\x90\x01\n" +
+	"\x1bERROR_REASON_INVALID_FILTER\x10\b\x1aoʻ\x18k\b\x03\x12gThe filter cannot be used: 'colour' is not a field to filter by; the fields are state, queue, kind, …\x12\xa7\x01\n" +
+	"\x1dERROR_REASON_INVALID_ORDER_BY\x10\t\x1a\x83\x01ʻ\x18\x7f\b\x03\x12eTasks cannot be listed by 'priority'; use create_time or finish_time, with desc for the latest first.\x1a\x14\n" +
+	"\border_by\x12\bpriorityB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_error_reason_proto_rawDescOnce sync.Once

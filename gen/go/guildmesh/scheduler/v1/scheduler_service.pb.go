@@ -425,7 +425,14 @@ type ListTasksRequest struct {
 	// queue to filter by; empty for any.
 	Queue string `protobuf:"bytes,4,opt,name=queue,proto3" json:"queue,omitempty"`
 	// parent_task_id to filter by; empty for any.
-	ParentTaskId  string `protobuf:"bytes,5,opt,name=parent_task_id,json=parentTaskId,proto3" json:"parent_task_id,omitempty"`
+	ParentTaskId string `protobuf:"bytes,5,opt,name=parent_task_id,json=parentTaskId,proto3" json:"parent_task_id,omitempty"`
+	// filter (AIP-160): comparisons joined by AND, such as `state = FAILED AND create_time >= "2026-11-22T10:00:00Z"`. `=` and `!=` for state,
+	// queue, kind and error.reason, `=` for parent_task_id, all comparisons for priority and attempt, `<`, `<=`, `>`, `>=` for create_time,
+	// start_time and finish_time. A task that has no such field meets no comparison with it. Holds beside the fields above.
+	Filter string `protobuf:"bytes,6,opt,name=filter,proto3" json:"filter,omitempty"`
+	// order_by (AIP-132): "create_time" or "finish_time", followed by " desc" for the latest first; empty means "create_time desc". By
+	// finish_time only tasks that have ended are listed.
+	OrderBy       string `protobuf:"bytes,7,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -495,10 +502,25 @@ func (x *ListTasksRequest) GetParentTaskId() string {
 	return ""
 }
 
+func (x *ListTasksRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
 // ListTasksResponse is a page of tasks.
 type ListTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// tasks of the page, newest first, without context and result.
+	// tasks of the page, without context and result. A page may have fewer than were asked for, or none, and still not be the last: where
+	// few of many tasks meet a filter, each page looks at some thousands of them.
 	Tasks []*Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	// next_page_token is empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
@@ -979,14 +1001,16 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12(\n" +
 	"\x05error\x18\x02 \x01(\v2\x12.google.rpc.StatusR\x05error\"8\n" +
 	"\x0eGetTaskRequest\x12&\n" +
-	"\atask_id\x18\x01 \x01(\tB\r\xe2A\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\xd6\x01\n" +
+	"\atask_id\x18\x01 \x01(\tB\r\xe2A\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\x9c\x02\n" +
 	"\x10ListTasksRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\x12A\n" +
 	"\x05state\x18\x03 \x01(\x0e2!.guildmesh.scheduler.v1.TaskStateB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05state\x12\x14\n" +
 	"\x05queue\x18\x04 \x01(\tR\x05queue\x12$\n" +
-	"\x0eparent_task_id\x18\x05 \x01(\tR\fparentTaskId\"o\n" +
+	"\x0eparent_task_id\x18\x05 \x01(\tR\fparentTaskId\x12 \n" +
+	"\x06filter\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\xd0\x0fR\x06filter\x12\"\n" +
+	"\border_by\x18\a \x01(\tB\a\xbaH\x04r\x02\x18dR\aorderBy\"o\n" +
 	"\x11ListTasksResponse\x122\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x1c.guildmesh.scheduler.v1.TaskR\x05tasks\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"[\n" +

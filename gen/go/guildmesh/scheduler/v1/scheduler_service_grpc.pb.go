@@ -50,7 +50,8 @@ type SchedulerServiceClient interface {
 	BatchCreateTasks(ctx context.Context, in *BatchCreateTasksRequest, opts ...grpc.CallOption) (*BatchCreateTasksResponse, error)
 	// GetTask gives a task of the caller's tenant. Fails with NOT_FOUND, reason TASK_NOT_FOUND.
 	GetTask(ctx context.Context, in *GetTaskRequest, opts ...grpc.CallOption) (*Task, error)
-	// ListTasks lists the tasks of the caller's tenant, newest first.
+	// ListTasks lists the tasks of the caller's tenant, newest first unless order_by says otherwise.
+	// Fails with INVALID_ARGUMENT, reason INVALID_FILTER, INVALID_ORDER_BY or INVALID_PAGE_TOKEN.
 	ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error)
 	// CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
 	// Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.
@@ -210,7 +211,8 @@ type SchedulerServiceServer interface {
 	BatchCreateTasks(context.Context, *BatchCreateTasksRequest) (*BatchCreateTasksResponse, error)
 	// GetTask gives a task of the caller's tenant. Fails with NOT_FOUND, reason TASK_NOT_FOUND.
 	GetTask(context.Context, *GetTaskRequest) (*Task, error)
-	// ListTasks lists the tasks of the caller's tenant, newest first.
+	// ListTasks lists the tasks of the caller's tenant, newest first unless order_by says otherwise.
+	// Fails with INVALID_ARGUMENT, reason INVALID_FILTER, INVALID_ORDER_BY or INVALID_PAGE_TOKEN.
 	ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error)
 	// CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
 	// Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.

@@ -38,6 +38,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_STALE_ATTEMPT: the attempt was fenced off: its lease ended, or the task did."""
     ERROR_REASON_HELLO_REQUIRED: _ErrorReason.ValueType  # 7
     """ERROR_REASON_HELLO_REQUIRED: the first message of a Work stream must carry hello."""
+    ERROR_REASON_INVALID_FILTER: _ErrorReason.ValueType  # 8
+    """ERROR_REASON_INVALID_FILTER: the filter of a list cannot be read."""
+    ERROR_REASON_INVALID_ORDER_BY: _ErrorReason.ValueType  # 9
+    """ERROR_REASON_INVALID_ORDER_BY: a list cannot be put into this order."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists the google.rpc.ErrorInfo reasons of the domain "scheduler.guildmesh.dev"."""
@@ -58,4 +62,8 @@ ERROR_REASON_STALE_ATTEMPT: ErrorReason.ValueType  # 6
 """ERROR_REASON_STALE_ATTEMPT: the attempt was fenced off: its lease ended, or the task did."""
 ERROR_REASON_HELLO_REQUIRED: ErrorReason.ValueType  # 7
 """ERROR_REASON_HELLO_REQUIRED: the first message of a Work stream must carry hello."""
+ERROR_REASON_INVALID_FILTER: ErrorReason.ValueType  # 8
+"""ERROR_REASON_INVALID_FILTER: the filter of a list cannot be read."""
+ERROR_REASON_INVALID_ORDER_BY: ErrorReason.ValueType  # 9
+"""ERROR_REASON_INVALID_ORDER_BY: a list cannot be put into this order."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -231,6 +231,8 @@ class ListTasksRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """page_size is at most 200; 0 means 50, a larger one is brought down to 200."""
     page_token: _builtins.str
@@ -241,6 +243,15 @@ class ListTasksRequest(_message.Message):
     """queue to filter by; empty for any."""
     parent_task_id: _builtins.str
     """parent_task_id to filter by; empty for any."""
+    filter: _builtins.str
+    """filter (AIP-160): comparisons joined by AND, such as `state = FAILED AND create_time >= "2026-11-22T10:00:00Z"`. `=` and `!=` for state,
+    queue, kind and error.reason, `=` for parent_task_id, all comparisons for priority and attempt, `<`, `<=`, `>`, `>=` for create_time,
+    start_time and finish_time. A task that has no such field meets no comparison with it. Holds beside the fields above.
+    """
+    order_by: _builtins.str
+    """order_by (AIP-132): "create_time" or "finish_time", followed by " desc" for the latest first; empty means "create_time desc". By
+    finish_time only tasks that have ended are listed.
+    """
     def __init__(
         self,
         *,
@@ -249,10 +260,12 @@ class ListTasksRequest(_message.Message):
         state: _task_pb2.TaskState.ValueType = ...,
         queue: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent_task_id", b"parent_task_id", "queue", b"queue", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "parent_task_id", b"parent_task_id", "queue", b"queue", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -270,7 +283,9 @@ class ListTasksResponse(_message.Message):
     """next_page_token is empty on the last page."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.Task]:
-        """tasks of the page, newest first, without context and result."""
+        """tasks of the page, without context and result. A page may have fewer than were asked for, or none, and still not be the last: where
+        few of many tasks meet a filter, each page looks at some thousands of them.
+        """
 
     def __init__(
         self,

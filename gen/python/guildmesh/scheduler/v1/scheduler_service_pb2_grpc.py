@@ -126,7 +126,8 @@ class SchedulerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """ListTasks lists the tasks of the caller's tenant, newest first.
+        """ListTasks lists the tasks of the caller's tenant, newest first unless order_by says otherwise.
+        Fails with INVALID_ARGUMENT, reason INVALID_FILTER, INVALID_ORDER_BY or INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

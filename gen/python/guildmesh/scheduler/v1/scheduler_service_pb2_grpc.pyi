@@ -50,7 +50,9 @@ class SchedulerServiceStub:
     GetTask: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetTaskRequest, _task_pb2.Task]
     """GetTask gives a task of the caller's tenant. Fails with NOT_FOUND, reason TASK_NOT_FOUND."""
     ListTasks: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListTasksRequest, _scheduler_service_pb2.ListTasksResponse]
-    """ListTasks lists the tasks of the caller's tenant, newest first."""
+    """ListTasks lists the tasks of the caller's tenant, newest first unless order_by says otherwise.
+    Fails with INVALID_ARGUMENT, reason INVALID_FILTER, INVALID_ORDER_BY or INVALID_PAGE_TOKEN.
+    """
     CancelTask: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.CancelTaskRequest, _task_pb2.Task]
     """CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
     Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.
@@ -87,7 +89,9 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     GetTask: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
     """GetTask gives a task of the caller's tenant. Fails with NOT_FOUND, reason TASK_NOT_FOUND."""
     ListTasks: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListTasksRequest, _scheduler_service_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """ListTasks lists the tasks of the caller's tenant, newest first."""
+    """ListTasks lists the tasks of the caller's tenant, newest first unless order_by says otherwise.
+    Fails with INVALID_ARGUMENT, reason INVALID_FILTER, INVALID_ORDER_BY or INVALID_PAGE_TOKEN.
+    """
     CancelTask: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.CancelTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
     """CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
     Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.
@@ -151,7 +155,9 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_service_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_service_pb2.ListTasksResponse, _abc.Awaitable[_scheduler_service_pb2.ListTasksResponse]]:
-        """ListTasks lists the tasks of the caller's tenant, newest first."""
+        """ListTasks lists the tasks of the caller's tenant, newest first unless order_by says otherwise.
+        Fails with INVALID_ARGUMENT, reason INVALID_FILTER, INVALID_ORDER_BY or INVALID_PAGE_TOKEN.
+        """
 
     @_abc_1.abstractmethod
     def CancelTask(
