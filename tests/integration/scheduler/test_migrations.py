@@ -1,0 +1,106 @@
+"""Migrations carry what is there along, in both directions."""
+
+from __future__ import annotations
+
+import importlib.resources
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from alembic import command
+from alembic.config import Config
+from guildmesh.scheduler.v1 import task_pb2
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
+
+from services.common import db
+
+SCHEMA = "scheduler"
+_OLD = "tenant_id, task_id::text, create_time, finish_time, state, attempt, queue, kind, spec, log, result, error_reason"
+_INSERT = """
+INSERT INTO scheduler.finished_tasks (tenant_id, task_id, create_time, start_time, finish_time, state, attempt, next_event_number,
+  log_events, progress, queue, kind, traceparent, error_reason, spec, context, log, result)
+VALUES (%s, uuidv7(%s::interval), now() + %s::interval, NULL, now(), %s, 1, 4, 3, 1, 'code', 'k', 't', %s, %s, NULL,
+  'log', 'result')
+"""
+
+
+def move(url: str, revision: str, *, down: bool = False) -> None:
+    """Brings the schema to a revision."""
+    configuration = Config()
+    configuration.set_main_option("script_location", str(Path(db.__file__).parent / "alembic"))
+    configuration.set_main_option("path_separator", "newline")
+    versions = importlib.resources.files("services.scheduler.storage.migrations") / "versions"
+    configuration.set_main_option("version_locations", str(versions))
+    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg2"), poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+        connection.commit()
+        configuration.attributes.update(connection=connection, schema=SCHEMA)
+        (command.downgrade if down else command.upgrade)(configuration, revision)
+        connection.commit()
+
+
+def rows(url: str, statement: str) -> list[Any]:
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SET ROLE scheduler_engine")
+        cursor.execute(statement)
+        return [tuple(bytes(value) if isinstance(value, memoryview) else value for value in row) for row in cursor.fetchall()]
+
+
+def spec(priority: int, description: str) -> bytes:
+    return task_pb2.Task(
+        task_id="x" * 36, tenant_id="acme", queue="code", kind="k", description=description, priority=priority
+    ).SerializeToString()
+
+
+def test_ended_tasks_go_to_partitions_of_their_time_and_back(empty_database_url: str) -> None:
+    url = empty_database_url
+    move(url, "0001")
+    priorities = {f"-{days} days": days % 10 + 1 for days in (0, 1, 6, 31, 200)}
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SET ROLE scheduler_engine")
+        for age, priority in priorities.items():
+            # As long as a length of one byte, of two, and of three.
+            what = "long " * (1, 100, 6000)[priority % 3]
+            for tenant in ("acme", "globex"):
+                cursor.execute(
+                    _INSERT, (tenant, age, age, 3 + priority % 3, "WHY" if priority % 3 else None, spec(priority, what))
+                )
+    before = rows(url, f"SELECT {_OLD} FROM scheduler.finished_tasks ORDER BY task_id")
+    assert len(before) == 10
+    for _ in range(2):
+        move(url, "0002")
+        assert rows(url, f"SELECT {_OLD} FROM scheduler.finished_tasks ORDER BY task_id") == before
+        told = rows(url, "SELECT DISTINCT priority, retention_days FROM scheduler.finished_tasks ORDER BY 1")
+        assert told == [(priority, 30) for priority in sorted(set(priorities.values()))]
+        # Each in the partition of its time, none where nothing else fits.
+        assert rows(url, "SELECT count(*) FROM scheduler.finished_tasks_30_rest") == [(0,)]
+        assert len(rows(url, "SELECT DISTINCT tableoid FROM scheduler.finished_tasks")) >= 4
+        ahead = "SELECT count(*) FROM scheduler.task_partitions WHERE retention_days = 30 AND lower_time > now()"
+        assert rows(url, ahead) == [(2,)]
+        move(url, "0001", down=True)
+        assert rows(url, f"SELECT {_OLD} FROM scheduler.finished_tasks ORDER BY task_id") == before
+
+
+def test_no_role_of_a_tenant_sees_another_through_a_partition(empty_database_url: str) -> None:
+    move(empty_database_url, "head")
+    with closing(psycopg2.connect(empty_database_url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SELECT relname FROM pg_class WHERE relname LIKE 'finished_tasks%' AND relkind IN ('r', 'p')")
+        names = [name for (name,) in cursor.fetchall()]
+        assert len(names) > 10
+        cursor.execute(
+            "SELECT relname FROM pg_class WHERE relname = ANY(%s) AND NOT (relrowsecurity AND relforcerowsecurity)"
+            " AND relkind = 'r'",
+            (names,),
+        )
+        assert cursor.fetchall() == []
+        cursor.execute(
+            "SELECT p.polname FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid, unnest(p.polroles) role"
+            " WHERE c.relname = ANY(%s) AND role = 'scheduler_api'::regrole"
+            " AND pg_get_expr(p.polqual, p.polrelid) NOT LIKE '%%guildmesh.tenant%%'",
+            (names,),
+        )
+        assert cursor.fetchall() == []
