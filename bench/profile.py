@@ -15,6 +15,25 @@ from bench.report import tell
 
 _RATE = 200
 _LONGEST_SECONDS = 600
+# What a sample is counted as, by the beginning of the file that it was taken in.
+_PARTS = (
+    ("services/common/validation", "validation"),
+    ("protovalidate/", "validation"),
+    ("asyncpg/", "driver of PostgreSQL"),
+    ("services/common/db/", "driver of PostgreSQL"),
+    ("services/scheduler/storage/", "events, statements and outbox"),
+    ("services/scheduler/server/", "conversion of messages"),
+    ("services/scheduler/usecases/", "dispatch, gathering, wake-ups"),
+    ("services/scheduler/domain/", "dispatch, gathering, wake-ups"),
+    ("services/common/grpcx/", "interceptors, log, metrics"),
+    ("structlog/", "interceptors, log, metrics"),
+    ("logging/", "interceptors, log, metrics"),
+    ("prometheus_client/", "interceptors, log, metrics"),
+    ("aiokafka/", "Kafka's protocol"),
+    ("services/scheduler/relay/", "relay"),
+    ("guildmesh_client/", "worker and client library"),
+    ("bench/", "the user's code"),
+)
 
 
 @contextmanager
@@ -44,8 +63,25 @@ def profile(folder: Path | None, name: str, pids: Mapping[str, int]) -> Iterator
             spy.wait(60)
             if target.exists():
                 tell(f"  {target}")
-                for line in hottest(target.read_text().splitlines()):
+                folded = target.read_text().splitlines()
+                tell("    " + ", ".join(f"{part} {share:.0%}" for part, share in where(folded)))
+                for line in hottest(folded):
                     tell(f"    {line}")
+
+
+def where(folded: list[str]) -> list[tuple[str, float]]:
+    """The share of each part of the work, most first: what the innermost function belongs to that is of a part."""
+    spent: Counter[str] = Counter()
+    for line in folded:
+        stack, _, samples = line.rpartition(" ")
+        if not stack or not samples.isdigit():
+            continue
+        # A frame is "function (file:line)".
+        files = (frame.rpartition("(")[2] for frame in reversed(stack.split(";")))
+        parts = (part for file in files for start, part in _PARTS if file.startswith(start))
+        spent[next(parts, "gRPC and event loop")] += int(samples)
+    total = sum(spent.values())
+    return [(part, count / total) for part, count in spent.most_common()]
 
 
 def hottest(folded: list[str], most: int = 5) -> list[str]:
