@@ -12,6 +12,7 @@ from services.embedded.parts.kafka import Kafka
 from services.embedded.parts.postgres import Postgres
 from services.embedded.parts.redis import Redis
 from services.embedded.running import RunningPart
+from tests.support.example_workers import BUILDS
 from tests.support.servers import running_kafka, running_postgres, running_redis
 
 # How long one example takes says more about what else the machine does than about the code.
@@ -54,3 +55,9 @@ def kafka_bootstrap_servers() -> Iterator[str]:
     with running_kafka() as server:
         assert isinstance(server.part, Kafka)
         yield server.part.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def worker_commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """The command that runs the example worker of each language; built once."""
+    return {language: build(tmp_path_factory.mktemp(language)) for language, build in BUILDS.items()}

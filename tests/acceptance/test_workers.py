@@ -8,48 +8,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.support.example_workers import BUILDS, EXAMPLES
 from tests.support.mesh import RunningMesh
-from tests.support.requirements import need_program
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "workers"
 KIND = "example.word-count"
 pytestmark = [pytest.mark.acceptance, pytest.mark.toolchain, pytest.mark.timeout(400)]
-
-
-def built(command: list[str], folder: Path, **environment: str) -> None:
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}\n{done.stderr}"
-
-
-def build_go(folder: Path) -> list[str]:
-    program = folder / "worker"
-    built([need_program("go"), "build", "-o", str(program), "."], EXAMPLES / "go", GOFLAGS="-mod=readonly")
-    return [str(program)]
-
-
-def build_typescript(folder: Path) -> list[str]:
-    node, npm = need_program("node"), need_program("npm")
-    source = EXAMPLES / "typescript"
-    # npm ci would empty node_modules each time; a second run of the suite needs no registry.
-    if not (source / "node_modules" / ".package-lock.json").exists():
-        built([npm, "ci", "--no-audit", "--no-fund"], source)
-    built([npm, "run", "build"], source)
-    return [node, str(source / "dist" / "worker.js")]
-
-
-BUILDS: dict[str, Callable[[Path], list[str]]] = {"go": build_go, "typescript": build_typescript}
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """The command that runs the worker of each language; built once."""
-    return {language: build(tmp_path_factory.mktemp(language)) for language, build in BUILDS.items()}
 
 
 class Tasks:
@@ -128,12 +96,12 @@ Start = Callable[[str], Worker]
 
 
 @pytest.fixture
-def start(commands: dict[str, list[str]], mesh: RunningMesh, tasks: Tasks) -> Iterator[Start]:
+def start(worker_commands: dict[str, list[str]], mesh: RunningMesh, tasks: Tasks) -> Iterator[Start]:
     """Starts workers by their language; what still runs at the end is killed."""
     workers: list[Worker] = []
 
     def started(language: str) -> Worker:
-        workers.append(Worker(language, commands[language], mesh, tasks.token))
+        workers.append(Worker(language, worker_commands[language], mesh, tasks.token))
         return workers[-1]
 
     yield started
@@ -169,13 +137,12 @@ def busy_workers(start: Start, tasks: Tasks) -> tuple[list[Worker], list[str]]:
     """A worker of each language, and the tasks that they run."""
     workers: list[Worker] = []
     ids: list[str] = []
-    # The Go worker runs one task at a time, so that the next is the other's.
+    # Which of the two gets a task is not ours to say.
     for language in ("go", "typescript"):
         workers.append(start(language))
-        ids.append(tasks.create("one two three", seconds=3))
+        ids.append(tasks.create("one two three", seconds=2))
         while not tasks.worker(ids[-1], until="started").startswith(language):
-            # Its process took so long to start that the other was free again.
-            ids.append(tasks.create("one two three", seconds=3))
+            ids.append(tasks.create("one two three", seconds=2))
     return workers, ids
 
 
@@ -184,22 +151,23 @@ def test_killed_and_paused_workers_and_a_killed_scheduler_lose_and_double_nothin
 ) -> None:
     lost: dict[str, str] = {}
     paused: list[Worker] = []
-    for language, slots in (("go", 1), ("typescript", 4)):
+    for language in BUILDS:
         for number in (signal.SIGKILL, signal.SIGSTOP):
             worker = start(language)
             # A paused one must have no credit left, or the next task would be its.
-            ids = [tasks.create("one two three", seconds=2) for _ in range(slots)]
+            ids = [tasks.create("one two three", seconds=2) for _ in range(4)]
             lost |= {task_id: tasks.worker(task_id, until="started") for task_id in ids}
             worker.send(number)
             if number is signal.SIGSTOP:
                 paused.append(worker)
-    assert len(set(lost.values())) == 4
+    # A Go worker is one for each of its streams.
+    assert len(set(lost.values())) == 10
     # While their leases run out, the scheduler dies under two other workers: these keep what they run.
     _, kept = busy_workers(start, tasks)
     # What they tell while it hangs is lost with it: they tell it again.
     mesh.kill("scheduler", signal.SIGSTOP)
     # Longer than the runs: that their results are under way to one who does not listen can be seen nowhere.
-    time.sleep(3.5)
+    time.sleep(2.5)
     mesh.kill("scheduler")
     mesh.wait_healthy()
     for task_id in kept:

@@ -1,13 +1,15 @@
-// A worker in Go: counts words, one task at a time. docs/how-to/write-a-worker.md names the rules that it keeps.
+// A worker in Go: counts words, four at a time, each in a goroutine. docs/how-to/write-a-worker.md names the rules that it keeps.
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"os"
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -20,60 +22,58 @@ import (
 
 func main() {
 	conn, _ := grpc.NewClient(strings.TrimPrefix(os.Getenv("GUILDMESH_URL"), "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	halfClose := func(stream pb.WorkerService_WorkClient, _ *pb.WorkRequest) error { return stream.CloseSend() }
-	hello, credits := &pb.WorkerHello{WorkerId: "go-" + rand.Text(), Kinds: []string{"example.word-count"}}, int32(1)
 	terminated, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	run, told := (*pb.TaskCompletion)(nil), []*pb.TaskCompletion(nil) // the task at hand until its end is acknowledged; what is told of it
-	work, at := (<-chan time.Time)(nil), [2]any{}                     // the work, which takes context.seconds; its task and attempt
-	drain, lease, ends, beats := terminated.Done(), time.Minute, time.NewTimer(time.Hour), time.NewTicker(time.Minute)
-	for ; terminated.Err() == nil || run != nil; time.Sleep(time.Second) {
-		ctx := metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+os.Getenv("GUILDMESH_TOKEN"))
-		stream, err := pb.NewWorkerServiceClient(conn).Work(ctx)
-		heard, send, sent, open := make(chan *pb.WorkResponse), pb.WorkerService_WorkClient.Send, time.Time{}, err == nil
+	var slots sync.WaitGroup
+	for range 4 {
+		slots.Go(func() { work(terminated, pb.NewWorkerServiceClient(conn)) })
+	}
+	slots.Wait()
+}
+
+func work(terminated context.Context, client pb.WorkerServiceClient) { // one task at a time, on a stream of its own
+	id, welcome, credits, run, told := "go-"+rand.Text(), &pb.WorkerWelcome{}, int32(1), (*pb.TaskCompletion)(nil), []*pb.TaskCompletion(nil)
+	for done, ends := (<-chan time.Time)(nil), (<-chan time.Time)(nil); terminated.Err() == nil || run != nil; time.Sleep(time.Second) {
+		token, _ := os.ReadFile(os.Getenv("GUILDMESH_TOKEN_FILE")) // for each stream anew: whoever keeps it fresh keeps us connected
+		bearer := metadata.Pairs("authorization", "Bearer "+cmp.Or(strings.TrimSpace(string(token)), os.Getenv("GUILDMESH_TOKEN")))
+		ctx, hangUp := context.WithCancel(metadata.NewOutgoingContext(context.Background(), bearer))
+		stream, err := client.Work(ctx)
+		heard, sent, open, closing := make(chan *pb.WorkResponse), time.Time{}, err == nil, false
 		go func() {
 			for response := (*pb.WorkResponse)(nil); err == nil; response, err = stream.Recv() {
 				heard <- response
 			}
 			close(heard)
 		}()
-		for say := (&pb.WorkRequest{Hello: hello, Credits: credits, Completions: told}); open; {
-			_, say = send(stream, say), &pb.WorkRequest{} // what a broken stream loses is told again on the next
+		for say := (&pb.WorkRequest{Hello: &pb.WorkerHello{WorkerId: id, Kinds: []string{"example.word-count"}}, Credits: credits, Completions: told}); open; {
+			if closing = closing || terminated.Err() != nil && run == nil; closing {
+				_ = stream.CloseSend() // what still comes is heard
+			} else {
+				_, say = stream.Send(say), &pb.WorkRequest{} // what is lost here is told again on the next stream
+			}
 			select {
 			case response, more := <-heard:
-				if open = more; response.GetWelcome() != nil {
-					lease = response.Welcome.LeaseDuration.AsDuration() * 4 / 5
-					beats.Reset(response.Welcome.HeartbeatInterval.AsDuration())
-				}
+				welcome, open, closing = cmp.Or(response.GetWelcome(), welcome), more, closing || response.GetDrain() || response.GetRenewToken() != nil
 				for _, each := range response.GetLeases() {
-					words, seconds := strings.Fields(each.Task.Description), each.Task.Context.GetFields()["seconds"].GetNumberValue()
-					run = &pb.TaskCompletion{TaskId: each.Task.TaskId, Attempt: each.Task.Attempt, Result: structpb.NewNumberValue(float64(len(words)))}
-					work, at, credits, sent, _ = time.After(time.Duration(seconds*1e9)), [2]any{run.TaskId, run.Attempt}, 0, time.Time{}, ends.Reset(lease)
+					seconds, words := each.Task.Context.GetFields()["seconds"].GetNumberValue(), float64(len(strings.Fields(each.Task.Description)))
+					run, sent, credits = &pb.TaskCompletion{TaskId: each.Task.TaskId, Attempt: each.Task.Attempt, Result: structpb.NewNumberValue(words)}, time.Time{}, 0
+					done, ends = time.After(time.Duration(seconds*1e9)), time.After(welcome.LeaseDuration.AsDuration()*4/5)
 				}
-				for _, each := range response.GetRenewals() {
-					if at == [2]any{each.TaskId, each.Attempt} && work != nil && !sent.IsZero() {
-						sent, _ = time.Time{}, ends.Reset(time.Until(sent.Add(lease)))
-					}
+				if slices.ContainsFunc(response.GetRenewals(), func(r *pb.TaskRenewal) bool { return done != nil && r.TaskId == run.TaskId && r.Attempt == run.Attempt }) && !sent.IsZero() {
+					sent, ends = time.Time{}, time.After(time.Until(sent.Add(welcome.LeaseDuration.AsDuration()*4/5)))
 				}
-				stop := slices.ContainsFunc(response.GetCancels(), func(c *pb.TaskCancel) bool { return at == [2]any{c.TaskId, c.Attempt} })
-				if len(response.GetAcks())+len(response.GetRefusals()) > 0 || stop && work != nil {
-					run, told, work, credits, say.Credits, _ = nil, nil, nil, 1, 1, ends.Stop()
+				if len(response.GetAcks())+len(response.GetRefusals()) > 0 || slices.ContainsFunc(response.GetCancels(), func(c *pb.TaskCancel) bool { return done != nil && c.TaskId == run.TaskId && c.Attempt == run.Attempt }) {
+					run, told, done, ends, credits, say.Credits = nil, nil, nil, nil, 1, 1
 				}
-				if response.GetDrain() || response.GetRenewToken() != nil || terminated.Err() != nil && run == nil {
-					send = halfClose
-				}
-			case <-work:
-				work, told, say.Completions, _ = nil, []*pb.TaskCompletion{run}, []*pb.TaskCompletion{run}, ends.Stop()
-			case <-ends.C: // no renewal came in time, by the monotonic clock: another worker may have the task by now
-				run, work, credits, send = nil, nil, 1, halfClose
-			case <-beats.C:
-				if work != nil && sent.IsZero() {
+			case <-done:
+				told, say.Completions, done, ends = []*pb.TaskCompletion{run}, []*pb.TaskCompletion{run}, nil, nil
+			case <-ends: // no renewal came in time, by the monotonic clock: another worker may have the task by now
+				run, done, ends, credits, open = nil, nil, nil, 1, false
+			case <-time.After(cmp.Or(welcome.HeartbeatInterval.AsDuration(), time.Second)): // an idle one looks here whether to stop
+				if done != nil && sent.IsZero() {
 					sent, say.Heartbeats = time.Now(), []*pb.TaskHeartbeat{{TaskId: run.TaskId, Attempt: run.Attempt}}
-				}
-			case <-drain:
-				if drain = nil; run == nil {
-					send = halfClose
 				}
 			}
 		}
+		hangUp()
 	}
 }

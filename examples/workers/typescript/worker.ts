@@ -1,5 +1,6 @@
 // A worker in TypeScript: counts words, four tasks at a time. docs/how-to/write-a-worker.md names the rules that it keeps.
 import { randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import * as grpc from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
@@ -33,8 +34,8 @@ const idle = () => runs.size + told.size === 0;
 const halfClose = () => (stream = void stream?.end()); // what still comes on it is heard
 
 function leasedFrom(run: Run, moment: number): void {
-  clearTimeout(run.ends); // the run is stopped before its lease ends, by the monotonic clock
-  run.ends = setTimeout(() => run.stop.abort(), moment + lease * 0.8 - performance.now());
+  clearTimeout(run.ends); // the run is stopped before its lease ends, by the monotonic clock, and the stream that is silent left
+  run.ends = setTimeout(() => (run.stop.abort(), stream?.cancel()), moment + lease * 0.8 - performance.now());
   run.sent = undefined;
 }
 async function start(task: Task__Output): Promise<void> {
@@ -65,8 +66,8 @@ function hear(response: WorkResponse__Output): void {
 }
 process.once("SIGTERM", () => (draining = true) && (idle() ? halfClose() : stream?.write({ drain: true })));
 for (; !draining || !idle(); pause = Math.min(pause * 2, 3000)) {
-  const token = grpc.Metadata.fromHttp2Headers({ authorization: `Bearer ${process.env.GUILDMESH_TOKEN}` });
-  const call = (stream = client.Work(token));
+  const [file, fixed] = [process.env.GUILDMESH_TOKEN_FILE, process.env.GUILDMESH_TOKEN]; // whoever writes the file keeps it fresh
+  const call = (stream = client.Work(grpc.Metadata.fromHttp2Headers({ authorization: `Bearer ${file ? readFileSync(file, "utf8").trim() : fixed}` })));
   for (const run of runs.values()) run.sent = undefined;
   call.on("data", hear).on("error", (error) => console.error(error.message));
   call.write({ hello, credits: 4 - runs.size, drain: draining, completions: [...told.values()] });

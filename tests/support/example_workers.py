@@ -1,0 +1,37 @@
+"""Builds the workers of examples/workers in other languages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.support.requirements import need_program
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "workers"
+
+
+def _built(command: list[str], folder: Path, **environment: str) -> None:
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}\n{done.stderr}"
+
+
+def _build_go(folder: Path) -> list[str]:
+    program = folder / "worker"
+    _built([need_program("go"), "build", "-o", str(program), "."], EXAMPLES / "go", GOFLAGS="-mod=readonly")
+    return [str(program)]
+
+
+def _build_typescript(folder: Path) -> list[str]:
+    node, npm = need_program("node"), need_program("npm")
+    source = EXAMPLES / "typescript"
+    # npm ci would empty node_modules each time; a second run of the suite needs no registry.
+    if not (source / "node_modules" / ".package-lock.json").exists():
+        _built([npm, "ci", "--no-audit", "--no-fund"], source)
+    _built([npm, "run", "build"], source)
+    return [node, str(source / "dist" / "worker.js")]
+
+
+BUILDS: dict[str, Callable[[Path], list[str]]] = {"go": _build_go, "typescript": _build_typescript}
+"""Builds the worker of a language in a folder; gives the command that runs it."""
