@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections.abc import Sequence
 from datetime import timedelta
 
 import asyncpg
+from prometheus_client import Counter
 
 from services.common.ids import is_id
 from services.scheduler.domain.run import end_reason
 from services.scheduler.domain.worker import Heartbeat
 from services.scheduler.storage.runs import lock_runs, read_finished
+
+renewals = Counter(
+    "guildmesh_lease_renewals", "Heartbeats, by what they were answered: renewed, or why the attempt must stop.", ["answer"]
+)
 
 _RENEW = """
 WITH beats AS (
@@ -53,4 +59,6 @@ async def renew_leases(connection: asyncpg.Connection, heartbeats: Sequence[Hear
             answers.append(end_reason(end.state, end.attempt, end.error_reason, beat.attempt))
         else:
             answers.append("STALE_ATTEMPT")
+    for answer, number in Tally(answers).items():
+        renewals.labels(answer or "renewed").inc(number)
     return answers

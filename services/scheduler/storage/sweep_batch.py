@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncpg
+from prometheus_client import Counter
 
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.runs import COLUMNS, cancel_children, runs_of
+
+expired = Counter(
+    "guildmesh_leases_expired", "Leases that ended without a heartbeat; their tasks go to other workers or fail.", ["queue"]
+)
 
 BATCH = 500
 
@@ -38,6 +43,8 @@ async def sweep_runs(connection: asyncpg.Connection, log: ChangeLog) -> int:
             else run.fail_attempt("WORKER_LOST", "The worker's lease ended without a heartbeat.", now, back_off=False)
         )
         log.add(run, change, _ACTOR, now)
+        if running and not timed_out:
+            expired.labels(run.queue).inc()
         if running:
             log.stop(run, attempt, "TIMEOUT" if timed_out else "STALE_ATTEMPT")
         if run.state.ended:

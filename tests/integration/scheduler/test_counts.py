@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
@@ -16,7 +18,7 @@ from services.scheduler.bootstrap import open_service
 from services.scheduler.domain.task import State
 from services.scheduler.relay.gauges import Gauges
 from services.scheduler.storage.counts import count_tasks, sum_up_counts
-from tests.integration.scheduler.conftest import MakeSettings, Scheduler
+from tests.integration.scheduler.conftest import BareWorker, MakeSettings, Scheduler
 from tests.support.service import running
 
 _SCAN = "SELECT queue, state, count(*) FROM {} GROUP BY queue, state"
@@ -68,3 +70,26 @@ async def test_counts_follow_every_change(scheduler_settings: MakeSettings, sche
         assert (REGISTRY.get_sample_value("guildmesh_outbox_oldest_seconds") or 0) > 0
         waits = {"queue": "research", "le": "+Inf"}
         assert (REGISTRY.get_sample_value("guildmesh_task_wait_seconds_bucket", waits) or 0) >= 1
+
+
+async def test_leases_are_counted_as_they_are_renewed_and_lost(scheduler: Scheduler) -> None:
+    def value(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+
+    async def renewed(worker: BareWorker, **beat: Any) -> None:
+        await worker.send(heartbeats=[worker_pb.TaskHeartbeat(**beat)])
+
+    before = {answer: value("guildmesh_lease_renewals_total", answer=answer) for answer in ("renewed", "STALE_ATTEMPT")}
+    lost = value("guildmesh_leases_expired_total", queue="research")
+    task = await scheduler.create(queue="research", max_attempts=1)
+    async with scheduler.worker() as worker:
+        lease = await worker.lease()
+        await renewed(worker, task_id=task.task_id, attempt=1)
+        await worker.answer("renewals")
+        await renewed(worker, task_id=task.task_id, attempt=7)
+        await worker.answer("cancels")
+        assert value("guildmesh_lease_renewals_total", answer="renewed") >= before["renewed"] + 1
+        assert value("guildmesh_lease_renewals_total", answer="STALE_ATTEMPT") >= before["STALE_ATTEMPT"] + 1
+        assert lease.task.attempt == 1
+    assert (await scheduler.until_event(task.task_id, "failed")).failed.reason == "WORKER_LOST"
+    assert value("guildmesh_leases_expired_total", queue="research") >= lost + 1
