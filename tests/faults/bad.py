@@ -170,12 +170,13 @@ def model(tree: Path) -> list[str]:
     """The state machine of a task's life, over the code in `tree`; what it found wrong."""
     test = "tests/integration/scheduler/test_task_life.py"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=100", test],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=400", test],
         cwd=tree,
-        env=environment(tree),
+        # Enough of it that chance does not hide what a patch spoils.
+        env=environment(tree) | {"GUILDMESH_LIFE_EXAMPLES": "150"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=420,
         check=False,
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Iterator
@@ -42,7 +43,7 @@ from tests.integration.scheduler.conftest import MakeSettings
 T = TypeVar("T")
 TENANT = "acme"
 WORKER = "worker-1"
-EXAMPLES = 30
+EXAMPLES = int(os.environ.get("GUILDMESH_LIFE_EXAMPLES", "30"))
 STEPS = 8
 
 
