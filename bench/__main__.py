@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 
+from bench import tasks
+from bench.dispatch import run as dispatch
 from bench.errors import BenchFailed
 from bench.options import parse
 from bench.report import tell
-from bench.tasks import run
+
+_BENCHMARKS = {"tasks": tasks.run, "dispatch": dispatch.run}
 
 
 def main() -> int:
@@ -17,7 +20,7 @@ def main() -> int:
     # What was started is stopped, however the run ends.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        return run(options)
+        return _BENCHMARKS[options.name](options)
     except BenchFailed as problem:
         tell(f"failed: {problem}")
         return 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+NAMES = ("tasks", "dispatch")
 PEERS = ("ours", "celery", "river")
 MEASURES = ("batch", "kafka", "single", "latency")
 _QUICK = 10
@@ -41,7 +42,7 @@ class Options:
 def parse(arguments: Sequence[str]) -> Options:
     """The options of a command line; ends the process with a usage message when they are wrong."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measures the mesh beside what people use today.")
-    parser.add_argument("name", choices=["tasks"], help="the benchmark")
+    parser.add_argument("name", choices=NAMES, help="the benchmark")
     parser.add_argument("--quick", action="store_true", help="a tenth of the sizes, for development")
     parser.add_argument("--only", choices=PEERS, default="", help="one peer, once")
     measures = "of ours, only that; may be given several times"
