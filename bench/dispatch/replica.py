@@ -124,7 +124,7 @@ class Replica:
                 self._ended.set()
             try:
                 async with self._completing.transaction():
-                    await complete(self._completing, [lease for lease, _ in done])
+                    ended = await complete(self._completing, [lease for lease, _ in done])
                     if self._race is not None and self._load.shares:
                         await self._race.use(self._completing, done)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
@@ -137,7 +137,9 @@ class Replica:
             if self._demand is not None:
                 self._demand.free += len(done)
                 for lease, _ in done:
-                    self._demand.done(lease)
+                    # Of an attempt that was over the owner must not hear: the task may be running again.
+                    if lease.task_id in ended:
+                        self._demand.done(lease)
                 self._demand.offer()
             else:
                 self._free += len(done)
