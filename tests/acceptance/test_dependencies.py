@@ -18,7 +18,7 @@ SERVICES = ("identity", "scheduler", "relay", "agent", "worker", "tool", "memory
 
 def pids(mesh: RunningMesh) -> dict[str, int]:
     """The process of each service."""
-    return {name: mesh.pid(name) for name in SERVICES}
+    return {name: row["pid"] for name, row in mesh.rows().items() if name in SERVICES}
 
 
 def ready(mesh: RunningMesh) -> httpx.Response:
@@ -40,6 +40,7 @@ def named(mesh: RunningMesh) -> set[str]:
 def test_parts_that_stop_are_named_by_ready_until_they_are_back_and_no_service_restarts(mesh: RunningMesh) -> None:
     eventually(lambda: ready(mesh).status_code == HTTPStatus.OK, 30)
     before = pids(mesh)
+    assert before.keys() == set(SERVICES)
     away: set[str] = set()
     try:
         for part, name in PARTS.items():

@@ -64,6 +64,8 @@ def test_status_shows_every_part_healthy(mesh: RunningMesh) -> None:
     assert {"postgres", "redis", "cache", "kafka", "model", "gateway", "relay", "worker", "monitor"} <= rows.keys()
     table = mesh.ok("status")
     assert all(name in table for name in rows)
+    told = json.loads(mesh.ok("status", "--json"))
+    assert {part["name"]: part["state"] for part in told["parts"]} == {name: row["state"] for name, row in rows.items()}
 
 
 def test_a_second_up_finds_the_first(mesh: RunningMesh) -> None:

@@ -14,13 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from services.embedded.mesh import look
 from services.embedded.ports import free_ports
+from services.embedded.state import StateFolder
 
 # Settings of the machine that would change what is tested.
 _FOREIGN = (
     *("DATABASE_URL", "REDIS_URL", "REDIS_CACHE_URL", "KAFKA_BOOTSTRAP_SERVERS", "OPENAI_BASE_URL", "OPENAI_API_KEY"),
     *("ANTHROPIC_API_KEY", "JWT_SECRET_KEY", "DEFAULT_LLM_PROVIDER", "API_WORKERS"),
 )
+# A token lives half an hour.
+_TOKEN_SECONDS = 300.0
 UP_SECONDS = 240.0
 """A first start may download Kafka."""
 
@@ -40,6 +44,7 @@ class RunningMesh:
         self.kafka_bootstrap_servers = f"127.0.0.1:{kafka}"
         self.metrics_url = f"http://127.0.0.1:{metrics}/metrics"
         self.api_port = api
+        self._developer = "", -_TOKEN_SECONDS
         self.environment = {
             **{name: value for name, value in os.environ.items() if name not in _FOREIGN and not name.startswith("GUILDMESH_")},
             "API_PORT": str(api),
@@ -76,9 +81,8 @@ class RunningMesh:
         return self.ok("down", timeout=120)
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """What `guildmesh status` knows about each part, by its name."""
-        status = json.loads(self.command("status", "--json").stdout)
-        return {row["name"]: row for row in status["parts"]}
+        """What `guildmesh status` knows about each part, by its name; read without the second that a command takes to start."""
+        return {row.name: row.as_dict() for row in look(StateFolder(self.state_dir)).rows}
 
     def pid(self, part: str) -> int:
         """The process of a part."""
@@ -115,7 +119,9 @@ class RunningMesh:
     def token(self, username: str = "developer", *, tenant: str = "default", roles: tuple[str, ...] = ()) -> str:
         """A token of a user, who is made first when missing."""
         if username == "developer":
-            return self.exports()["GUILDMESH_TOKEN"]
+            if time.monotonic() - self._developer[1] > _TOKEN_SECONDS:
+                self._developer = self.exports()["GUILDMESH_TOKEN"], time.monotonic()
+            return self._developer[0]
         password = f"password of {username}"
         arguments = ["users", "create", username, "--password", password, "--tenant", tenant]
         done = self.command(*arguments, *(part for role in roles for part in ("--role", role)))

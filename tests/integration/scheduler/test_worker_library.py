@@ -51,7 +51,7 @@ async def test_a_long_task_keeps_its_lease(scheduler: Scheduler) -> None:
     @worker.task(scheduler.kind)
     async def slow(task: Task) -> Any:
         # Longer than the lease of 2 s: only heartbeats keep it.
-        await asyncio.sleep(4)
+        await asyncio.sleep(3)
         return "kept"
 
     async with working(worker):
