@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import closing
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import grpc
 import psycopg2
 import pytest
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
+from guildmesh_client.cli import tasks as tasks_command
+from guildmesh_client.cli.connection import Connection
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
 from services.common.db.driver import Driver, open_driver
 from services.common.db.migrations import migrate
@@ -194,3 +200,29 @@ async def test_a_filter_over_the_wire_and_what_is_refused(scheduler: Scheduler) 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await listed(page_size=1, page_token=first.next_page_token, filter="priority > 1")
     assert "INVALID_PAGE_TOKEN" in str(refused.value.trailing_metadata())
+
+
+async def test_the_command_lists_by_filter_and_order(
+    scheduler: Scheduler, scheduler_tls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [await scheduler.create(f"number {number}", priority=number) for number in (2, 5, 8)]
+
+    @contextmanager
+    def connect() -> Iterator[Connection]:
+        key, chain, roots = ((scheduler_tls / "gateway" / name).read_bytes() for name in ("tls.key", "tls.crt", "ca.crt"))
+        credentials = grpc.ssl_channel_credentials(roots, key, chain)
+        with grpc.secure_channel(scheduler.server.target, credentials) as channel:
+            yield Connection(channel, metadata(scheduler.ada))
+
+    monkeypatch.setattr(tasks_command, "connect", connect)
+
+    async def listed(*options: str) -> list[str]:
+        done = await asyncio.to_thread(CliRunner().invoke, tasks_command.app, ["list", "--json", *options])
+        assert done.exit_code == 0, done.output
+        # The scheduler of this process logs to the same place.
+        return re.findall(r'"task_id": ?"([^"]+)"', done.output)
+
+    ids = [task.task_id for task in made]
+    assert await listed("--filter", "priority > 2", "--order-by", "create_time") == ids[1:]
+    assert await listed("--state", "pending", "--queue", "default", "--filter", "priority < 8") == ids[1::-1]
+    assert await listed("--order-by", "finish_time desc") == []
