@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import warnings
 from functools import cache
 from typing import NoReturn
 
@@ -41,7 +43,15 @@ def _docker_problem() -> str | None:
     try:
         client = docker.from_env(timeout=10)
     except DockerException as error:
-        return f"no Docker engine answers: {error}"
+        problem = f"no Docker engine answers: {error}"
+    else:
+        problem = ""
+    if problem:
+        # The library leaves the socket of a failed connection to the garbage collector: let it be found here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+        return problem
     try:
         client.ping()
     except Exception as error:  # whatever it is, there is no engine to use
