@@ -91,9 +91,12 @@ class RunningMesh:
         return pid
 
     def kill(self, part: str, number: signal.Signals = signal.SIGKILL) -> int:
-        """Sends a signal to the process of a part; gives its id."""
+        """Sends a signal to the process of a part; gives its id. A process that is killed is known to be gone afterwards."""
         pid = self.pid(part)
         os.kill(pid, number)
+        if number is signal.SIGKILL:
+            # Until its supervisor has noticed, it would be called healthy.
+            self.wait_until(lambda rows: rows[part]["pid"] != pid)
         return pid
 
     def wait_until(self, condition: Callable[[Mapping[str, dict[str, Any]]], bool], seconds: float = 60.0) -> None:
