@@ -27,8 +27,9 @@ _ENTER = text(
 )
 # serialization_failure, deadlock_detected, lock_not_available
 _CONFLICTS = {"40001", "40P01", "55P03"}
-# connection failures, admin shutdown, too many connections, cannot connect now, read-only (a failover), disk full
-_OUTAGES = ("08", "57P", "53", "25006")
+# connection failures, admin shutdown, too many connections, cannot connect now, read-only (a failover), disk full, and a
+# transaction that took longer than it may, silent or not
+_OUTAGES = ("08", "57P", "53", "25006", "25P03", "25P04")
 
 
 CONNECT_SECONDS = 5

@@ -24,6 +24,12 @@ _DEFAULT_PORT = 5432
 # Nothing but statements happens within a transaction here. A process that stands still in one (SIGSTOP, a frozen machine) holds
 # rows that the other replicas need before the leases end.
 _IDLE_IN_TRANSACTION = "5000"
+# That limit does not hold while the server waits in the middle of an exchange, and asyncpg leaves it so between preparing a
+# statement and running it for the first time. This one, which PostgreSQL has since 17, does.
+_TRANSACTION_MILLISECONDS = 8_000
+_LIMIT_TRANSACTIONS = """
+SELECT set_config('transaction_timeout', '{milliseconds}', false) WHERE current_setting('server_version_num')::int >= 170000
+"""
 # A queue's table that was cleaned while it was empty tells the planner that it has no rows, and keeps telling it when it has a
 # million. What reads it must therefore come to the same plan whatever the planner believes.
 _NO_SCANS = "SET LOCAL enable_seqscan = off"
@@ -107,6 +113,10 @@ async def _keep(connection: asyncpg.Connection) -> None:
     """What a transaction sets ends with it, so a connection that comes back needs no cleaning."""
 
 
+async def _limit_transactions(connection: asyncpg.Connection) -> None:
+    await connection.execute(_LIMIT_TRANSACTIONS.format(milliseconds=_TRANSACTION_MILLISECONDS))
+
+
 @asynccontextmanager
 async def open_driver(settings: ServiceSettings, schema: str) -> AsyncIterator[Driver]:
     """The connections of a service (requirement row 5); opening them does not need the server to be up."""
@@ -118,6 +128,7 @@ async def open_driver(settings: ServiceSettings, schema: str) -> AsyncIterator[D
         max_inactive_connection_lifetime=settings.db_pool_recycle,
         timeout=CONNECT_SECONDS,
         server_settings=server_settings(schema) | {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION},
+        init=_limit_transactions,
         reset=_keep,
     )
     await pool
