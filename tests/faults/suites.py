@@ -21,9 +21,9 @@ from tests.support.servers import running_kafka, running_postgres
 
 # Most tasks are quick; some need a journal, another attempt, several leases, or fail.
 MIX = ("", "", "", "nap", "nap", "steps", "retry", "fail")
-# PostgreSQL ends after 5 s what a silent scheduler began, a worker leaves it within a lease, and what it held is given back
-# within another. TCP would take minutes, and the workers' keepalive is set to 50 s.
-_SILENT_SECONDS = 25.0
+# PostgreSQL ends what a silent scheduler began after 8 s at most, what it held is given back within a lease (6 s in the full suite),
+# and a slow task takes another 8 s then. TCP would take minutes, and the workers' keepalive is set to 80 s.
+_SILENT_SECONDS = 40.0
 
 
 async def load(cluster: Cluster, client: Client, tasks: int, seconds: float, *, watchers: int = 20) -> None:

@@ -124,7 +124,7 @@ def _channel(target: str, tls: Path) -> grpc.aio.Channel:
         ("grpc.service_config", service_config("scheduler")),
         ("grpc.use_local_subchannel_pool", 1),
         # Later than any test waits: who is silent must be noticed by the stream.
-        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_time_ms", 60_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 5_000),
         ("grpc.max_reconnect_backoff_ms", 1_000),
