@@ -97,7 +97,8 @@ class Keeper:
 
     async def _live(self) -> str:
         """One process from its start to its end; gives how it ended, empty when it ended well."""
-        process = processes.start(self.part.launch(), self.log)
+        launch = self.part.launch()
+        process = processes.start(launch, self.log)
         self._process = process
         mark = processes.footprint(self.part.name, process.pid)
         self.status.pid, self.status.started = mark.pid, mark.started
@@ -105,7 +106,7 @@ class Keeper:
         died = asyncio.create_task(exit_of(process))
         try:
             if not self.part.one_shot:
-                await self._watch(died)
+                await self._watch(died, launch.nice)
             status = await died
         finally:
             died.cancel()
@@ -115,7 +116,7 @@ class Keeper:
             return ""
         return f"{_ending(status)}: {last_line(self.log)} (see {self.log})"
 
-    async def _watch(self, died: asyncio.Task[int]) -> None:
+    async def _watch(self, died: asyncio.Task[int], nice: int) -> None:
         """Looks at the process until it has died, or is held and has been told to end."""
         deadline = time.monotonic() + self.part.start_seconds
         serves = False
@@ -127,6 +128,9 @@ class Keeper:
                 serves = True
                 if not self.healthy.is_set():
                     await self._in_thread(self.part.finish)
+                if nice and self._process is not None:
+                    # Not before: on a busy machine it would never get ready.
+                    processes.give_way(self._process.pid, nice)
                 self._was_healthy(State.HEALTHY)
             elif serves:
                 self._set(State.UNHEALTHY if problem else State.HEALTHY, problem or "")

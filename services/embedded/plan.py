@@ -43,7 +43,7 @@ class Kind:
 
 
 # Nobody waits for an event as one waits for an answer: what carries events catches up when tasks leave it the time.
-_BEHIND_TASKS = 10
+_BEHIND_TASKS = 5
 _MODEL_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 KINDS = (
     Kind("identity", "services.identity", "identity", secrets=("JWT_SECRET_KEY", "GUILDMESH_MASTER_KEY")),

@@ -60,8 +60,18 @@ def start(launch: Launch, log: Path) -> subprocess.Popen[bytes]:
 
 def _launcher(launch: Launch) -> list[str]:
     uid, gid = (launch.account.uid, launch.account.gid) if launch.account is not None else (-1, -1)
-    arguments = (int(launch.stop_signal), os.getpid(), uid, gid, launch.nice)
+    arguments = (int(launch.stop_signal), os.getpid(), uid, gid)
     return [sys.executable, "-I", "-S", str(_LAUNCHER), *map(str, arguments)]
+
+
+def give_way(pid: int, nice: int) -> None:
+    """Lets others have the processor before this process when there is too little of it for all."""
+    with contextlib.suppress(OSError):
+        # What a thread starts later has its priority; those that are there have to be told one by one.
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.setpriority(os.PRIO_PROCESS, int(thread), nice)
+        # On a desktop the kernel weighs whole sessions against each other, and each part leads one.
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 def run_to_end(launch: Launch, log: Path, timeout: float) -> None:

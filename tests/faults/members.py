@@ -69,7 +69,7 @@ class Spawner:
 
 
 def _launched(arguments: Sequence[str]) -> tuple[str, ...]:
-    return (sys.executable, *_LAUNCHER, str(os.getpid()), "-1", "-1", "0", sys.executable, *arguments)
+    return (sys.executable, *_LAUNCHER, str(os.getpid()), "-1", "-1", sys.executable, *arguments)
 
 
 def _handles(pid: int, number: signal.Signals) -> bool:

@@ -34,7 +34,7 @@ class Launch:
     stop_signal: signal.Signals = signal.SIGTERM
     """The signal that asks the process to end in order; it also gets it when its starter dies."""
     nice: int = 0
-    """How far it gives way to the other parts when there is too little processor for all, 0 (not at all) to 19."""
+    """How far it gives way to the others, once it serves, when there is too little processor for all: 0 (not at all) to 19."""
 
 
 class Part:

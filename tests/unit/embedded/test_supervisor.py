@@ -7,13 +7,14 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from services.embedded import keeper as module
-from services.embedded.parts.part import Part
+from services.embedded.parts.part import Launch, Part
 from services.embedded.status import State
 from services.embedded.supervisor import Supervisor
 from tests.unit.embedded.parts import Broken, Listener, Shell, Sick, Unprepared
@@ -53,6 +54,18 @@ async def started(parts: list[Part], logs: Path) -> AsyncIterator[Watched]:
         yield watched
     finally:
         await watched.supervisor.stop()
+
+
+async def test_a_part_that_serves_gives_way_to_the_others_if_it_is_to(tmp_path: Path) -> None:
+    class Patient(Listener):
+        def launch(self) -> Launch:
+            return replace(super().launch(), nice=7)
+
+    async with started([Patient("behind"), Listener("before")], tmp_path) as watched:
+        status = watched.supervisor.status
+        await watched.until(lambda: all(row.state is State.HEALTHY for row in status.values()))
+        assert psutil.Process(status["behind"].pid).nice() == 7
+        assert psutil.Process(status["before"].pid).nice() == os.getpriority(os.PRIO_PROCESS, 0)
 
 
 async def test_a_part_starts_only_when_what_it_needs_is_healthy(tmp_path: Path) -> None:
