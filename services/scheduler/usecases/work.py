@@ -314,7 +314,8 @@ class WorkStream:
 
     def _check_age(self, message: SchedulerMessage) -> None:
         """Gives back what waited so long for a slow reader that the worker would misjudge the end of its lease."""
-        if message.leases and time.monotonic() - self._leased_at > self._work.lease.total_seconds() / 4:
+        # A worker stops what it runs when a fifth of the lease, less the time to its next look, is left by its own clock.
+        if message.leases and time.monotonic() - self._leased_at > self._work.lease.total_seconds() / 8:
             self._give_back(message.leases)
             message.leases = []
 
