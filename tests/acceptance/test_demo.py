@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 import time
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.mesh import RunningMesh
 
@@ -53,10 +55,19 @@ def test_the_demo_ends_with_the_right_figures_and_can_be_run_again_within_a_minu
 
 @pytest.mark.usefixtures("demo_has_run")
 def test_the_plans_four_metrics_are_not_zero_after_the_demo(mesh: RunningMesh) -> None:
+    headers = {"authorization": f"Bearer {mesh.token()}"}
+    answer = httpx.post(f"{mesh.url}/chat", json={"message": "Count to three."}, headers=headers, timeout=60)
+    assert answer.status_code == HTTPStatus.OK, answer.text
     page = httpx.get(mesh.metrics_url).text
+    totals: dict[str, float] = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            totals[sample.name] = totals.get(sample.name, 0) + sample.value
     for name in ("agent_requests_total", "agent_request_duration_seconds_count", "agent_active_count", "llm_tokens_total"):
-        values = [float(value) for value in re.findall(rf"^{name}{{[^}}]*}} (\S+)$", page, re.MULTILINE)]
-        assert sum(values) > 0, name
+        assert totals.get(name, 0) > 0, name
+    assert re.search(r'agent_requests_total\{[^}]*endpoint="/chat"[^}]*\} [1-9]', page)
+    assert 'le="0.005"' in page
+    assert re.search(r'llm_tokens_total\{[^}]*provider="local"', page)
     for agent_type in ("researcher", "coder", "analyst"):
         assert re.search(rf'agent_active_count{{[^}}]*agent_type="{agent_type}"', page)
 

@@ -15,7 +15,6 @@ from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as scheduler_grpc
 from services.common.grpcx.server import Registration
 from services.common.service import RunningService, Service
 from services.common.settings import ServiceSettings
-from services.embedded.ports import free_ports
 from services.monitor.bootstrap import open_service
 from services.monitor.settings import MonitorSettings
 from tests.support.service import TestServer, mesh_certificates, running
@@ -34,7 +33,8 @@ class Mesh:
     def __init__(self, tls: Path, settings: dict[str, Any]) -> None:
         self.tls = tls
         self.settings = settings
-        self.ports = dict(zip(OTHERS, free_ports(len(OTHERS)), strict=True))
+        self.ports: dict[str, int] = {}
+        """each keeps the port that it got when it first started."""
         self.admin_ports: dict[str, int] = {}
         self.others: dict[str, RunningService] = {}
         self.monitor: TestServer
@@ -44,10 +44,11 @@ class Mesh:
         if name == "scheduler":
             add = scheduler_grpc.add_SchedulerServiceServicer_to_server
             registrations.append(Registration(add, Counting(), "guildmesh.scheduler.v1.SchedulerService"))
-        settings = ServiceSettings(tls_dir=self.tls / name, port=self.ports[name], admin_port=0, drain_seconds=0)
+        settings = ServiceSettings(tls_dir=self.tls / name, port=self.ports.get(name, 0), admin_port=0, drain_seconds=0)
         service = RunningService(Service(name, registrations), settings)
         await service.start()
         self.others[name] = service
+        self.ports[name] = service.port
         self.admin_ports[name] = service.admin_port
 
     async def stop(self, name: str) -> None:
