@@ -15,6 +15,9 @@ from services.scheduler.domain.run import Run
 from services.scheduler.domain.shards import lane_of, shard_of
 from services.scheduler.domain.task import State
 from services.scheduler.storage.changelog import event_of
+from services.scheduler.storage.event_codec import encode_snapshot
+from services.scheduler.storage.event_log import frame
+from services.scheduler.storage.outbox_codec import pack
 
 QUEUE = "default"
 KIND = "past"
@@ -59,7 +62,7 @@ def ended_tasks(
             run = Run(
                 tenant, task_id, shard_of(task_id), State.PENDING, QUEUE, KIND, 5, 0, 1, 10_000, 1, False, None, "", created
             )
-            events = []
+            events, records = [], []
             for change in ("created", "started", "completed"):
                 now = created + timedelta(milliseconds=100)
                 if change == "created":
@@ -68,17 +71,19 @@ def ended_tasks(
                     told = run.start("worker", now, timedelta(seconds=5))
                 else:
                     told = run.complete(_RESULT, now)
-                events.append(event_of(run, told, "worker", now))
+                event = event_of(run, told, "worker", now)
+                events.append(event)
+                records.append(pack(run.shard, task_id, "", event.value, encode_snapshot(run, event.number, now)))
                 run.next_event_number += 1
             inline = events[:2] if long else events
-            log = b"".join(event.framed for event in inline)
+            log = b"".join(frame(event.value) for event in inline)
             cursor.execute(
                 _INSERT,
                 (tenant, task_id, created, created, run.finish_time, len(inline), QUEUE, KIND, log, _RESULT, days),
             )
             for event in events[len(inline) :]:
                 cursor.execute(_EVENT, (tenant, task_id, event.number, event.value))
-            cursor.execute(_OUTBOX, (lane_of(run.shard), tenant, b"".join(event.record for event in events)))
+            cursor.execute(_OUTBOX, (lane_of(run.shard), tenant, b"".join(records)))
             cursor.execute(_REQUEST, (tenant, f"request-{task_id}", task_id))
             tasks.append(task_id)
         cursor.execute(_COUNT, (QUEUE, number))

@@ -37,6 +37,14 @@ class Wake:
     counted: bool = False
     """whether this process's dispatcher knows how many tasks wait because of it; not told to others."""
 
+    def add(self, other: Wake) -> None:
+        """Has another wake of the same commit told with this one."""
+        self.kinds = None if self.kinds is None or other.kinds is None else self.kinds | other.kinds
+        self.buckets = None if self.buckets is None or other.buckets is None else self.buckets | other.buckets
+        self.stops = None if self.stops is None or other.stops is None else self.stops + other.stops
+        self.shards |= other.shards
+        self.events += other.events
+
 
 def everything() -> Wake:
     """A wake for all, after notifications may have been lost."""

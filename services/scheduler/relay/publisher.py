@@ -46,7 +46,8 @@ class Publisher:
         await self._producer.begin_transaction()
         sent = []
         for shard, mine in shards.items():
-            newest = {record.task_id: record for record in mine}
+            # An event that another of the same commit followed has no state of its own.
+            newest = {record.task_id: record for record in mine if record.snapshot or record.tombstone}
             # A tombstone is a key without a value: compaction then forgets the key.
             states = ((record.task_id.encode(), record.snapshot or None, _NO_HEADERS) for record in newest.values())
             events = (_event_record(record) for record in mine if not record.tombstone)

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import asyncpg
 
+from services.common.db.clock import DatabaseClock
 from services.common.db.engine_role import EngineDriver
 from services.common.errors import Aborted, DomainError
 from services.common.failpoints import fail_point
@@ -39,11 +40,12 @@ class Batches:
         self._database = database
         self._waker = waker
         self._lease = lease
+        self._clock = DatabaseClock()
 
     async def create(self, tasks: Sequence[NewTask]) -> Sequence[Task | DomainError]:
         """Creates tasks with their first events; gives each its own answer, in order."""
         return await self._commit(
-            lambda connection, log: create_tasks(connection, log, tasks, self._lease),
+            lambda connection, log: create_tasks(connection, self._clock, log, tasks, self._lease),
             "scheduler.create.before_commit",
             "scheduler.create.after_commit",
             by_key=False,
@@ -61,7 +63,7 @@ class Batches:
     async def report(self, reports: Sequence[Report]) -> Sequence[Refusal | None]:
         """Handles reports in order; gives each its refusal, or None when it is durable."""
         return await self._commit(
-            lambda connection, log: handle_reports(connection, log, reports),
+            lambda connection, log: handle_reports(connection, self._clock, log, reports),
             "scheduler.report.before_commit",
             "scheduler.report.after_commit",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -54,39 +54,51 @@ DELETE FROM task_steps WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::t
 _EVENTS = """
 INSERT INTO task_events (tenant_id, task_id, number, value) SELECT * FROM unnest($1::text[], $2::uuid[], $3::int[], $4::bytea[])
 """
-_OUTBOX = """
-WITH queued AS (
+_QUEUED = """
+queued AS (
   INSERT INTO outbox (lane, tenant_id, events, payload)
-  SELECT o.lane, $3, o.events, o.payload
-  FROM unnest($1::smallint[], $2::int[], $4::bytea[]) WITH ORDINALITY AS o (lane, events, payload, line) ORDER BY o.line
+  SELECT o.lane, ${2}, o.events, o.payload
+  FROM unnest(${0}::smallint[], ${1}::int[], ${3}::bytea[]) WITH ORDINALITY AS o (lane, events, payload, line){only}
+  ORDER BY o.line
 ), counted AS (
-  INSERT INTO task_count_changes (queue, state, change) SELECT * FROM unnest($7::text[], $8::smallint[], $9::int[])
-)
-SELECT pg_notify($5, $6)
-"""
+  INSERT INTO task_count_changes (queue, state, change)
+  SELECT c.* FROM unnest(${6}::text[], ${7}::smallint[], ${8}::int[]) AS c (queue, state, change){only}
+)"""
+_NOTIFIED = "pg_notify(${4}, ${5})"
+
+
+def queued(first: int, only: str = "") -> str:
+    """What a statement has among its WITH to write the arguments of `ChangeLog.queued`, the first of which is $`first`.
+
+    With `only`, a condition, nothing is written unless it holds.
+    """
+    return _QUEUED.format(*range(first, first + 9), only=f" WHERE {only}" if only else "")
+
+
+def notified(first: int) -> str:
+    """What such a statement selects in order that the waiting hear of it."""
+    return _NOTIFIED.format(*range(first, first + 9))
+
+
+_OUTBOX = f"WITH {queued(1)} SELECT {notified(1)}"
 # A row is what the relay reads at least; small ones keep it within its memory.
 _ROW_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
 class Event:
-    """An event in all the forms in which it is written."""
+    """The next event of a run."""
 
     number: int
     type: str
     value: bytes
-    framed: bytes
-    """as it lies in a task's row."""
-    record: bytes
-    """as it lies in the outbox."""
+    now: datetime
 
 
 def event_of(run: Run, change: Change, actor: str, now: datetime) -> Event:
-    """The next event of a run."""
+    """The next event of a run that the change has been made to."""
     number = run.next_event_number
-    value = encode_event(run, number, change, actor, now)
-    record = pack(run.shard, run.task_id, run.traceparent, value, encode_snapshot(run, number, now))
-    return Event(number, change.type, value, frame(value), record)
+    return Event(number, change.type, encode_event(run, number, change, actor, now), now)
 
 
 @dataclass(slots=True)
@@ -94,16 +106,16 @@ class ChangeLog:
     """The changes of one transaction, in the order they were made."""
 
     origin: str
-    watched: Container[tuple[str, str]] = ()
+    watched: Collection[tuple[str, str]] = ()
     """tasks (tenant and id) whose events the wake is to carry."""
     tenant_id: str = "*"
     """the tenant that the transaction is held to; * for none."""
     wake: Wake = field(init=False)
     _runs: dict[str, Run] = field(default_factory=dict)
     _written: set[str] = field(default_factory=set)
-    _logs: dict[str, list[bytes]] = field(default_factory=dict)
+    _logs: dict[str, bytes] = field(default_factory=dict)
     _events: list[tuple[str, str, int, bytes]] = field(default_factory=list)
-    _outbox: dict[int, list[bytes]] = field(default_factory=dict)
+    _outbox: list[tuple[Run, Event]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.wake = Wake(origin=self.origin)
@@ -111,33 +123,29 @@ class ChangeLog:
     def add(self, run: Run, change: Change, actor: str, now: datetime) -> int:
         """Numbers an event of a run whose row is locked (or made) by this transaction; gives the number."""
         event = event_of(run, change, actor, now)
-        number = event.number
+        number, value, task_id = event.number, event.value, run.task_id
         run.next_event_number = number + 1
-        if run.log_events == number - 1 and run.log_bytes + len(event.framed) <= INLINE_BYTES:
+        framed = frame(value)
+        if run.log_events == number - 1 and run.log_bytes + len(framed) <= INLINE_BYTES:
             run.log_events = number
-            run.log_bytes += len(event.framed)
-            self._logs.setdefault(run.task_id, []).append(event.framed)
+            run.log_bytes += len(framed)
+            self._logs[task_id] = self._logs[task_id] + framed if task_id in self._logs else framed
         else:
-            self._events.append((run.tenant_id, run.task_id, number, event.value))
-        self._keep(run, event)
+            self._events.append((run.tenant_id, task_id, number, value))
+        self._runs[task_id] = run
+        self._outbox.append((run, event))
         return number
 
     def add_written(self, run: Run, event: Event) -> None:
         """Adds an event that lies in the task's row already, as the row's last change of this transaction."""
         run.next_event_number = event.number + 1
         self._written.add(run.task_id)
-        self._keep(run, event)
+        self._runs[run.task_id] = run
+        self._outbox.append((run, event))
 
-    def _keep(self, run: Run, event: Event) -> None:
-        task_id = run.task_id
-        self._outbox.setdefault(lane_of(run.shard), []).append(event.record)
-        self._runs[task_id] = run
-        wake = self.wake
-        wake.shards |= 1 << run.shard
-        if wake.buckets is not None:
-            wake.buckets.add(bucket_of(task_id))
-        if (key := (run.tenant_id, task_id)) in self.watched:
-            wake.events.append((key, StoredEvent(event.number, event.type, event.value)))
+    def beside(self) -> ChangeLog:
+        """An empty log for a statement that writes all of its changes or none."""
+        return ChangeLog(self.origin, self.watched, self.tenant_id)
 
     def stop(self, run: Run, attempt: int, reason: str) -> None:
         """Has the worker of a run told to stop."""
@@ -146,10 +154,10 @@ class ChangeLog:
 
     def log_of(self, task_id: str) -> bytes:
         """The new events that belong into the task's own row."""
-        return b"".join(self._logs.get(task_id, ()))
+        return self._logs.get(task_id, b"")
 
     def __bool__(self) -> bool:
-        return bool(self._runs)
+        return bool(self._runs or self.wake.shards)
 
     async def write(self, connection: asyncpg.Connection, *, written: bool = False) -> None:
         """Writes everything; with `written` the tasks' own rows are the caller's to write."""
@@ -159,15 +167,44 @@ class ChangeLog:
             runs = [run for run in self._runs.values() if run.task_id not in self._written]
             await self._update(connection, [run for run in runs if not run.state.ended])
             await self._finish(connection, [run for run in runs if run.state.ended])
+        await self.write_long_events(connection)
+        await connection.execute(_OUTBOX, *self.queued())
+
+    async def write_long_events(self, connection: asyncpg.Connection) -> None:
+        """Writes the events that have no room in their tasks' rows."""
         if self._events:
             await connection.execute(_EVENTS, *(list(column) for column in zip(*self._events, strict=True)))
-        rows = [(lane, len(part), b"".join(part)) for lane, records in self._outbox.items() for part in _parts(records)]
+
+    def queued(self) -> tuple[object, ...]:
+        """The arguments for what waits for Kafka, the counts, and the one NOTIFY; there must be changes."""
+        runs = self._runs.values()
+        wake = Wake(kinds={run.kind for run in runs if run.state is State.PENDING}, buckets=set(map(bucket_of, self._runs)))
+        for shard in {run.shard for run in runs}:
+            wake.shards |= 1 << shard
+        if self.watched:
+            for run, event in self._outbox:
+                if (key := (run.tenant_id, run.task_id)) in self.watched:
+                    wake.events.append((key, StoredEvent(event.number, event.type, event.value)))
+        self.wake.add(wake)
+        rows = [(lane, len(part), b"".join(part)) for lane, records in self._records().items() for part in _parts(records)]
         lanes, events, payloads = zip(*rows, strict=True)
-        self.wake.kinds = {run.kind for run in self._runs.values() if run.state is State.PENDING}
         queues, states, changes = self._count()
-        await connection.execute(
-            _OUTBOX, lanes, events, self.tenant_id, payloads, CHANNEL, encode(self.wake), queues, states, changes
-        )
+        return lanes, events, self.tenant_id, payloads, CHANNEL, encode(self.wake), queues, states, changes
+
+    def _records(self) -> dict[int, list[bytes]]:
+        """The records of each lane, in order. Only a task's last one has its state: no reader is told of those between."""
+        lanes: dict[int, list[bytes]] = {}
+        last = {run.task_id: event for run, event in self._outbox}
+        for run, event in self._outbox:
+            task_id = run.task_id
+            snapshot = encode_snapshot(run, event.number, event.now) if last[task_id] is event else b""
+            record = pack(run.shard, task_id, run.traceparent, event.value, snapshot)
+            lane = lane_of(run.shard)
+            if lane in lanes:
+                lanes[lane].append(record)
+            else:
+                lanes[lane] = [record]
+        return lanes
 
     def _count(self) -> tuple[list[str], list[int], list[int]]:
         """How many tasks more (or fewer) each queue has in each state."""

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 
 import asyncpg
 
+from services.common.db.clock import DatabaseClock
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 from services.scheduler.domain.worker import CompletionReport, Report
-from services.scheduler.storage.changelog import ChangeLog, event_of
-from services.scheduler.storage.event_log import INLINE_BYTES
+from services.scheduler.storage.changelog import ChangeLog, event_of, notified, queued
+from services.scheduler.storage.event_log import INLINE_BYTES, frame
 
-_COMPLETE = """
+# Most batches find every run as it is remembered. Then their events go out with the same statement; else the answer names the
+# runs that were, and what is to go out follows.
+_COMPLETE = f"""
 WITH gone AS (
   DELETE FROM tasks t USING unnest($1::uuid[], $2::int[], $3::int[], $4::bytea[], $5::bytea[])
     AS c (task_id, attempt, number, result, log)
@@ -32,13 +34,19 @@ WITH gone AS (
     log_events, progress, parent_task_id, queue, kind, traceparent, error_reason, error_message, spec, context, log, result,
     priority, retention_days)
   SELECT * FROM gone
-)
-SELECT task_id::text FROM gone
-"""
+), found AS (
+  SELECT count(*) = $7 AS every FROM gone
+), {queued(8, "(SELECT every FROM found)")}
+SELECT CASE WHEN every THEN {notified(8)}::text END,
+  CASE WHEN NOT every THEN ARRAY(SELECT task_id::text FROM gone) END
+FROM found
+"""  # noqa: S608 - constants only
 
 
-async def complete_unchanged(connection: asyncpg.Connection, log: ChangeLog, reports: Sequence[Report]) -> set[int]:
-    """Completes what can be completed so; gives the places of those reports."""
+async def complete_unchanged(
+    connection: asyncpg.Connection, clock: DatabaseClock, log: ChangeLog, reports: Sequence[Report]
+) -> set[int]:
+    """Completes what can be completed so; gives the places of those reports. What of it is not written yet is in the log."""
     told = Counter(report.task_id for report in reports)
     # In the order of the ids, in which all locks are taken.
     candidates = sorted(
@@ -51,27 +59,33 @@ async def complete_unchanged(connection: asyncpg.Connection, log: ChangeLog, rep
     )
     if not candidates:
         return set()
-    now: datetime = await connection.fetchval("SELECT clock_timestamp()")
-    runs: dict[str, tuple[int, Run]] = {}
+    now = await clock.read(connection)
     events = []
-    for task_id, place, report, run in candidates:
-        runs[task_id] = (place, run)
-        events.append(event_of(run, run.complete(report.result, now), report.worker_id, now))
-    rows = await connection.fetch(
+    every = log.beside()
+    for _, _, report, run in candidates:
+        run.counted = State.RUNNING
+        event = event_of(run, run.complete(report.result, now), report.worker_id, now)
+        every.add_written(run, event)
+        events.append(event)
+    _, named = await connection.fetchrow(
         _COMPLETE,
         [task_id for task_id, *_ in candidates],
         [report.attempt for _, _, report, _ in candidates],
         [event.number for event in events],
         [report.result for _, _, report, _ in candidates],
-        [event.framed for event in events],
+        [frame(event.value) for event in events],
         now,
+        len(candidates),
+        *every.queued(),
     )
-    done = {row[0] for row in rows}
+    if named is None:
+        log.wake.add(every.wake)
+        return {place for _, place, _, _ in candidates}
+    done = set(named)
     for (task_id, _, _, run), event in zip(candidates, events, strict=True):
         if task_id in done:
-            run.counted = State.RUNNING
             log.add_written(run, event)
-    return {runs[task_id][0] for task_id in done}
+    return {place for task_id, place, _, _ in candidates if task_id in done}
 
 
 def _fits(report: CompletionReport, run: Run) -> bool:

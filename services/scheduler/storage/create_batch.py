@@ -8,13 +8,14 @@ from datetime import datetime, timedelta
 
 import asyncpg
 
+from services.common.db.clock import DatabaseClock
 from services.common.errors import ConcurrentChange, DomainError
 from services.scheduler.domain.errors import ParentTaskEnded, RequestIdReused, StaleAttempt, TaskNotFound
 from services.scheduler.domain.events import Created
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.shards import shards_of
 from services.scheduler.domain.task import NewTask, State, Task
-from services.scheduler.storage.changelog import ChangeLog
+from services.scheduler.storage.changelog import ChangeLog, notified, queued
 from services.scheduler.storage.tasks import READ_TASKS, task_of
 
 # In the order of the keys, so that two batches with the same request ids wait for each other instead of deadlocking.
@@ -51,32 +52,32 @@ WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
 # The tasks of a batch have much in common: what is the same for many is sent once, as a profile, and $9 has the number of each
 # task's profile in two bytes; $10 has its shard in one.
 _INSERT = """
-INSERT INTO tasks (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent, retention_days,
-  task_id, shard, spec, log, log_events, create_time, available_at, state, attempt, next_event_number, worker_id, lease_expires,
-  start_time, deadline, parent_task_id, context)
-SELECT p.tenant_id, p.queue, p.kind, p.queue_priority, p.priority, p.timeout_ms, p.max_attempts, p.traceparent,
-  p.retention_days, c.task_id, get_byte($10, c.line::int - 1), c.spec, c.log, get_byte($15, c.line::int - 1), $11, $11, s.state,
-  s.attempt, s.attempt + 2, c.worker_id, s.lease_expires, s.start_time, s.start_time + p.timeout_ms * interval '1 ms', {parent},
-  {context}
-FROM unnest($12::uuid[], $13::bytea[], $14::bytea[], $16::text[]{more})
-  WITH ORDINALITY AS c (task_id, spec, log, worker_id{names}, line)
-JOIN unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::int[], $7::smallint[], $8::text[],
-    $18::smallint[])
-  WITH ORDINALITY AS p (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent,
-    retention_days, number)
-  ON p.number = get_byte($9, 2 * c.line::int - 2) * 256 + get_byte($9, 2 * c.line::int - 1) + 1
-JOIN (VALUES
-  (false, 1, 0, NULL::timestamptz, NULL::timestamptz),
-  (true, 2, 1, $11::timestamptz + $17::interval, $11::timestamptz)
-) AS s (started, state, attempt, lease_expires, start_time) ON s.started = (c.worker_id IS NOT NULL)
-ORDER BY c.line
+WITH made AS (
+  INSERT INTO tasks (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent, retention_days,
+    task_id, shard, spec, log, log_events, create_time, available_at, state, attempt, next_event_number, worker_id, lease_expires,
+    start_time, deadline, parent_task_id, context)
+  SELECT p.tenant_id, p.queue, p.kind, p.queue_priority, p.priority, p.timeout_ms, p.max_attempts, p.traceparent,
+    p.retention_days, c.task_id, get_byte($10, c.line::int - 1), c.spec, c.log, get_byte($15, c.line::int - 1), $11, s.now,
+    s.state, s.attempt, s.attempt + 2, c.worker_id, s.now + s.lease, s.start_time,
+    s.now + s.running * p.timeout_ms * interval '1 ms', {parent}, c.context
+  FROM unnest($12::uuid[], $13::bytea[], $14::bytea[], $16::text[], $19::bytea[]{more})
+    WITH ORDINALITY AS c (task_id, spec, log, worker_id, context{names}, line)
+  JOIN unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::int[], $7::smallint[], $8::text[],
+      $18::smallint[])
+    WITH ORDINALITY AS p (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent,
+      retention_days, number)
+    ON p.number = get_byte($9, 2 * c.line::int - 2) * 256 + get_byte($9, 2 * c.line::int - 1) + 1
+  JOIN (VALUES
+    (false, statement_timestamp(), 1, 0, NULL::int, NULL::interval, NULL::timestamptz),
+    (true, statement_timestamp(), 2, 1, 1, $17::interval, $11::timestamptz)
+  ) AS s (started, now, state, attempt, running, lease, start_time) ON s.started = (c.worker_id IS NOT NULL)
+  ORDER BY c.line
+), {queued}
+SELECT {notified}
 """
-_INSERT_PLAIN = _INSERT.format(parent="NULL", context="NULL", more="", names="")
-_INSERT_WHOLE = _INSERT.format(
-    parent="c.parent_task_id",
-    context="c.context",
-    more=", $19::uuid[], $20::bytea[]",
-    names=", parent_task_id, context",
+_INSERT_PLAIN = _INSERT.format(parent="NULL", more="", names="", queued=queued(20), notified=notified(20))
+_INSERT_WITH_PARENTS = _INSERT.format(
+    parent="c.parent_task_id", more=", $20::uuid[]", names=", parent_task_id", queued=queued(21), notified=notified(21)
 )
 
 Answer = Task | DomainError
@@ -84,7 +85,7 @@ _CLAIMS = 5
 
 
 async def create_tasks(
-    connection: asyncpg.Connection, log: ChangeLog, items: Sequence[NewTask], lease: timedelta
+    connection: asyncpg.Connection, clock: DatabaseClock, log: ChangeLog, items: Sequence[NewTask], lease: timedelta
 ) -> list[Answer]:
     """Creates the tasks in the caller's transaction, those with a worker as started by it; gives each its answer, in order."""
     answers: list[Answer | None] = [None] * len(items)
@@ -93,7 +94,7 @@ async def create_tasks(
     twins = await _claim_requests(connection, items, answers)
     new = [place for place, answer in enumerate(answers) if answer is None and place not in twins]
     if new:
-        now: datetime = await connection.fetchval("SELECT clock_timestamp()")
+        now = await clock.read(connection)
         made = [items[place] for place in new]
         runs = []
         for place, item, shard in zip(new, made, shards_of([item.task_id for item in made]), strict=True):
@@ -105,7 +106,6 @@ async def create_tasks(
             runs.append(run)
             answers[place] = Task(item.task_id, item.tenant_id, item.spec, now, item.context, item.traceparent)
         await _insert(connection, made, runs, log, now, lease)
-        await log.write(connection, written=True)
     for place, first in twins.items():
         if answers[place] is None and (answer := answers[first]) is not None:
             answers[place] = _same(items[place], items[first].payload_hash(), answer)
@@ -243,12 +243,14 @@ async def _insert(
         [item.worker_id for item in items],
         lease,
         retention_days,
+        [item.context for item in items],
     ]
-    if any(item.parent_task_id is not None or item.context is not None for item in items):
-        arguments += [[item.parent_task_id for item in items], [item.context for item in items]]
-        await connection.execute(_INSERT_WHOLE, *arguments)
-    else:
-        await connection.execute(_INSERT_PLAIN, *arguments)
+    statement = _INSERT_PLAIN
+    if any(item.parent_task_id is not None for item in items):
+        arguments.append([item.parent_task_id for item in items])
+        statement = _INSERT_WITH_PARENTS
+    await connection.execute(statement, *arguments, *log.queued())
+    await log.write_long_events(connection)
 
 
 def _run_of(item: NewTask, shard: int, now: datetime) -> Run:

@@ -13,8 +13,10 @@ from functools import lru_cache
 
 from guildmesh.events.v1 import task_event_pb2 as pb
 
+from services.common.varint import varint
 from services.scheduler.domain.events import Cancelled, Change, Completed, Created, Failed, Retried, Started, StepCompleted
 from services.scheduler.domain.run import Run
+from services.scheduler.domain.task import State
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Wire type 2 (length-delimited) of the fields of TaskEvent.
@@ -22,61 +24,23 @@ _TASK_ID, _TYPE, _TENANT, _TIME, _ACTOR, _PARENT, _QUEUE, _KIND = (
     bytes([number << 3 | 2]) for number in (1, 3, 4, 5, 7, 8, 9, 10)
 )
 _NUMBER, _ATTEMPT = b"\x10", b"\x30"
+# The first field of events and snapshots: a task id of 36 characters.
+_ID = b"\x0a\x24"
 
 
 def encode_event(run: Run, number: int, change: Change, actor: str, now: datetime) -> bytes:
     """The serialized TaskEvent."""
-    attempt = run.attempt
-    return b"".join(
-        (
-            b"\x0a\x24",
-            run.task_id.encode(),
-            _NUMBER,
-            varint(number),
-            _head(change.type, run.tenant_id),
-            _TIME,
-            _timestamp(now),
-            _ATTEMPT + varint(attempt) if attempt else b"",
-            _tail(actor, run.parent_task_id or "", run.queue, run.kind),
-            _body(change),
-        )
-    )
+    middle = _middle(number, change.type, run.tenant_id, now, run.attempt, actor, run.parent_task_id or "", run.queue, run.kind)
+    return b"".join((_ID, run.task_id.encode(), middle, _body(change)))
 
 
 def encode_snapshot(run: Run, number: int, now: datetime) -> bytes:
     """The serialized TaskSnapshot after event `number`."""
-    attempt = run.attempt
-    return b"".join(
-        (
-            b"\x0a\x24",
-            run.task_id.encode(),
-            _snapshot_head(run.tenant_id, run.state.name, run.queue, run.kind, run.priority),
-            b"\x38" + varint(attempt) if attempt else b"",
-            b"\x40",
-            varint(number),
-            _field(b"\x4a", run.parent_task_id) if run.parent_task_id else b"",
-            _field(b"\x52", run.error_reason) if run.error_reason else b"",
-            b"\x5a",
-            _timestamp(now),
-        )
-    )
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-_VARINTS = tuple(map(_varint, range(1 << 14)))
-
-
-def varint(value: int) -> bytes:
-    """A non-negative integer as a base-128 varint; nearly all are lengths and numbers of one or two bytes."""
-    return _VARINTS[value] if value < 1 << 14 else _varint(value)
+    rest = _snapshot_rest(
+        run.tenant_id, run.state, run.queue, run.kind, run.priority, run.attempt, number, run.parent_task_id or "",
+        run.error_reason or "", now,
+    )  # fmt: skip
+    return b"".join((_ID, run.task_id.encode(), rest))
 
 
 def _field(tag: bytes, text: str) -> bytes:
@@ -87,22 +51,45 @@ def _message(tag: bytes, data: bytes) -> bytes:
     return tag + varint(len(data)) + data
 
 
+# The events that one batch makes of tasks of one kind differ in the id before and the body after this.
 @lru_cache(maxsize=4096)
-def _head(type_: str, tenant_id: str) -> bytes:
-    return _field(_TYPE, type_) + (_field(_TENANT, tenant_id) if tenant_id else b"")
+def _middle(
+    number: int, type_: str, tenant_id: str, now: datetime, attempt: int, actor: str, parent_task_id: str, queue: str, kind: str
+) -> bytes:
+    tail = ((_ACTOR, actor), (_PARENT, parent_task_id), (_QUEUE, queue), (_KIND, kind))
+    return b"".join(
+        (
+            _NUMBER,
+            varint(number),
+            _field(_TYPE, type_),
+            _field(_TENANT, tenant_id) if tenant_id else b"",
+            _TIME,
+            _timestamp(now),
+            _ATTEMPT + varint(attempt) if attempt else b"",
+            *(_field(tag, text) for tag, text in tail if text),
+        )
+    )
 
 
 @lru_cache(maxsize=4096)
-def _tail(actor: str, parent_task_id: str, queue: str, kind: str) -> bytes:
-    fields = ((_ACTOR, actor), (_PARENT, parent_task_id), (_QUEUE, queue), (_KIND, kind))
-    return b"".join(_field(tag, text) for tag, text in fields if text)
-
-
-@lru_cache(maxsize=4096)
-def _snapshot_head(tenant_id: str, state: str, queue: str, kind: str, priority: int) -> bytes:
-    fields = ((b"\x12", tenant_id), (b"\x1a", state), (b"\x22", queue), (b"\x2a", kind))
-    text = b"".join(_field(tag, value) for tag, value in fields if value)
-    return text + (b"\x30" + varint(priority) if priority else b"")
+def _snapshot_rest(
+    tenant_id: str, state: State, queue: str, kind: str, priority: int, attempt: int, number: int, parent_task_id: str,
+    error_reason: str, now: datetime,
+) -> bytes:  # fmt: skip
+    head = ((b"\x12", tenant_id), (b"\x1a", state.name), (b"\x22", queue), (b"\x2a", kind))
+    return b"".join(
+        (
+            *(_field(tag, text) for tag, text in head if text),
+            b"\x30" + varint(priority) if priority else b"",
+            b"\x38" + varint(attempt) if attempt else b"",
+            b"\x40",
+            varint(number),
+            _field(b"\x4a", parent_task_id) if parent_task_id else b"",
+            _field(b"\x52", error_reason) if error_reason else b"",
+            b"\x5a",
+            _timestamp(now),
+        )
+    )
 
 
 @lru_cache(maxsize=64)

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import asyncpg
 
+from services.common.db.clock import DatabaseClock
 from services.common.ids import is_id
 from services.scheduler.domain.events import StepCompleted
 from services.scheduler.domain.run import Run
@@ -27,9 +28,11 @@ SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::int[], $5::int[], $
 """
 
 
-async def handle_reports(connection: asyncpg.Connection, log: ChangeLog, reports: Sequence[Report]) -> list[Refusal | None]:
+async def handle_reports(
+    connection: asyncpg.Connection, clock: DatabaseClock, log: ChangeLog, reports: Sequence[Report]
+) -> list[Refusal | None]:
     """Handles the reports in order, in the caller's transaction; gives each its refusal, or None."""
-    done = await complete_unchanged(connection, log, reports)
+    done = await complete_unchanged(connection, clock, log, reports)
     if len(done) == len(reports):
         await log.write(connection)
         return [None] * len(reports)

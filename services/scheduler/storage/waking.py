@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection
 from typing import Protocol
 
 from services.scheduler.domain.wake import Wake
@@ -15,7 +15,7 @@ class Waker(Protocol):
     """name of this process in notifications, so that it does not wake its own twice."""
 
     @property
-    def watched(self) -> Container[tuple[str, str]]:
+    def watched(self) -> Collection[tuple[str, str]]:
         """The tasks (tenant and id) whose events someone waits for in this process."""
 
     def wake(self, wake: Wake) -> None:

@@ -1,0 +1,34 @@
+"""PostgreSQL's time, read rarely and carried on by the monotonic clock of this process.
+
+Absolute times exist only in the database. A time that is only told (when an event happened) may be a reading of a moment ago plus
+what has passed since by the monotonic clock: it is never ahead of the database's own, since a reading takes time to get here, and
+is behind it by less than that. What is compared with the database's clock (the end of a lease, when a task may start) is reckoned
+by PostgreSQL itself, which also bears with a clock that is set back.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+
+import asyncpg
+
+_FRESH_SECONDS = 1.0
+_READ = "SELECT clock_timestamp()"
+
+
+class DatabaseClock:
+    """The time of one database."""
+
+    def __init__(self) -> None:
+        self._reading: datetime | None = None
+        self._read_at = 0.0
+
+    async def read(self, connection: asyncpg.Connection) -> datetime:
+        """The database's time; asks for it when it has not for a second."""
+        passed = time.monotonic() - self._read_at
+        if self._reading is None or passed > _FRESH_SECONDS:
+            reading: datetime = await connection.fetchval(_READ)
+            self._reading, self._read_at = reading, time.monotonic()
+            return reading
+        return self._reading + timedelta(seconds=passed)
