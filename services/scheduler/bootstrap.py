@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from guildmesh.scheduler.v1.scheduler_service_pb2_grpc import add_SchedulerServiceServicer_to_server
-from guildmesh.scheduler.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 
 from services.common.db.driver import open_driver
 from services.common.db.engine_role import EngineDriver
@@ -17,7 +16,8 @@ from services.scheduler.adapters.listener import Listener
 from services.scheduler.domain.ports import TaskBatches
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
 from services.scheduler.server.scheduler_servicer import SchedulerServicer, UseCases
-from services.scheduler.server.worker_servicer import WorkerServicer
+from services.scheduler.server.worker_servicer import SERVICE as WORKER_SERVICE
+from services.scheduler.server.worker_servicer import WorkerServicer, add_worker_service
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage.batches import Batches
 from services.scheduler.storage.cancel import Cancellations
@@ -73,9 +73,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                         SchedulerServicer(use_cases, settings.sse_keep_alive_seconds),
                         "guildmesh.scheduler.v1.SchedulerService",
                     ),
-                    Registration(
-                        add_WorkerServiceServicer_to_server, WorkerServicer(work), "guildmesh.scheduler.v1.WorkerService"
-                    ),
+                    Registration(add_worker_service, WorkerServicer(work), WORKER_SERVICE),
                 ],
                 background=[listener.run, Sweeper(batches, settings.sweep_seconds).run, expire_tasks.run],
                 checks={"database": database.check},

@@ -141,8 +141,12 @@ class Step:
 class Lease:
     """One attempt of a task, given to a worker."""
 
-    task: Task
+    run: Run
+    """the task's changing part at its start; with it a completion needs no look at what is known."""
+    spec: bytes
+    """as in Task."""
+    context: bytes | None
+    """as in Task."""
+    create_time: datetime
     remaining: timedelta
     steps: tuple[Step, ...] = ()
-    run: Run | None = None
-    """the task's changing part at its start; with it a completion needs no look at what is known."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from google.api import field_behavior_pb2
@@ -14,6 +14,7 @@ from guildmesh.scheduler.v1 import task_pb2 as pb
 from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 
 from services.common.ids import new_id
+from services.common.varint import varint
 from services.scheduler.domain import task as domain
 from services.scheduler.domain.task_filter import Condition, TaskFilter, parse_filter, parse_order
 from services.scheduler.domain.worker import Hello, SchedulerMessage, WorkerMessage
@@ -44,48 +45,61 @@ def submitted_task(request: service_pb.SubmitTaskRequest, tenant_id: str, subjec
 def new_task(request: service_pb.CreateTaskRequest, tenant_id: str, subject: str, traceparent: str) -> domain.NewTask:
     """The task of CreateTask, with its defaults; changes the request, which is the caller's no more."""
     task = request.task
-    if not _INPUT.issuperset(field.number for field, _ in task.ListFields()):
-        for name in _OUTPUT_ONLY:
-            task.ClearField(name)  # type: ignore[arg-type]
+    for field, _ in task.ListFields():
+        if field.number not in _INPUT:
+            for name in _OUTPUT_ONLY:
+                task.ClearField(name)  # type: ignore[arg-type]
+            break
     context = None
     if task.HasField("context"):
         context = task.context.SerializeToString(deterministic=True)
         task.ClearField("context")
-    if not task.queue:
-        task.queue = domain.DEFAULT_QUEUE
-    if not task.kind:
-        task.kind = domain.DEFAULT_KIND
-    if not task.HasField("priority"):
-        task.priority = domain.DEFAULT_PRIORITY
-    if not task.HasField("max_attempts"):
-        task.max_attempts = domain.DEFAULT_MAX_ATTEMPTS
-    if not task.HasField("timeout"):
-        task.timeout.seconds = domain.DEFAULT_TIMEOUT_MS // 1000
     if task.parent_task_id:
         task.parent_task_id = task.parent_task_id.lower()
-    payload = task.SerializeToString(deterministic=True) if request.request_id else b""
-    task_id = task.task_id = new_id()
-    task.tenant_id = tenant_id
-    task.created_by = subject
+    queue, kind = task.queue or domain.DEFAULT_QUEUE, task.kind or domain.DEFAULT_KIND
+    priority = task.priority if task.HasField("priority") else domain.DEFAULT_PRIORITY
+    max_attempts = task.max_attempts if task.HasField("max_attempts") else domain.DEFAULT_MAX_ATTEMPTS
+    timeout_ms = task.timeout.ToMilliseconds() if task.HasField("timeout") else domain.DEFAULT_TIMEOUT_MS
+    task_id = new_id()
+    # What comes later in an encoding counts, so what the caller does not choose is put behind what was sent.
+    rest = _rest_of_spec(queue, kind, priority, max_attempts, timeout_ms, tenant_id, subject)
+    spec = b"".join((task.SerializeToString(), b"\x0a\x24", task_id.encode(), rest))
     return domain.NewTask(
         task_id=task_id,
         tenant_id=tenant_id,
         created_by=subject,
-        spec=task.SerializeToString(),
+        spec=spec,
         description=task.description,
-        queue=task.queue,
-        kind=task.kind,
+        queue=queue,
+        kind=kind,
         context=context,
-        priority=task.priority,
-        timeout_ms=task.timeout.ToMilliseconds(),
-        max_attempts=task.max_attempts,
+        priority=priority,
+        timeout_ms=timeout_ms,
+        max_attempts=max_attempts,
         parent_task_id=task.parent_task_id or None,
         parent_attempt=request.parent_attempt,
         labels=dict(task.labels) if task.labels else _NO_LABELS,
         request_id=request.request_id,
-        payload=payload,
+        payload=_payload(task, queue, kind, priority, max_attempts) if request.request_id else b"",
         traceparent=traceparent,
     )
+
+
+@lru_cache(maxsize=4096)
+def _rest_of_spec(
+    queue: str, kind: str, priority: int, max_attempts: int, timeout_ms: int, tenant_id: str, subject: str
+) -> bytes:
+    task = pb.Task(queue=queue, kind=kind, priority=priority, max_attempts=max_attempts, tenant_id=tenant_id, created_by=subject)
+    task.timeout.FromMilliseconds(timeout_ms)
+    return task.SerializeToString()
+
+
+def _payload(task: pb.Task, queue: str, kind: str, priority: int, max_attempts: int) -> bytes:
+    """All that the caller chose, with the defaults, in an encoding that is always the same."""
+    task.queue, task.kind, task.priority, task.max_attempts = queue, kind, priority, max_attempts
+    if not task.HasField("timeout"):
+        task.timeout.seconds = domain.DEFAULT_TIMEOUT_MS // 1000
+    return task.SerializeToString(deterministic=True)
 
 
 def task_filter(request: service_pb.ListTasksRequest) -> TaskFilter:
@@ -158,23 +172,26 @@ def worker_message(request: worker_pb.WorkRequest) -> WorkerMessage:
     )
 
 
-def work_response(message: SchedulerMessage) -> worker_pb.WorkResponse:
-    """What the scheduler tells a worker."""
+def work_response(message: SchedulerMessage) -> bytes:
+    """What the scheduler tells a worker: a guildmesh.scheduler.v1.WorkResponse, serialized.
+
+    Leases and acknowledgements are put together by hand, since a busy stream is made of them and of parts that all of a batch
+    share; what is joined is one message, as protobuf reads it.
+    """
+    parts = [_lease(lease) for lease in message.leases]
+    parts += [_ack(*ack) for ack in message.acks]
+    if message.has_rare():
+        parts.append(_rare_response(message).SerializeToString())
+    return b"".join(parts)
+
+
+def _rare_response(message: SchedulerMessage) -> worker_pb.WorkResponse:
     response = worker_pb.WorkResponse(drain=message.drain)
     if message.welcome is not None:
         response.welcome.lease_duration.FromTimedelta(message.welcome[0])
         response.welcome.heartbeat_interval.FromTimedelta(message.welcome[1])
-    for lease in message.leases:
-        part = response.leases.add(traceparent=lease.task.traceparent)
-        fill_task(part.task, lease.task)
-        part.remaining.FromTimedelta(lease.remaining)
-        for step in lease.steps:
-            entry = part.steps.add(task_id=lease.task.task_id, attempt=step.attempt, step_id=step.step_id)
-            entry.result.MergeFromString(step.result)
     for task_id, attempt, reason in message.cancels:
         response.cancels.add(task_id=task_id, attempt=attempt, reason=reason)
-    for task_id, attempt, step_id in message.acks:
-        response.acks.add(task_id=task_id, attempt=attempt, step_id=step_id)
     for task_id, attempt, step_id, refusal in message.refusals:
         response.refusals.add(task_id=task_id, attempt=attempt, step_id=step_id, reason=refusal.reason, message=refusal.message)
     for task_id, attempt in message.renewals:
@@ -182,6 +199,57 @@ def work_response(message: SchedulerMessage) -> worker_pb.WorkResponse:
     if message.renew_token is not None:
         response.renew_token.expires_in.FromTimedelta(message.renew_token)
     return response
+
+
+def _ack(task_id: str, attempt: int, step_id: str) -> bytes:
+    if step_id or not 0 < attempt < 128 or len(task_id) != 36:
+        return worker_pb.WorkResponse(
+            acks=[worker_pb.TaskAck(task_id=task_id, attempt=attempt, step_id=step_id)]
+        ).SerializeToString()
+    return b"\x22\x28\x0a\x24%b\x10%c" % (task_id.encode(), attempt)
+
+
+def _lease(lease: domain.Lease) -> bytes:
+    """A WorkResponse with one lease."""
+    run, context = lease.run, lease.context
+    changing = _changing_part(run.state, run.attempt, run.progress, run.next_event_number - 1, lease.create_time, run.start_time)
+    input_ = b"" if context is None else b"".join((b"\x32", varint(len(context)), context))
+    size = len(lease.spec) + len(changing) + len(input_)
+    rest = _rest_of_lease(lease.remaining, run.traceparent)
+    if lease.steps:
+        entries = (
+            worker_pb.TaskStep(
+                task_id=run.task_id, attempt=step.attempt, step_id=step.step_id, result=Value.FromString(step.result)
+            )
+            for step in lease.steps
+        )
+        rest += worker_pb.TaskLease(steps=entries).SerializeToString()
+    length = varint(size)
+    return b"".join((b"\x12", varint(1 + len(length) + size + len(rest)), b"\x0a", length, lease.spec, changing, input_, rest))
+
+
+@lru_cache(maxsize=1024)
+def _changing_part(
+    state: domain.State, attempt: int, progress: float, last_event_number: int, create_time: datetime, start_time: datetime | None
+) -> bytes:
+    """What of a running task's message is not in its spec."""
+    task = pb.Task(
+        state=pb.TaskState.ValueType(state),
+        status=state.status,
+        attempt=attempt,
+        progress=progress,
+        last_event_number=last_event_number,
+        create_time=_timestamp(create_time),
+        start_time=None if start_time is None else _timestamp(start_time),
+    )
+    return task.SerializeToString()
+
+
+@lru_cache(maxsize=1024)
+def _rest_of_lease(remaining: timedelta, traceparent: str) -> bytes:
+    lease = worker_pb.TaskLease(traceparent=traceparent)
+    lease.remaining.FromTimedelta(remaining)
+    return lease.SerializeToString()
 
 
 def _value_bytes(value: Value) -> bytes:

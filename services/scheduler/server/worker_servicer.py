@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import grpc
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
 
@@ -14,6 +15,16 @@ from services.common.failpoints import fail_point, peer_socket
 from services.scheduler.server.convert import work_response, worker_message
 from services.scheduler.usecases.work import Work, WorkStream
 
+SERVICE = "guildmesh.scheduler.v1.WorkerService"
+
+
+def add_worker_service(servicer: WorkerServicer, server: grpc.aio.Server) -> None:
+    """Adds the service to a server, which sends its answers as they are."""
+    work: grpc.RpcMethodHandler[pb.WorkRequest, bytes] = grpc.stream_stream_rpc_method_handler(
+        servicer.Work, request_deserializer=pb.WorkRequest.FromString
+    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Work": work}),))
+
 
 class WorkerServicer(pb_grpc.WorkerServiceServicer):
     """Serves guildmesh.scheduler.v1.WorkerService."""
@@ -21,8 +32,8 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    async def Work(self, request_iterator: AsyncIterator[pb.WorkRequest], context: Any) -> AsyncIterator[pb.WorkResponse]:
-        """Reads and writes at once: what a worker tells shares commits while leases go out."""
+    async def Work(self, request_iterator: AsyncIterator[pb.WorkRequest], context: Any) -> AsyncIterator[bytes]:  # type: ignore[override]
+        """Reads and writes at once: what a worker tells shares commits while leases go out. Answers are serialized already."""
         call = current_call()
         stream = self._work.open(call.principal.tenant_id, call.peer, call.token_ends)
         cut = peer_socket(context.peer())

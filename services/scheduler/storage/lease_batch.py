@@ -10,7 +10,7 @@ import asyncpg
 from services.common.telemetry.batch_histogram import BatchHistogram
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.run import Run
-from services.scheduler.domain.task import Lease, Step, Task
+from services.scheduler.domain.task import Lease, Step
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.runs import COLUMNS, run_of
 
@@ -102,12 +102,8 @@ def _observe_waits(runs: Sequence[Run], now: datetime) -> None:
 
 
 def _lease_of(run: Run, row: asyncpg.Record, now: datetime, steps: dict[str, list[Step]]) -> Lease:
-    task = Task(
-        run.task_id, run.tenant_id, row["spec"], row["create_time"], row["context"], run.traceparent, run.state, run.attempt,
-        run.progress, run.next_event_number - 1, run.start_time,
-    )  # fmt: skip
-    deadline: datetime = run.deadline or now
-    return Lease(task, deadline - now, tuple(steps.get(run.task_id, ())), run)
+    remaining = (run.deadline or now) - now
+    return Lease(run, row["spec"], row["context"], row["create_time"], remaining, tuple(steps.get(run.task_id, ())))
 
 
 async def _steps(connection: asyncpg.Connection, rows: Sequence[asyncpg.Record]) -> dict[str, list[Step]]:

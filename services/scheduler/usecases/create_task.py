@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from services.common.errors import DomainError
 from services.scheduler.domain.ports import TaskBatches
-from services.scheduler.domain.task import Lease, NewTask, Queue, State, Task
+from services.scheduler.domain.task import Lease, NewTask, Queue, Task
 from services.scheduler.usecases.dispatch import Dispatcher, Taker
 from services.scheduler.usecases.group_commit import GroupCommit
 from services.scheduler.usecases.queues import Queues, put_in
@@ -77,25 +77,16 @@ class CreateTask:
         leases: dict[Taker, list[Lease]] = {}
         unspent: Counter[Taker] = Counter()
         for place, taker in takers.items():
-            answer = answers[place] if answers else None
-            if isinstance(answer, Task) and answer.task_id == tasks[place].task_id:
-                leases.setdefault(taker, []).append(_first_lease(tasks[place], answer))
+            answer, task = answers[place] if answers else None, tasks[place]
+            if isinstance(answer, Task) and answer.task_id == task.task_id and task.run is not None:
+                remaining = timedelta(milliseconds=task.timeout_ms)
+                leases.setdefault(taker, []).append(Lease(task.run, task.spec, task.context, answer.create_time, remaining))
             else:
                 unspent[taker] += 1
         for taker, mine in leases.items():
             taker.take(mine)
         for taker, credits in unspent.items():
             taker.release(credits)
-
-
-def _first_lease(task: NewTask, created: Task) -> Lease:
-    """The lease of a task that was started in the moment it was created."""
-    now = created.create_time
-    started = Task(
-        created.task_id, created.tenant_id, created.spec, now, created.context, created.traceparent, State.RUNNING,
-        attempt=1, last_event_number=2, start_time=now,
-    )  # fmt: skip
-    return Lease(started, timedelta(milliseconds=task.timeout_ms), run=task.run)
 
 
 def _weight(task: NewTask) -> int:

@@ -203,9 +203,9 @@ class WorkStream:
             self._leased_at = time.monotonic()
         self._out.leases += leases
         for lease in leases:
-            self._running[lease.task.task_id] = lease.task.attempt
-            if lease.run is not None:
-                self._unchanged[lease.task.task_id] = lease.run
+            run = lease.run
+            self._running[run.task_id] = run.attempt
+            self._unchanged[run.task_id] = run
         self._said.set()
 
     def release(self, credits: int) -> None:
@@ -320,14 +320,14 @@ class WorkStream:
             message.leases = []
 
     def _give_back(self, leases: Sequence[Lease]) -> None:
-        for lease in leases:
-            self._running.pop(lease.task.task_id, None)
+        for run in (lease.run for lease in leases):
+            self._running.pop(run.task_id, None)
             self._work.reports.submit(
                 FailureReport(
-                    lease.task.tenant_id,
+                    run.tenant_id,
                     self.worker_id,
-                    lease.task.task_id,
-                    lease.task.attempt,
+                    run.task_id,
+                    run.attempt,
                     "WORKER_LOST",
                     "The worker's stream ended before the lease reached it.",
                     retryable=True,

@@ -278,7 +278,7 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
             """The waiting tasks of the highest priority, the oldest first; one that rests may be among them or not."""
             batches = world.dying if dying else world.batches
             leases = world.do(batches.lease(Demand(TENANT, frozenset({self.kind}), frozenset()), [WORKER] * number))
-            given = [lease.task.task_id for lease in leases]
+            given = [lease.run.task_id for lease in leases]
             waiting = [model for model in self.models.values() if model.state is State.PENDING and not model.late]
             waiting.sort(key=lambda model: (-model.priority, model.order))
             certain = [model.task_id for model in waiting if not model.resting]
@@ -287,10 +287,10 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
             assert len(given) == number or len(sure) == len(certain), "somebody was left waiting"
             assert given == [model.task_id for model in waiting if model.task_id in given], "not in their order"
             for lease in leases:
-                model = self.models[lease.task.task_id]
+                model = self.models[lease.run.task_id]
                 world.seen["leased again"] += model.attempt > 0
                 model.start(lost=dying)
-                assert lease.task.attempt == model.attempt
+                assert lease.run.attempt == model.attempt
                 assert {step.step_id: step.attempt for step in lease.steps} == model.steps
 
         def report(self, reports: list[Report]) -> None:

@@ -13,6 +13,7 @@ from services.common.errors import Unavailable
 from services.common.ids import new_id
 from services.scheduler.domain.errors import RequestIdReused
 from services.scheduler.domain.ports import Demand, TaskBatches
+from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import Lease, NewTask, Queue, State, Task
 from services.scheduler.domain.wake import Wake
 from services.scheduler.usecases.create_task import CreateTask
@@ -56,7 +57,18 @@ class Batches:
         self.created += tasks
         if self.problem is not None:
             raise self.problem
+        for task in tasks:
+            task.run = run_of(task)
+            if task.worker_id is not None:
+                task.run.start(task.worker_id, NOW, timedelta(seconds=15))
         return [self.answer or Task(task.task_id, task.tenant_id, task.spec, NOW) for task in tasks]
+
+
+def run_of(task: NewTask) -> Run:
+    return Run(
+        task.tenant_id, task.task_id, 0, State.PENDING, task.queue, task.kind, task.priority, 0, task.max_attempts,
+        task.timeout_ms, 1, False, None, "", NOW,
+    )  # fmt: skip
 
 
 class TwoQueues:
@@ -99,8 +111,8 @@ async def test_a_waiting_worker_gets_a_new_task_in_the_moment_it_is_created(worl
     assert (answer.state, answer.attempt) == (State.PENDING, 0)
     assert (task.worker_id, taker.credits) == ("w", 0)
     (lease,) = taker.leases
-    assert (lease.task.task_id, lease.task.state, lease.task.attempt) == (task.task_id, State.RUNNING, 1)
-    assert (lease.task.start_time, lease.remaining) == (NOW, timedelta(seconds=7))
+    assert (lease.run.task_id, lease.run.state, lease.run.attempt) == (task.task_id, State.RUNNING, 1)
+    assert (lease.create_time, lease.run.start_time, lease.remaining) == (NOW, NOW, timedelta(seconds=7))
     await world.create.execute(second := a_task())
     assert second.worker_id is None
 
@@ -209,7 +221,7 @@ async def test_a_claim_that_was_not_needed_is_given_back(world: World) -> None:
 
 
 async def test_a_lease_spends_what_it_claimed_and_gives_the_rest_back(world: World) -> None:
-    waiting = Lease(Task(new_id(), "acme", b"", NOW, state=State.RUNNING, attempt=1), timedelta(seconds=1))
+    waiting = Lease(run_of(a_task()), b"", None, NOW, timedelta(seconds=1))
     world.batches.waiting = [waiting]
     taker = Taker("w", 3)
     await world.join(taker)

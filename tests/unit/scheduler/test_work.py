@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 import pytest
+from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 
 from services.common.errors import TokenExpired
 from services.scheduler.domain.ports import TaskBatches
@@ -95,7 +96,7 @@ def test_the_wire_says_how_long_the_token_lasts() -> None:
     assert SchedulerMessage().empty()
     message = SchedulerMessage(renew_token=timedelta(0))
     assert not message.empty()
-    assert work_response(message).HasField("renew_token")
-    response = work_response(SchedulerMessage(renew_token=timedelta(seconds=1.5)))
+    assert pb.WorkResponse.FromString(work_response(message)).HasField("renew_token")
+    response = pb.WorkResponse.FromString(work_response(SchedulerMessage(renew_token=timedelta(seconds=1.5))))
     assert response.renew_token.expires_in.ToTimedelta() == timedelta(seconds=1.5)
-    assert not work_response(SchedulerMessage(drain=True)).HasField("renew_token")
+    assert pb.WorkResponse.FromString(work_response(SchedulerMessage(drain=True))) == pb.WorkResponse(drain=True)
