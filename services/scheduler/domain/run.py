@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from services.scheduler.domain.events import Cancelled, Completed, Failed, Retried, Started
 from services.scheduler.domain.task import State
 
 LONGEST_BACK_OFF = timedelta(seconds=10)
+_milliseconds = lru_cache(maxsize=256)(lambda number: timedelta(milliseconds=number))
 
 
 @dataclass(slots=True)
@@ -55,7 +57,7 @@ class Run:
         self.lease_expires = now + lease
         if self.start_time is None:
             self.start_time = now
-            self.deadline = now + timedelta(milliseconds=self.timeout_ms)
+            self.deadline = now + _milliseconds(self.timeout_ms)
         return Started(worker_id)
 
     def complete(self, result: bytes, now: datetime) -> Completed:

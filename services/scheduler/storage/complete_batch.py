@@ -22,8 +22,10 @@ from services.scheduler.storage.event_log import INLINE_BYTES, frame
 # runs that were, and what is to go out follows.
 _COMPLETE = f"""
 WITH gone AS (
-  DELETE FROM tasks t USING unnest($1::uuid[], $2::int[], $3::int[], $4::bytea[], $5::bytea[])
-    AS c (task_id, attempt, number, result, log)
+  DELETE FROM tasks t USING (
+    SELECT task_id, result, log, get_byte($2, line::int - 1) AS attempt, get_byte($3, line::int - 1) AS number
+    FROM unnest($1::uuid[], $4::bytea[], $5::bytea[]) WITH ORDINALITY AS u (task_id, result, log, line)
+  ) c
   WHERE t.task_id = c.task_id AND t.task_id = ANY($1) AND t.state = 2 AND t.attempt = c.attempt AND t.next_event_number = c.number
     AND NOT t.has_children AND NOT t.has_steps
   RETURNING t.tenant_id, t.task_id, t.create_time, t.start_time, $6::timestamptz, 3::smallint, t.attempt, c.number + 1,
@@ -70,8 +72,8 @@ async def complete_unchanged(
     _, named = await connection.fetchrow(
         _COMPLETE,
         [task_id for task_id, *_ in candidates],
-        [report.attempt for _, _, report, _ in candidates],
-        [event.number for event in events],
+        bytes(report.attempt for _, _, report, _ in candidates),
+        bytes(event.number for event in events),
         [report.result for _, _, report, _ in candidates],
         [frame(event.value) for event in events],
         now,
@@ -91,7 +93,8 @@ async def complete_unchanged(
 def _fits(report: CompletionReport, run: Run) -> bool:
     """Whether the report is about this run, and its event has room in the task's row."""
     return (
-        run.attempt == report.attempt
+        run.attempt == report.attempt <= _LARGEST
+        and run.next_event_number <= _LARGEST
         and run.state is State.RUNNING
         and report.tenant_id in (None, run.tenant_id)
         and run.log_events == run.next_event_number - 1
@@ -99,5 +102,7 @@ def _fits(report: CompletionReport, run: Run) -> bool:
     )
 
 
+# Attempts and numbers are sent as bytes.
+_LARGEST = 255
 # More than the rest of a completed event can have: ids, tenant, actor, queue and kind at their longest.
 _EVENT_BYTES = 1200

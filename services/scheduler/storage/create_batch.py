@@ -58,19 +58,19 @@ WITH made AS (
     start_time, deadline, parent_task_id, context)
   SELECT p.tenant_id, p.queue, p.kind, p.queue_priority, p.priority, p.timeout_ms, p.max_attempts, p.traceparent,
     p.retention_days, c.task_id, get_byte($10, c.line::int - 1), c.spec, c.log, get_byte($15, c.line::int - 1), $11, s.now,
-    s.state, s.attempt, s.attempt + 2, c.worker_id, s.now + s.lease, s.start_time,
+    s.state, s.attempt, s.attempt + 2, p.worker_id, s.now + s.lease, s.start_time,
     s.now + s.running * p.timeout_ms * interval '1 ms', {parent}, c.context
-  FROM unnest($12::uuid[], $13::bytea[], $14::bytea[], $16::text[], $19::bytea[]{more})
-    WITH ORDINALITY AS c (task_id, spec, log, worker_id, context{names}, line)
+  FROM unnest($12::uuid[], $13::bytea[], $14::bytea[], $19::bytea[]{more})
+    WITH ORDINALITY AS c (task_id, spec, log, context{names}, line)
   JOIN unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::int[], $7::smallint[], $8::text[],
-      $18::smallint[])
+      $18::smallint[], $16::text[])
     WITH ORDINALITY AS p (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent,
-      retention_days, number)
+      retention_days, worker_id, number)
     ON p.number = get_byte($9, 2 * c.line::int - 2) * 256 + get_byte($9, 2 * c.line::int - 1) + 1
   JOIN (VALUES
     (false, statement_timestamp(), 1, 0, NULL::int, NULL::interval, NULL::timestamptz),
     (true, statement_timestamp(), 2, 1, 1, $17::interval, $11::timestamptz)
-  ) AS s (started, now, state, attempt, running, lease, start_time) ON s.started = (c.worker_id IS NOT NULL)
+  ) AS s (started, now, state, attempt, running, lease, start_time) ON s.started = (p.worker_id IS NOT NULL)
   ORDER BY c.line
 ), {queued}
 SELECT {notified}
@@ -224,13 +224,13 @@ async def _insert(
         profiles.setdefault(
             (
                 i.tenant_id, i.queue, i.kind, i.queue_priority, i.priority, i.timeout_ms, i.max_attempts, i.traceparent,
-                i.retention_days,
+                i.retention_days, i.worker_id,
             ),
             len(profiles),
         )
         for i in items
     ]  # fmt: skip
-    *columns, retention_days = zip(*profiles, strict=True)
+    *columns, retention_days, worker_ids = zip(*profiles, strict=True)
     arguments: list[object] = [
         *columns,
         struct.pack(f">{len(numbers)}H", *numbers),
@@ -240,7 +240,7 @@ async def _insert(
         [item.spec for item in items],
         [log.log_of(item.task_id) for item in items],
         bytes(run.log_events for run in runs),
-        [item.worker_id for item in items],
+        worker_ids,
         lease,
         retention_days,
         [item.context for item in items],

@@ -7,9 +7,10 @@ price, and three events a task make this one of the hottest places of the schedu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 
 from guildmesh.events.v1 import task_event_pb2 as pb
 
@@ -31,7 +32,7 @@ _ID = b"\x0a\x24"
 def encode_event(run: Run, number: int, change: Change, actor: str, now: datetime) -> bytes:
     """The serialized TaskEvent."""
     middle = _middle(number, change.type, run.tenant_id, now, run.attempt, actor, run.parent_task_id or "", run.queue, run.kind)
-    return b"".join((_ID, run.task_id.encode(), middle, _body(change)))
+    return b"".join((_ID, run.task_id.encode(), middle, _BODIES[type(change)](change)))
 
 
 def encode_snapshot(run: Run, number: int, now: datetime) -> bytes:
@@ -101,31 +102,46 @@ def _timestamp(now: datetime) -> bytes:
     return varint(len(data)) + data
 
 
-def _body(change: Change) -> bytes:
-    match change:
-        case Started(worker_id):
-            return _started(worker_id)
-        case Completed(result):
-            return _message(b"\xc2\x01", _message(b"\x0a", result))
-        case Created(description, priority, labels):
-            return _message(b"\xa2\x01", _created(description, priority, labels))
-        case StepCompleted(step_id, result):
-            return _message(b"\xb2\x01", (_field(b"\x0a", step_id) if step_id else b"") + _message(b"\x12", result))
-        case Retried(reason, message):
-            return _message(b"\xba\x01", pb.TaskRetried(reason=reason, message=message).SerializeToString())
-        case Failed(reason, message):
-            return _message(b"\xca\x01", pb.TaskFailed(reason=reason, message=message).SerializeToString())
-        case Cancelled(cause):
-            return _message(b"\xd2\x01", pb.TaskCancelled(cause=cause).SerializeToString())
+def _completed(change: Completed) -> bytes:
+    return _message(b"\xc2\x01", _message(b"\x0a", change.result))
+
+
+def _step_completed(change: StepCompleted) -> bytes:
+    step_id, result = change.step_id, change.result
+    return _message(b"\xb2\x01", (_field(b"\x0a", step_id) if step_id else b"") + _message(b"\x12", result))
+
+
+def _retried(change: Retried) -> bytes:
+    return _message(b"\xba\x01", pb.TaskRetried(reason=change.reason, message=change.message).SerializeToString())
+
+
+def _failed(change: Failed) -> bytes:
+    return _message(b"\xca\x01", pb.TaskFailed(reason=change.reason, message=change.message).SerializeToString())
+
+
+def _cancelled(change: Cancelled) -> bytes:
+    return _message(b"\xd2\x01", pb.TaskCancelled(cause=change.cause).SerializeToString())
 
 
 @lru_cache(maxsize=4096)
-def _started(worker_id: str) -> bytes:
-    return _message(b"\xaa\x01", _field(b"\x0a", worker_id) if worker_id else b"")
+def _started(change: Started) -> bytes:
+    return _message(b"\xaa\x01", _field(b"\x0a", change.worker_id) if change.worker_id else b"")
 
 
-def _created(description: str, priority: int, labels: Mapping[str, str]) -> bytes:
-    if labels:
-        return pb.TaskCreated(description=description, priority=priority, labels=labels).SerializeToString(deterministic=True)
-    text = _field(b"\x0a", description) if description else b""
-    return text + (b"\x10" + varint(priority) if priority else b"")
+def _created(change: Created) -> bytes:
+    if change.labels:
+        created = pb.TaskCreated(description=change.description, priority=change.priority, labels=change.labels)
+        return _message(b"\xa2\x01", created.SerializeToString(deterministic=True))
+    text = _field(b"\x0a", change.description) if change.description else b""
+    return _message(b"\xa2\x01", text + (b"\x10" + varint(change.priority) if change.priority else b""))
+
+
+_BODIES: Mapping[type[Change], Callable[[Any], bytes]] = {
+    Created: _created,
+    Started: _started,
+    Completed: _completed,
+    StepCompleted: _step_completed,
+    Retried: _retried,
+    Failed: _failed,
+    Cancelled: _cancelled,
+}

@@ -31,7 +31,7 @@ class OutboxRecord:
 def pack(shard: int, task_id: str, traceparent: str, value: bytes, snapshot: bytes) -> bytes:
     """A record as it stands in a row."""
     trace = traceparent.encode()
-    return b"".join((_HEAD.pack(shard, len(trace), len(value), len(snapshot)), task_id.encode(), trace, value, snapshot))
+    return _HEAD.pack(shard, len(trace), len(value), len(snapshot)) + task_id.encode() + trace + value + snapshot
 
 
 def pack_tombstone(shard: int, task_id: str) -> bytes:
