@@ -35,6 +35,7 @@ from services.scheduler.usecases.hub import Hub
 from services.scheduler.usecases.list_queues import ListQueues
 from services.scheduler.usecases.list_tasks import ListTasks
 from services.scheduler.usecases.queues import Queues
+from services.scheduler.usecases.run_task import RunTask
 from services.scheduler.usecases.sweep import Sweeper
 from services.scheduler.usecases.watch_task import WatchTask
 from services.scheduler.usecases.work import Work
@@ -52,8 +53,10 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         batches = Batches(engine, hub, settings.lease)
         dispatcher = Dispatcher(batches, hub, settings.lease_poll_seconds)
         create_task = CreateTask(batches, Queues(reader, settings.retention_days), dispatcher)
+        run_task = RunTask(create_task, reader, hub, settings.watch_poll_seconds)
         use_cases = UseCases(
             create_task=create_task,
+            run_task=run_task,
             get_task=GetTask(reader),
             list_tasks=ListTasks(reader),
             cancel_task=CancelTask(Cancellations(database, hub)),
@@ -77,7 +80,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                 ],
                 background=[listener.run, Sweeper(batches, settings.sweep_seconds).run, expire_tasks.run],
                 checks={"database": database.check},
-                drain=[work.drain],
+                drain=[run_task.drain, work.drain],
             )
         finally:
             await create_task.drained()

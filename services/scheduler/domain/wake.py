@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import StoredEvent
 
 CHANNEL = "guildmesh_scheduler"
@@ -32,8 +33,8 @@ class Wake:
     """bits of the shards with new outbox rows."""
     origin: str = ""
     """process that made the change and has woken its own already."""
-    events: list[tuple[tuple[str, str], StoredEvent]] = field(default_factory=list)
-    """the new events of the tasks (tenant and id) that someone watches in this process; not told to others."""
+    events: list[tuple[tuple[str, str], StoredEvent, Run]] = field(default_factory=list)
+    """the new events of the tasks (tenant and id) that someone watches in this process, with their runs; not told to others."""
     counted: bool = False
     """whether this process's dispatcher knows how many tasks wait because of it; not told to others."""
 

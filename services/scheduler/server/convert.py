@@ -42,8 +42,10 @@ def submitted_task(request: service_pb.SubmitTaskRequest, tenant_id: str, subjec
     return new_task(create, tenant_id, subject, traceparent)
 
 
-def new_task(request: service_pb.CreateTaskRequest, tenant_id: str, subject: str, traceparent: str) -> domain.NewTask:
-    """The task of CreateTask, with its defaults; changes the request, which is the caller's no more."""
+def new_task(
+    request: service_pb.CreateTaskRequest | service_pb.RunTaskRequest, tenant_id: str, subject: str, traceparent: str
+) -> domain.NewTask:
+    """The task of CreateTask or RunTask, with its defaults; changes the request, which is the caller's no more."""
     task = request.task
     for field, _ in task.ListFields():
         if field.number not in _INPUT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -27,9 +28,12 @@ from services.scheduler.usecases.create_task import CreateTask
 from services.scheduler.usecases.get_task import GetTask
 from services.scheduler.usecases.list_queues import ListQueues
 from services.scheduler.usecases.list_tasks import ListTasks
+from services.scheduler.usecases.run_task import RunTask
 from services.scheduler.usecases.watch_task import WatchTask
 
 log = structlog.get_logger(__name__)
+
+_WAIT = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class UseCases:
     """What the servicer calls."""
 
     create_task: CreateTask
+    run_task: RunTask
     get_task: GetTask
     list_tasks: ListTasks
     cancel_task: CancelTask
@@ -64,6 +69,13 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         call = current_call()
         task = new_task(request, call.principal.tenant_id, call.principal.subject, call.traceparent)
         return task_message(await self._use_cases.create_task.execute(task))
+
+    async def RunTask(self, request: pb.RunTaskRequest, context: Any) -> task_pb2.Task:
+        """Creates a task and waits for its end."""
+        call = current_call()
+        wait = request.wait.ToTimedelta() if request.HasField("wait") else _WAIT
+        task = new_task(request, call.principal.tenant_id, call.principal.subject, call.traceparent)
+        return task_message(await self._use_cases.run_task.execute(task, wait))
 
     async def BatchCreateTasks(self, request: pb.BatchCreateTasksRequest, context: Any) -> pb.BatchCreateTasksResponse:
         """Creates many tasks, each for itself."""

@@ -184,7 +184,7 @@ class ChangeLog:
         if self.watched:
             for run, event in self._outbox:
                 if (key := (run.tenant_id, run.task_id)) in self.watched:
-                    wake.events.append((key, StoredEvent(event.number, event.type, event.value)))
+                    wake.events.append((key, StoredEvent(event.number, event.type, event.value), run))
         self.wake.add(wake)
         rows = [(lane, len(part), b"".join(part)) for lane, records in self._records().items() for part in _parts(records)]
         lanes, events, payloads = zip(*rows, strict=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import StoredEvent
 from services.scheduler.domain.wake import Wake, bucket_of
 
@@ -20,12 +21,18 @@ class Watcher:
     def __init__(self) -> None:
         self.changed = asyncio.Event()
         """set when there may be more events."""
+        self.ended: Run | None = None
+        """how the task has ended, once it has by a commit of this process."""
+        self.look = False
+        """whether something may have happened that was not handed over."""
         self._fresh: list[StoredEvent] = []
         self._bytes = 0
         self._left_out = False
 
-    def put(self, event: StoredEvent) -> None:
+    def put(self, event: StoredEvent, run: Run) -> None:
         """Holds an event of a commit of this process; a slow watcher reads the rest from the tables."""
+        if run.state.ended:
+            self.ended = run
         if self._bytes < _MOST_HELD_BYTES:
             self._fresh.append(event)
             self._bytes += len(event.value)
@@ -77,11 +84,13 @@ class Hub:
 
     def wake(self, wake: Wake) -> None:
         """Wakes everyone the change concerns."""
-        for key, event in wake.events:
+        for key, event, run in wake.events:
             for watcher in self.watched.get(key, ()):
-                watcher.put(event)
+                watcher.put(event, run)
+        others = wake.origin != self.origin
         for bucket in list(self._buckets) if wake.buckets is None else wake.buckets & self._buckets.keys():
             for watcher in self._buckets[bucket]:
+                watcher.look = watcher.look or others
                 watcher.changed.set()
         for callback in self._on_wake:
             callback(wake)

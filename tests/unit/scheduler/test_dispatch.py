@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
@@ -20,8 +20,8 @@ from services.scheduler.usecases.create_task import CreateTask
 from services.scheduler.usecases.dispatch import Dispatcher
 from services.scheduler.usecases.hub import Hub
 from services.scheduler.usecases.queues import Queues
+from tests.support.runs import NOW, a_run
 
-NOW = datetime(2026, 11, 22, tzinfo=UTC)
 ANY = Demand(None, frozenset({"k"}), frozenset())
 
 
@@ -65,9 +65,9 @@ class Batches:
 
 
 def run_of(task: NewTask) -> Run:
-    return Run(
-        task.tenant_id, task.task_id, 0, State.PENDING, task.queue, task.kind, task.priority, 0, task.max_attempts,
-        task.timeout_ms, 1, False, None, "", NOW,
+    return a_run(
+        tenant_id=task.tenant_id, task_id=task.task_id, queue=task.queue, kind=task.kind, priority=task.priority,
+        timeout_ms=task.timeout_ms,
     )  # fmt: skip
 
 

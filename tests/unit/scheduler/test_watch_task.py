@@ -15,6 +15,7 @@ from services.scheduler.domain.task import State, StoredEvent
 from services.scheduler.domain.wake import Wake, bucket_of
 from services.scheduler.usecases.hub import Hub
 from services.scheduler.usecases.watch_task import WatchTask
+from tests.support.runs import a_run
 
 TASK, TENANT = new_id(), "acme"
 
@@ -47,7 +48,7 @@ class World:
     def commit(self, *events: StoredEvent, handed: Sequence[StoredEvent] | None = None, tenant: str = TENANT) -> None:
         """A commit of this process: the table has the events, the wake carries `handed`."""
         self.table.log += events
-        carried = [((tenant, TASK), each) for each in (events if handed is None else handed)]
+        carried = [((tenant, TASK), each, a_run(task_id=TASK)) for each in (events if handed is None else handed)]
         self.hub.wake(Wake(buckets={bucket_of(TASK)}, events=carried))
 
     async def follow(self) -> None:

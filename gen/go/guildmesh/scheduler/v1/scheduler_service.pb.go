@@ -13,6 +13,7 @@ import (
 	status "google.golang.org/genproto/googleapis/rpc/status"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	structpb "google.golang.org/protobuf/types/known/structpb"
 	_ "guildmesh.dev/gen/go/guildmesh/common/v1"
 	v1 "guildmesh.dev/gen/go/guildmesh/events/v1"
@@ -220,6 +221,79 @@ func (x *CreateTaskRequest) GetParentAttempt() int32 {
 	return 0
 }
 
+// RunTaskRequest describes the new task, and how long to wait for its end.
+type RunTaskRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// task to create.
+	Task *Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	// request_id makes the call safe to repeat, as in CreateTaskRequest; a repeat waits for the same task.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// parent_attempt is the attempt of the parent that creates this subtask; 0 for a caller that does not run the parent.
+	ParentAttempt int32 `protobuf:"varint,3,opt,name=parent_attempt,json=parentAttempt,proto3" json:"parent_attempt,omitempty"`
+	// wait is how long to wait for the end of the task, at most 60 s, 30 s by default.
+	Wait          *durationpb.Duration `protobuf:"bytes,4,opt,name=wait,proto3" json:"wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunTaskRequest) Reset() {
+	*x = RunTaskRequest{}
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunTaskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunTaskRequest) ProtoMessage() {}
+
+func (x *RunTaskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunTaskRequest.ProtoReflect.Descriptor instead.
+func (*RunTaskRequest) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RunTaskRequest) GetTask() *Task {
+	if x != nil {
+		return x.Task
+	}
+	return nil
+}
+
+func (x *RunTaskRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RunTaskRequest) GetParentAttempt() int32 {
+	if x != nil {
+		return x.ParentAttempt
+	}
+	return 0
+}
+
+func (x *RunTaskRequest) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
 // BatchCreateTasksRequest describes the new tasks (the shape is AIP-233's; that each item succeeds or fails alone is not).
 type BatchCreateTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -231,7 +305,7 @@ type BatchCreateTasksRequest struct {
 
 func (x *BatchCreateTasksRequest) Reset() {
 	*x = BatchCreateTasksRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[3]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -243,7 +317,7 @@ func (x *BatchCreateTasksRequest) String() string {
 func (*BatchCreateTasksRequest) ProtoMessage() {}
 
 func (x *BatchCreateTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[3]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -256,7 +330,7 @@ func (x *BatchCreateTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchCreateTasksRequest.ProtoReflect.Descriptor instead.
 func (*BatchCreateTasksRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{3}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *BatchCreateTasksRequest) GetRequests() []*CreateTaskRequest {
@@ -277,7 +351,7 @@ type BatchCreateTasksResponse struct {
 
 func (x *BatchCreateTasksResponse) Reset() {
 	*x = BatchCreateTasksResponse{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[4]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -289,7 +363,7 @@ func (x *BatchCreateTasksResponse) String() string {
 func (*BatchCreateTasksResponse) ProtoMessage() {}
 
 func (x *BatchCreateTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[4]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -302,7 +376,7 @@ func (x *BatchCreateTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchCreateTasksResponse.ProtoReflect.Descriptor instead.
 func (*BatchCreateTasksResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{4}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BatchCreateTasksResponse) GetResults() []*BatchCreateTasksResult {
@@ -325,7 +399,7 @@ type BatchCreateTasksResult struct {
 
 func (x *BatchCreateTasksResult) Reset() {
 	*x = BatchCreateTasksResult{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[5]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -337,7 +411,7 @@ func (x *BatchCreateTasksResult) String() string {
 func (*BatchCreateTasksResult) ProtoMessage() {}
 
 func (x *BatchCreateTasksResult) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[5]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -350,7 +424,7 @@ func (x *BatchCreateTasksResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchCreateTasksResult.ProtoReflect.Descriptor instead.
 func (*BatchCreateTasksResult) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{5}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BatchCreateTasksResult) GetTaskId() string {
@@ -378,7 +452,7 @@ type GetTaskRequest struct {
 
 func (x *GetTaskRequest) Reset() {
 	*x = GetTaskRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[6]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +464,7 @@ func (x *GetTaskRequest) String() string {
 func (*GetTaskRequest) ProtoMessage() {}
 
 func (x *GetTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[6]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +477,7 @@ func (x *GetTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskRequest.ProtoReflect.Descriptor instead.
 func (*GetTaskRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{6}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetTaskRequest) GetTaskId() string {
@@ -439,7 +513,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[7]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +525,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[7]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +538,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{7}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListTasksRequest) GetPageSize() int32 {
@@ -530,7 +604,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[8]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +616,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[8]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +629,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{8}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListTasksResponse) GetTasks() []*Task {
@@ -585,7 +659,7 @@ type CancelTaskRequest struct {
 
 func (x *CancelTaskRequest) Reset() {
 	*x = CancelTaskRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[9]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +671,7 @@ func (x *CancelTaskRequest) String() string {
 func (*CancelTaskRequest) ProtoMessage() {}
 
 func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[9]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +684,7 @@ func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTaskRequest.ProtoReflect.Descriptor instead.
 func (*CancelTaskRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{9}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CancelTaskRequest) GetTaskId() string {
@@ -640,7 +714,7 @@ type WatchTaskRequest struct {
 
 func (x *WatchTaskRequest) Reset() {
 	*x = WatchTaskRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[10]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +726,7 @@ func (x *WatchTaskRequest) String() string {
 func (*WatchTaskRequest) ProtoMessage() {}
 
 func (x *WatchTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[10]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +739,7 @@ func (x *WatchTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTaskRequest.ProtoReflect.Descriptor instead.
 func (*WatchTaskRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{10}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchTaskRequest) GetTaskId() string {
@@ -695,7 +769,7 @@ type StreamTaskEventsRequest struct {
 
 func (x *StreamTaskEventsRequest) Reset() {
 	*x = StreamTaskEventsRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +781,7 @@ func (x *StreamTaskEventsRequest) String() string {
 func (*StreamTaskEventsRequest) ProtoMessage() {}
 
 func (x *StreamTaskEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +794,7 @@ func (x *StreamTaskEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamTaskEventsRequest.ProtoReflect.Descriptor instead.
 func (*StreamTaskEventsRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{11}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StreamTaskEventsRequest) GetTaskId() string {
@@ -746,7 +820,7 @@ type ListQueuesRequest struct {
 
 func (x *ListQueuesRequest) Reset() {
 	*x = ListQueuesRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +832,7 @@ func (x *ListQueuesRequest) String() string {
 func (*ListQueuesRequest) ProtoMessage() {}
 
 func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +845,7 @@ func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueuesRequest.ProtoReflect.Descriptor instead.
 func (*ListQueuesRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{12}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{13}
 }
 
 // ListQueuesResponse has all queues.
@@ -785,7 +859,7 @@ type ListQueuesResponse struct {
 
 func (x *ListQueuesResponse) Reset() {
 	*x = ListQueuesResponse{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[13]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +871,7 @@ func (x *ListQueuesResponse) String() string {
 func (*ListQueuesResponse) ProtoMessage() {}
 
 func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[13]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +884,7 @@ func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueuesResponse.ProtoReflect.Descriptor instead.
 func (*ListQueuesResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{13}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListQueuesResponse) GetQueues() []*Queue {
@@ -829,7 +903,7 @@ type CountTasksRequest struct {
 
 func (x *CountTasksRequest) Reset() {
 	*x = CountTasksRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[14]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +915,7 @@ func (x *CountTasksRequest) String() string {
 func (*CountTasksRequest) ProtoMessage() {}
 
 func (x *CountTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[14]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +928,7 @@ func (x *CountTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountTasksRequest.ProtoReflect.Descriptor instead.
 func (*CountTasksRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{14}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{15}
 }
 
 // CountTasksResponse has the number of tasks in each state.
@@ -870,7 +944,7 @@ type CountTasksResponse struct {
 
 func (x *CountTasksResponse) Reset() {
 	*x = CountTasksResponse{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[15]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -882,7 +956,7 @@ func (x *CountTasksResponse) String() string {
 func (*CountTasksResponse) ProtoMessage() {}
 
 func (x *CountTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[15]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -895,7 +969,7 @@ func (x *CountTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountTasksResponse.ProtoReflect.Descriptor instead.
 func (*CountTasksResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{15}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CountTasksResponse) GetCounts() map[string]int64 {
@@ -925,7 +999,7 @@ type QueueTaskCounts struct {
 
 func (x *QueueTaskCounts) Reset() {
 	*x = QueueTaskCounts{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1011,7 @@ func (x *QueueTaskCounts) String() string {
 func (*QueueTaskCounts) ProtoMessage() {}
 
 func (x *QueueTaskCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1024,7 @@ func (x *QueueTaskCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueTaskCounts.ProtoReflect.Descriptor instead.
 func (*QueueTaskCounts) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{16}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *QueueTaskCounts) GetQueue() string {
@@ -971,7 +1045,7 @@ var File_guildmesh_scheduler_v1_scheduler_service_proto protoreflect.FileDescrip
 
 const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\n" +
-	".guildmesh/scheduler/v1/scheduler_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\x1a guildmesh/common/v1/policy.proto\x1a$guildmesh/events/v1/task_event.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xe6\x01\n" +
+	".guildmesh/scheduler/v1/scheduler_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\x1a guildmesh/common/v1/policy.proto\x1a$guildmesh/events/v1/task_event.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xe6\x01\n" +
 	"\x11SubmitTaskRequest\x12&\n" +
 	"\x04task\x18\x01 \x01(\tB\x12\xe2A\x01\x02\xbaH\ar\x05\x10\x01\x18\x90N\xb8\xbb\x18\x01R\x04task\x129\n" +
 	"\acontext\x18\x02 \x01(\v2\x17.google.protobuf.StructB\x06\xc0\xbb\x18\x80\x80@R\acontext\x12*\n" +
@@ -991,7 +1065,14 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\xe2A\x01\x02\xbaH\x03\xc8\x01\x01R\x04task\x12&\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\trequestId\x12.\n" +
-	"\x0eparent_attempt\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\rparentAttempt\"z\n" +
+	"\x0eparent_attempt\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\rparentAttempt\"\xe3\x01\n" +
+	"\x0eRunTaskRequest\x12<\n" +
+	"\x04task\x18\x01 \x01(\v2\x1c.guildmesh.scheduler.v1.TaskB\n" +
+	"\xe2A\x01\x02\xbaH\x03\xc8\x01\x01R\x04task\x12&\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\trequestId\x12.\n" +
+	"\x0eparent_attempt\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\rparentAttempt\x12;\n" +
+	"\x04wait\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\b<2\x00R\x04wait\"z\n" +
 	"\x17BatchCreateTasksRequest\x12_\n" +
 	"\brequests\x18\x01 \x03(\v2).guildmesh.scheduler.v1.CreateTaskRequestB\x18\xe2A\x01\x02\xbaH\r\x92\x01\n" +
 	"\b\x01\x10\xe8\a\"\x03\xd8\x01\x03л\x18\x01R\brequests\"d\n" +
@@ -1038,13 +1119,14 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x06counts\x18\x02 \x03(\v23.guildmesh.scheduler.v1.QueueTaskCounts.CountsEntryR\x06counts\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\xb5\v\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\xb6\f\n" +
 	"\x10SchedulerService\x12\x84\x01\n" +
 	"\n" +
 	"SubmitTask\x12).guildmesh.scheduler.v1.SubmitTaskRequest\x1a*.guildmesh.scheduler.v1.SubmitTaskResponse\"\x1f\xaa\xbb\x18\v\b\x02\x1a\agateway\x82\xd3\xe4\x93\x02\n" +
 	":\x01*\"\x05/task\x12\x84\x01\n" +
 	"\n" +
-	"CreateTask\x12).guildmesh.scheduler.v1.CreateTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\"-\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x11:\x04task\"\t/v1/tasks\x12\xad\x01\n" +
+	"CreateTask\x12).guildmesh.scheduler.v1.CreateTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\"-\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x11:\x04task\"\t/v1/tasks\x12\x7f\n" +
+	"\aRunTask\x12&.guildmesh.scheduler.v1.RunTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\".\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x12:\x01*\"\r/v1/tasks:run\x12\xad\x01\n" +
 	"\x10BatchCreateTasks\x12/.guildmesh.scheduler.v1.BatchCreateTasksRequest\x1a0.guildmesh.scheduler.v1.BatchCreateTasksResponse\"6\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/tasks:batchCreate\x12\x84\x01\n" +
 	"\aGetTask\x12&.guildmesh.scheduler.v1.GetTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\"3\xaa\xbb\x18\x14\b\x02\x1a\agateway\x1a\x05agent \x01\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/tasks/{task_id}\x12\x8b\x01\n" +
 	"\tListTasks\x12(.guildmesh.scheduler.v1.ListTasksRequest\x1a).guildmesh.scheduler.v1.ListTasksResponse\")\xaa\xbb\x18\x14\b\x02\x1a\agateway\x1a\x05agent \x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/tasks\x12\x92\x01\n" +
@@ -1070,72 +1152,78 @@ func file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescData
 }
 
-var file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_guildmesh_scheduler_v1_scheduler_service_proto_goTypes = []any{
 	(*SubmitTaskRequest)(nil),        // 0: guildmesh.scheduler.v1.SubmitTaskRequest
 	(*SubmitTaskResponse)(nil),       // 1: guildmesh.scheduler.v1.SubmitTaskResponse
 	(*CreateTaskRequest)(nil),        // 2: guildmesh.scheduler.v1.CreateTaskRequest
-	(*BatchCreateTasksRequest)(nil),  // 3: guildmesh.scheduler.v1.BatchCreateTasksRequest
-	(*BatchCreateTasksResponse)(nil), // 4: guildmesh.scheduler.v1.BatchCreateTasksResponse
-	(*BatchCreateTasksResult)(nil),   // 5: guildmesh.scheduler.v1.BatchCreateTasksResult
-	(*GetTaskRequest)(nil),           // 6: guildmesh.scheduler.v1.GetTaskRequest
-	(*ListTasksRequest)(nil),         // 7: guildmesh.scheduler.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),        // 8: guildmesh.scheduler.v1.ListTasksResponse
-	(*CancelTaskRequest)(nil),        // 9: guildmesh.scheduler.v1.CancelTaskRequest
-	(*WatchTaskRequest)(nil),         // 10: guildmesh.scheduler.v1.WatchTaskRequest
-	(*StreamTaskEventsRequest)(nil),  // 11: guildmesh.scheduler.v1.StreamTaskEventsRequest
-	(*ListQueuesRequest)(nil),        // 12: guildmesh.scheduler.v1.ListQueuesRequest
-	(*ListQueuesResponse)(nil),       // 13: guildmesh.scheduler.v1.ListQueuesResponse
-	(*CountTasksRequest)(nil),        // 14: guildmesh.scheduler.v1.CountTasksRequest
-	(*CountTasksResponse)(nil),       // 15: guildmesh.scheduler.v1.CountTasksResponse
-	(*QueueTaskCounts)(nil),          // 16: guildmesh.scheduler.v1.QueueTaskCounts
-	nil,                              // 17: guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
-	nil,                              // 18: guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
-	(*structpb.Struct)(nil),          // 19: google.protobuf.Struct
-	(*Task)(nil),                     // 20: guildmesh.scheduler.v1.Task
-	(*status.Status)(nil),            // 21: google.rpc.Status
-	(TaskState)(0),                   // 22: guildmesh.scheduler.v1.TaskState
-	(*Queue)(nil),                    // 23: guildmesh.scheduler.v1.Queue
-	(*v1.TaskEvent)(nil),             // 24: guildmesh.events.v1.TaskEvent
-	(*httpbody.HttpBody)(nil),        // 25: google.api.HttpBody
+	(*RunTaskRequest)(nil),           // 3: guildmesh.scheduler.v1.RunTaskRequest
+	(*BatchCreateTasksRequest)(nil),  // 4: guildmesh.scheduler.v1.BatchCreateTasksRequest
+	(*BatchCreateTasksResponse)(nil), // 5: guildmesh.scheduler.v1.BatchCreateTasksResponse
+	(*BatchCreateTasksResult)(nil),   // 6: guildmesh.scheduler.v1.BatchCreateTasksResult
+	(*GetTaskRequest)(nil),           // 7: guildmesh.scheduler.v1.GetTaskRequest
+	(*ListTasksRequest)(nil),         // 8: guildmesh.scheduler.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),        // 9: guildmesh.scheduler.v1.ListTasksResponse
+	(*CancelTaskRequest)(nil),        // 10: guildmesh.scheduler.v1.CancelTaskRequest
+	(*WatchTaskRequest)(nil),         // 11: guildmesh.scheduler.v1.WatchTaskRequest
+	(*StreamTaskEventsRequest)(nil),  // 12: guildmesh.scheduler.v1.StreamTaskEventsRequest
+	(*ListQueuesRequest)(nil),        // 13: guildmesh.scheduler.v1.ListQueuesRequest
+	(*ListQueuesResponse)(nil),       // 14: guildmesh.scheduler.v1.ListQueuesResponse
+	(*CountTasksRequest)(nil),        // 15: guildmesh.scheduler.v1.CountTasksRequest
+	(*CountTasksResponse)(nil),       // 16: guildmesh.scheduler.v1.CountTasksResponse
+	(*QueueTaskCounts)(nil),          // 17: guildmesh.scheduler.v1.QueueTaskCounts
+	nil,                              // 18: guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
+	nil,                              // 19: guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
+	(*structpb.Struct)(nil),          // 20: google.protobuf.Struct
+	(*Task)(nil),                     // 21: guildmesh.scheduler.v1.Task
+	(*durationpb.Duration)(nil),      // 22: google.protobuf.Duration
+	(*status.Status)(nil),            // 23: google.rpc.Status
+	(TaskState)(0),                   // 24: guildmesh.scheduler.v1.TaskState
+	(*Queue)(nil),                    // 25: guildmesh.scheduler.v1.Queue
+	(*v1.TaskEvent)(nil),             // 26: guildmesh.events.v1.TaskEvent
+	(*httpbody.HttpBody)(nil),        // 27: google.api.HttpBody
 }
 var file_guildmesh_scheduler_v1_scheduler_service_proto_depIdxs = []int32{
-	19, // 0: guildmesh.scheduler.v1.SubmitTaskRequest.context:type_name -> google.protobuf.Struct
-	20, // 1: guildmesh.scheduler.v1.CreateTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
-	2,  // 2: guildmesh.scheduler.v1.BatchCreateTasksRequest.requests:type_name -> guildmesh.scheduler.v1.CreateTaskRequest
-	5,  // 3: guildmesh.scheduler.v1.BatchCreateTasksResponse.results:type_name -> guildmesh.scheduler.v1.BatchCreateTasksResult
-	21, // 4: guildmesh.scheduler.v1.BatchCreateTasksResult.error:type_name -> google.rpc.Status
-	22, // 5: guildmesh.scheduler.v1.ListTasksRequest.state:type_name -> guildmesh.scheduler.v1.TaskState
-	20, // 6: guildmesh.scheduler.v1.ListTasksResponse.tasks:type_name -> guildmesh.scheduler.v1.Task
-	23, // 7: guildmesh.scheduler.v1.ListQueuesResponse.queues:type_name -> guildmesh.scheduler.v1.Queue
-	17, // 8: guildmesh.scheduler.v1.CountTasksResponse.counts:type_name -> guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
-	16, // 9: guildmesh.scheduler.v1.CountTasksResponse.queues:type_name -> guildmesh.scheduler.v1.QueueTaskCounts
-	18, // 10: guildmesh.scheduler.v1.QueueTaskCounts.counts:type_name -> guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
-	0,  // 11: guildmesh.scheduler.v1.SchedulerService.SubmitTask:input_type -> guildmesh.scheduler.v1.SubmitTaskRequest
-	2,  // 12: guildmesh.scheduler.v1.SchedulerService.CreateTask:input_type -> guildmesh.scheduler.v1.CreateTaskRequest
-	3,  // 13: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:input_type -> guildmesh.scheduler.v1.BatchCreateTasksRequest
-	6,  // 14: guildmesh.scheduler.v1.SchedulerService.GetTask:input_type -> guildmesh.scheduler.v1.GetTaskRequest
-	7,  // 15: guildmesh.scheduler.v1.SchedulerService.ListTasks:input_type -> guildmesh.scheduler.v1.ListTasksRequest
-	9,  // 16: guildmesh.scheduler.v1.SchedulerService.CancelTask:input_type -> guildmesh.scheduler.v1.CancelTaskRequest
-	10, // 17: guildmesh.scheduler.v1.SchedulerService.WatchTask:input_type -> guildmesh.scheduler.v1.WatchTaskRequest
-	11, // 18: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:input_type -> guildmesh.scheduler.v1.StreamTaskEventsRequest
-	12, // 19: guildmesh.scheduler.v1.SchedulerService.ListQueues:input_type -> guildmesh.scheduler.v1.ListQueuesRequest
-	14, // 20: guildmesh.scheduler.v1.SchedulerService.CountTasks:input_type -> guildmesh.scheduler.v1.CountTasksRequest
-	1,  // 21: guildmesh.scheduler.v1.SchedulerService.SubmitTask:output_type -> guildmesh.scheduler.v1.SubmitTaskResponse
-	20, // 22: guildmesh.scheduler.v1.SchedulerService.CreateTask:output_type -> guildmesh.scheduler.v1.Task
-	4,  // 23: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:output_type -> guildmesh.scheduler.v1.BatchCreateTasksResponse
-	20, // 24: guildmesh.scheduler.v1.SchedulerService.GetTask:output_type -> guildmesh.scheduler.v1.Task
-	8,  // 25: guildmesh.scheduler.v1.SchedulerService.ListTasks:output_type -> guildmesh.scheduler.v1.ListTasksResponse
-	20, // 26: guildmesh.scheduler.v1.SchedulerService.CancelTask:output_type -> guildmesh.scheduler.v1.Task
-	24, // 27: guildmesh.scheduler.v1.SchedulerService.WatchTask:output_type -> guildmesh.events.v1.TaskEvent
-	25, // 28: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:output_type -> google.api.HttpBody
-	13, // 29: guildmesh.scheduler.v1.SchedulerService.ListQueues:output_type -> guildmesh.scheduler.v1.ListQueuesResponse
-	15, // 30: guildmesh.scheduler.v1.SchedulerService.CountTasks:output_type -> guildmesh.scheduler.v1.CountTasksResponse
-	21, // [21:31] is the sub-list for method output_type
-	11, // [11:21] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	20, // 0: guildmesh.scheduler.v1.SubmitTaskRequest.context:type_name -> google.protobuf.Struct
+	21, // 1: guildmesh.scheduler.v1.CreateTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
+	21, // 2: guildmesh.scheduler.v1.RunTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
+	22, // 3: guildmesh.scheduler.v1.RunTaskRequest.wait:type_name -> google.protobuf.Duration
+	2,  // 4: guildmesh.scheduler.v1.BatchCreateTasksRequest.requests:type_name -> guildmesh.scheduler.v1.CreateTaskRequest
+	6,  // 5: guildmesh.scheduler.v1.BatchCreateTasksResponse.results:type_name -> guildmesh.scheduler.v1.BatchCreateTasksResult
+	23, // 6: guildmesh.scheduler.v1.BatchCreateTasksResult.error:type_name -> google.rpc.Status
+	24, // 7: guildmesh.scheduler.v1.ListTasksRequest.state:type_name -> guildmesh.scheduler.v1.TaskState
+	21, // 8: guildmesh.scheduler.v1.ListTasksResponse.tasks:type_name -> guildmesh.scheduler.v1.Task
+	25, // 9: guildmesh.scheduler.v1.ListQueuesResponse.queues:type_name -> guildmesh.scheduler.v1.Queue
+	18, // 10: guildmesh.scheduler.v1.CountTasksResponse.counts:type_name -> guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
+	17, // 11: guildmesh.scheduler.v1.CountTasksResponse.queues:type_name -> guildmesh.scheduler.v1.QueueTaskCounts
+	19, // 12: guildmesh.scheduler.v1.QueueTaskCounts.counts:type_name -> guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
+	0,  // 13: guildmesh.scheduler.v1.SchedulerService.SubmitTask:input_type -> guildmesh.scheduler.v1.SubmitTaskRequest
+	2,  // 14: guildmesh.scheduler.v1.SchedulerService.CreateTask:input_type -> guildmesh.scheduler.v1.CreateTaskRequest
+	3,  // 15: guildmesh.scheduler.v1.SchedulerService.RunTask:input_type -> guildmesh.scheduler.v1.RunTaskRequest
+	4,  // 16: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:input_type -> guildmesh.scheduler.v1.BatchCreateTasksRequest
+	7,  // 17: guildmesh.scheduler.v1.SchedulerService.GetTask:input_type -> guildmesh.scheduler.v1.GetTaskRequest
+	8,  // 18: guildmesh.scheduler.v1.SchedulerService.ListTasks:input_type -> guildmesh.scheduler.v1.ListTasksRequest
+	10, // 19: guildmesh.scheduler.v1.SchedulerService.CancelTask:input_type -> guildmesh.scheduler.v1.CancelTaskRequest
+	11, // 20: guildmesh.scheduler.v1.SchedulerService.WatchTask:input_type -> guildmesh.scheduler.v1.WatchTaskRequest
+	12, // 21: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:input_type -> guildmesh.scheduler.v1.StreamTaskEventsRequest
+	13, // 22: guildmesh.scheduler.v1.SchedulerService.ListQueues:input_type -> guildmesh.scheduler.v1.ListQueuesRequest
+	15, // 23: guildmesh.scheduler.v1.SchedulerService.CountTasks:input_type -> guildmesh.scheduler.v1.CountTasksRequest
+	1,  // 24: guildmesh.scheduler.v1.SchedulerService.SubmitTask:output_type -> guildmesh.scheduler.v1.SubmitTaskResponse
+	21, // 25: guildmesh.scheduler.v1.SchedulerService.CreateTask:output_type -> guildmesh.scheduler.v1.Task
+	21, // 26: guildmesh.scheduler.v1.SchedulerService.RunTask:output_type -> guildmesh.scheduler.v1.Task
+	5,  // 27: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:output_type -> guildmesh.scheduler.v1.BatchCreateTasksResponse
+	21, // 28: guildmesh.scheduler.v1.SchedulerService.GetTask:output_type -> guildmesh.scheduler.v1.Task
+	9,  // 29: guildmesh.scheduler.v1.SchedulerService.ListTasks:output_type -> guildmesh.scheduler.v1.ListTasksResponse
+	21, // 30: guildmesh.scheduler.v1.SchedulerService.CancelTask:output_type -> guildmesh.scheduler.v1.Task
+	26, // 31: guildmesh.scheduler.v1.SchedulerService.WatchTask:output_type -> guildmesh.events.v1.TaskEvent
+	27, // 32: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:output_type -> google.api.HttpBody
+	14, // 33: guildmesh.scheduler.v1.SchedulerService.ListQueues:output_type -> guildmesh.scheduler.v1.ListQueuesResponse
+	16, // 34: guildmesh.scheduler.v1.SchedulerService.CountTasks:output_type -> guildmesh.scheduler.v1.CountTasksResponse
+	24, // [24:35] is the sub-list for method output_type
+	13, // [13:24] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_scheduler_service_proto_init() }
@@ -1151,7 +1239,7 @@ func file_guildmesh_scheduler_v1_scheduler_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc), len(file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

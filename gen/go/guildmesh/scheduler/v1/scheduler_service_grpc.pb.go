@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	SchedulerService_SubmitTask_FullMethodName       = "/guildmesh.scheduler.v1.SchedulerService/SubmitTask"
 	SchedulerService_CreateTask_FullMethodName       = "/guildmesh.scheduler.v1.SchedulerService/CreateTask"
+	SchedulerService_RunTask_FullMethodName          = "/guildmesh.scheduler.v1.SchedulerService/RunTask"
 	SchedulerService_BatchCreateTasks_FullMethodName = "/guildmesh.scheduler.v1.SchedulerService/BatchCreateTasks"
 	SchedulerService_GetTask_FullMethodName          = "/guildmesh.scheduler.v1.SchedulerService/GetTask"
 	SchedulerService_ListTasks_FullMethodName        = "/guildmesh.scheduler.v1.SchedulerService/ListTasks"
@@ -45,6 +46,9 @@ type SchedulerServiceClient interface {
 	// Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
 	// with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
 	CreateTask(ctx context.Context, in *CreateTaskRequest, opts ...grpc.CallOption) (*Task, error)
+	// RunTask creates a task as CreateTask does and waits for its end, so that one call gives the result. When `wait` passes first, or the
+	// caller gives up, the task goes on; WatchTask tells the rest. Fails as CreateTask does.
+	RunTask(ctx context.Context, in *RunTaskRequest, opts ...grpc.CallOption) (*Task, error)
 	// BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
 	// changes nothing for the others. Items with the same request_id are one task.
 	BatchCreateTasks(ctx context.Context, in *BatchCreateTasksRequest, opts ...grpc.CallOption) (*BatchCreateTasksResponse, error)
@@ -90,6 +94,16 @@ func (c *schedulerServiceClient) CreateTask(ctx context.Context, in *CreateTaskR
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Task)
 	err := c.cc.Invoke(ctx, SchedulerService_CreateTask_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *schedulerServiceClient) RunTask(ctx context.Context, in *RunTaskRequest, opts ...grpc.CallOption) (*Task, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Task)
+	err := c.cc.Invoke(ctx, SchedulerService_RunTask_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -206,6 +220,9 @@ type SchedulerServiceServer interface {
 	// Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
 	// with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
 	CreateTask(context.Context, *CreateTaskRequest) (*Task, error)
+	// RunTask creates a task as CreateTask does and waits for its end, so that one call gives the result. When `wait` passes first, or the
+	// caller gives up, the task goes on; WatchTask tells the rest. Fails as CreateTask does.
+	RunTask(context.Context, *RunTaskRequest) (*Task, error)
 	// BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
 	// changes nothing for the others. Items with the same request_id are one task.
 	BatchCreateTasks(context.Context, *BatchCreateTasksRequest) (*BatchCreateTasksResponse, error)
@@ -242,6 +259,9 @@ func (UnimplementedSchedulerServiceServer) SubmitTask(context.Context, *SubmitTa
 }
 func (UnimplementedSchedulerServiceServer) CreateTask(context.Context, *CreateTaskRequest) (*Task, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateTask not implemented")
+}
+func (UnimplementedSchedulerServiceServer) RunTask(context.Context, *RunTaskRequest) (*Task, error) {
+	return nil, status.Error(codes.Unimplemented, "method RunTask not implemented")
 }
 func (UnimplementedSchedulerServiceServer) BatchCreateTasks(context.Context, *BatchCreateTasksRequest) (*BatchCreateTasksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method BatchCreateTasks not implemented")
@@ -320,6 +340,24 @@ func _SchedulerService_CreateTask_Handler(srv interface{}, ctx context.Context, 
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(SchedulerServiceServer).CreateTask(ctx, req.(*CreateTaskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SchedulerService_RunTask_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RunTaskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SchedulerServiceServer).RunTask(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SchedulerService_RunTask_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SchedulerServiceServer).RunTask(ctx, req.(*RunTaskRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -468,6 +506,10 @@ var SchedulerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateTask",
 			Handler:    _SchedulerService_CreateTask_Handler,
+		},
+		{
+			MethodName: "RunTask",
+			Handler:    _SchedulerService_RunTask_Handler,
 		},
 		{
 			MethodName: "BatchCreateTasks",

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
@@ -121,6 +122,44 @@ class CreateTaskRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateTaskRequest: _TypeAlias = CreateTaskRequest  # noqa: Y015
+
+@_typing.final
+class RunTaskRequest(_message.Message):
+    """RunTaskRequest describes the new task, and how long to wait for its end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PARENT_ATTEMPT_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """request_id makes the call safe to repeat, as in CreateTaskRequest; a repeat waits for the same task."""
+    parent_attempt: _builtins.int
+    """parent_attempt is the attempt of the parent that creates this subtask; 0 for a caller that does not run the parent."""
+    @_builtins.property
+    def task(self) -> _task_pb2.Task:
+        """task to create."""
+
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """wait is how long to wait for the end of the task, at most 60 s, 30 s by default."""
+
+    def __init__(
+        self,
+        *,
+        task: _task_pb2.Task | None = ...,
+        request_id: _builtins.str = ...,
+        parent_attempt: _builtins.int = ...,
+        wait: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task", "wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent_attempt", b"parent_attempt", "request_id", b"request_id", "task", b"task", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunTaskRequest: _TypeAlias = RunTaskRequest  # noqa: Y015
 
 @_typing.final
 class BatchCreateTasksRequest(_message.Message):

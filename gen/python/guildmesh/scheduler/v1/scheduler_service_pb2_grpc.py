@@ -48,6 +48,11 @@ class SchedulerServiceStub:
                 request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateTaskRequest.SerializeToString,
                 response_deserializer=guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.FromString,
                 _registered_method=True)
+        self.RunTask = channel.unary_unary(
+                '/guildmesh.scheduler.v1.SchedulerService/RunTask',
+                request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunTaskRequest.SerializeToString,
+                response_deserializer=guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.FromString,
+                _registered_method=True)
         self.BatchCreateTasks = channel.unary_unary(
                 '/guildmesh.scheduler.v1.SchedulerService/BatchCreateTasks',
                 request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateTasksRequest.SerializeToString,
@@ -105,6 +110,14 @@ class SchedulerServiceServicer:
         """CreateTask creates a task (AIP-133). A repeat with the same request_id and payload gives the first answer.
         Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
         with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunTask(self, request, context):
+        """RunTask creates a task as CreateTask does and waits for its end, so that one call gives the result. When `wait` passes first, or the
+        caller gives up, the task goes on; WatchTask tells the rest. Fails as CreateTask does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,6 +195,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
             'CreateTask': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateTask,
                     request_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateTaskRequest.FromString,
+                    response_serializer=guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.SerializeToString,
+            ),
+            'RunTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunTask,
+                    request_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunTaskRequest.FromString,
                     response_serializer=guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.SerializeToString,
             ),
             'BatchCreateTasks': grpc.unary_unary_rpc_method_handler(
@@ -279,6 +297,33 @@ class SchedulerService:
             target,
             '/guildmesh.scheduler.v1.SchedulerService/CreateTask',
             guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateTaskRequest.SerializeToString,
+            guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guildmesh.scheduler.v1.SchedulerService/RunTask',
+            guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunTaskRequest.SerializeToString,
             guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.FromString,
             options,
             channel_credentials,

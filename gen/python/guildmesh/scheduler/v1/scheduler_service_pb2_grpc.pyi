@@ -43,6 +43,10 @@ class SchedulerServiceStub:
     Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
     with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
     """
+    RunTask: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.RunTaskRequest, _task_pb2.Task]
+    """RunTask creates a task as CreateTask does and waits for its end, so that one call gives the result. When `wait` passes first, or the
+    caller gives up, the task goes on; WatchTask tells the rest. Fails as CreateTask does.
+    """
     BatchCreateTasks: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.BatchCreateTasksRequest, _scheduler_service_pb2.BatchCreateTasksResponse]
     """BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
     changes nothing for the others. Items with the same request_id are one task.
@@ -81,6 +85,10 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """CreateTask creates a task (AIP-133). A repeat with the same request_id and payload gives the first answer.
     Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
     with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
+    """
+    RunTask: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.RunTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
+    """RunTask creates a task as CreateTask does and waits for its end, so that one call gives the result. When `wait` passes first, or the
+    caller gives up, the task goes on; WatchTask tells the rest. Fails as CreateTask does.
     """
     BatchCreateTasks: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.BatchCreateTasksRequest, _scheduler_service_pb2.BatchCreateTasksResponse]  # type: ignore[assignment]
     """BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
@@ -129,6 +137,16 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """CreateTask creates a task (AIP-133). A repeat with the same request_id and payload gives the first answer.
         Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
         with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
+        """
+
+    @_abc_1.abstractmethod
+    def RunTask(
+        self,
+        request: _scheduler_service_pb2.RunTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_pb2.Task, _abc.Awaitable[_task_pb2.Task]]:
+        """RunTask creates a task as CreateTask does and waits for its end, so that one call gives the result. When `wait` passes first, or the
+        caller gives up, the task goes on; WatchTask tells the rest. Fails as CreateTask does.
         """
 
     @_abc_1.abstractmethod
