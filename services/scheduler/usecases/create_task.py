@@ -34,25 +34,24 @@ class CreateTask:
 
     async def execute_all(self, tasks: Sequence[NewTask]) -> Sequence[Task | Exception]:
         """Creates each task of one tenant as `execute` does; gives what that would give or raise, in order."""
-        answers: dict[int, Task | Exception] = {}
         queues: dict[str, Queue | DomainError] = {}
-        places = []
-        for place, task in enumerate(tasks):
-            if task.queue not in queues:
-                try:
-                    queues[task.queue] = await self._queues.of(task.tenant_id, task.queue)
-                except DomainError as error:
-                    queues[task.queue] = error
+        for name in {task.queue for task in tasks}:
+            try:
+                queues[name] = await self._queues.of(tasks[0].tenant_id, name)
+            except DomainError as error:
+                queues[name] = error
+        kept = []
+        for task in tasks:
             queue = queues[task.queue]
-            if isinstance(queue, DomainError):
-                answers[place] = queue
-            else:
+            if isinstance(queue, Queue):
                 put_in(task, queue)
-                places.append(place)
-        if places:
-            created = await self._commits.submit_all([tasks[place] for place in places])
-            answers |= zip(places, created, strict=True)
-        return [answers[place] for place in range(len(tasks))]
+                kept.append(task)
+        created = iter(await self._commits.submit_all(kept) if kept else ())
+        answers: list[Task | Exception] = []
+        for task in tasks:
+            queue = queues[task.queue]
+            answers.append(next(created) if isinstance(queue, Queue) else queue)
+        return answers
 
     async def drained(self) -> None:
         """Waits until every create has its answer."""

@@ -87,20 +87,24 @@ class Dispatcher:
         """Claims a credit for each new task that a waiting worker can start at once, the most urgent first."""
         takers: dict[int, Taker] = {}
         waiting: Counter[_Lane] = Counter()
-        if any(task.kind in self._by_kind for task in tasks):
-            spare: dict[_Lane, int] = {}
-            for place in sorted(range(len(tasks)), key=lambda place: (-tasks[place].queue_priority, -tasks[place].priority)):
-                task = tasks[place]
-                lanes = [lane for lane in self._by_kind.get(task.kind, ()) if lane.wants(task)]
-                for lane in lanes:
-                    if lane not in spare:
-                        spare[lane] = lane.spare()
-                    if spare[lane] > 0:
-                        spare[lane] -= 1
-                        takers[place] = lane.claim()
-                        break
-                else:
-                    waiting.update(lanes)
+        spare: dict[_Lane, int] = {}
+        # Most tasks of a batch are for the same lanes.
+        lanes_of: dict[tuple[str, str, str], list[_Lane]] = {}
+        for place in _most_urgent_first(tasks):
+            task = tasks[place]
+            key = (task.kind, task.tenant_id, task.queue)
+            lanes = lanes_of.get(key)
+            if lanes is None:
+                lanes = lanes_of[key] = [lane for lane in self._by_kind.get(task.kind, ()) if lane.wants(task)]
+            for lane in lanes:
+                if lane not in spare:
+                    spare[lane] = lane.spare()
+                if spare[lane] > 0:
+                    spare[lane] -= 1
+                    takers[place] = lane.claim()
+                    break
+            else:
+                waiting.update(lanes)
         for lane, number in waiting.items():
             lane.coming += number
         return Claims(takers, waiting)
@@ -115,6 +119,15 @@ class Dispatcher:
         for demand, lane in self._lanes.items():
             if wake.kinds is None or not demand.kinds.isdisjoint(wake.kinds):
                 lane.woken(counted=wake.counted)
+
+
+def _most_urgent_first(tasks: Sequence[NewTask]) -> Sequence[int]:
+    """The places of tasks in the order in which waiting workers are for them."""
+    places = range(len(tasks))
+    urgencies = [(task.queue_priority, task.priority) for task in tasks]
+    if len(set(urgencies)) < 2:
+        return places
+    return sorted(places, key=lambda place: urgencies[place], reverse=True)
 
 
 @dataclass(slots=True)
