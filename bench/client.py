@@ -41,13 +41,17 @@ class Client:
         self._context = payload.context()
 
     async def handle(self, command: Answer) -> Answer:
-        """`batch` and `single` submit up to `tasks` tasks for at most `seconds`; `latency` takes one after the other."""
+        """Does what `do` says with up to `tasks` tasks for at most `seconds`.
+
+        `batch` and `single` submit them; `latency` takes one after the other, each by one call that gives its result, and
+        `latency_watched` by a call that creates it and one that watches it.
+        """
         tasks, seconds = int(command["tasks"]), float(command["seconds"])
         if command["do"] == "batch":
             return await self._submit(self._batch, BATCHES_IN_FLIGHT, BATCH, tasks, seconds)
         if command["do"] == "single":
             return await self._submit(self._single, SINGLES_IN_FLIGHT, 1, tasks, seconds)
-        return await self._latency(tasks, seconds)
+        return await self._latency(self._watched if command["do"] == "latency_watched" else self._run, tasks, seconds)
 
     async def _submit(
         self, submit: Callable[[], Awaitable[list[str]]], in_flight: int, size: int, tasks: int, seconds: float
@@ -78,23 +82,31 @@ class Client:
     async def _single(self) -> list[str]:
         return [await self._tasks.create("bench", kind=payload.KIND, context=self._context)]
 
-    async def _latency(self, tasks: int, seconds: float) -> Answer:
+    async def _latency(self, take: Callable[[], Awaitable[str]], tasks: int, seconds: float) -> Answer:
         """The time of each task from the call that submits it until its result is here."""
         expected = payload.echo(self._context["payload"])
         begun = time.monotonic()
         taken: list[float] = []
         while len(taken) < tasks and time.monotonic() - begun < seconds:
             before = time.perf_counter()
-            task = await self._stub.CreateTask(self._request(), metadata=self._metadata)
-            result = ""
-            async for event in self._stub.WatchTask(pb.WatchTaskRequest(task_id=task.task_id), metadata=self._metadata):
-                if event.type == _COMPLETED:
-                    result = event.completed.result.string_value
-                    break
+            result = await take()
             taken.append(time.perf_counter() - before)
             if result != expected:
-                raise RuntimeError(f"task {task.task_id} ended without its result")
+                raise RuntimeError("a task ended without its result")
         return {"seconds": taken}
+
+    async def _run(self) -> str:
+        task = await self._stub.RunTask(pb.RunTaskRequest(task=self._request().task), metadata=self._metadata)
+        return task.result.string_value
+
+    async def _watched(self) -> str:
+        task = await self._stub.CreateTask(self._request(), metadata=self._metadata)
+        result = ""
+        async for event in self._stub.WatchTask(pb.WatchTaskRequest(task_id=task.task_id), metadata=self._metadata):
+            if event.type == _COMPLETED:
+                result = event.completed.result.string_value
+                break
+        return result
 
     def _request(self) -> pb.CreateTaskRequest:
         # Made anew for each task: a client's own work is part of what is measured.

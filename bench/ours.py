@@ -65,12 +65,17 @@ class Ours:
             raise BenchFailed(f"{len(ids):,} tasks gave {seen['records']:,} records of {seen['tasks']:,} tasks on Kafka")
         return _told("batches of 100, to the last event on Kafka", len(ids), float(seen["at"]), submitted, spent)
 
-    def latencies(self, tasks: int, seconds: float) -> list[float]:
-        """Seconds from submit to result of one task after the other, while nothing else runs."""
+    def latencies(self, tasks: int, seconds: float, *, watched: bool = False) -> list[float]:
+        """Seconds from submit to result of one task after the other, while nothing else runs.
+
+        By one call that gives the result, or with `watched` by one that creates the task and one that watches it.
+        """
         self.tables.wait_quiet(_QUIET_SECONDS)
-        taken: list[float] = self.client.ask(seconds + 60, do="latency", tasks=tasks, seconds=seconds)["seconds"]
+        do = "latency_watched" if watched else "latency"
+        taken: list[float] = self.client.ask(seconds + 60, do=do, tasks=tasks, seconds=seconds)["seconds"]
         p50, p95 = (percentile(taken, share) * 1000 for share in (0.50, 0.95))
-        tell(f"  submit to result, idle: p50 {p50:.2f} ms, p95 {p95:.2f} ms ({len(taken)} tasks)")
+        how = "create, then watch" if watched else "one call"
+        tell(f"  submit to result, idle, {how}: p50 {p50:.2f} ms, p95 {p95:.2f} ms ({len(taken)} tasks)")
         return taken
 
     def preload(self, rows: int) -> None:

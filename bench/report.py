@@ -48,6 +48,7 @@ class Figures:
     kafka: Rates = field(default_factory=Rates)
     single: Rates = field(default_factory=Rates)
     latencies: list[float] = field(default_factory=list)
+    watched_latencies: list[float] = field(default_factory=list)
     million: Rates = field(default_factory=Rates)
     million_before: Rates = field(default_factory=Rates)
     """in the same mesh, just before the finished tasks were put there."""
@@ -74,6 +75,7 @@ class Figures:
             single_vs_celery=_ratio(self.single.rate, self.celery),
             latency_p50_ms=_milliseconds(self.latencies, 0.50),
             latency_p95_ms=_milliseconds(self.latencies, 0.95),
+            latency_watched_p50_ms=_milliseconds(self.watched_latencies, 0.50),
             batch_per_s=_whole(self.batch.rate),
             kafka_per_s=_whole(self.kafka.rate),
             single_per_s=_whole(self.single.rate),
@@ -102,6 +104,7 @@ class Summary:
     single_vs_celery: float | None
     latency_p50_ms: float | None
     latency_p95_ms: float | None
+    latency_watched_p50_ms: float | None
     batch_per_s: int | None
     kafka_per_s: int | None
     single_per_s: int | None

@@ -64,6 +64,7 @@ def _measure(running: Ours, options: Options, figures: Figures) -> None:
         figures.single.add(running.single(options.sized(options.tasks // 4), options.seconds))
     if "latency" in options.measures:
         figures.latencies += running.latencies(_LATENCY_TASKS, options.seconds)
+        figures.watched_latencies += running.latencies(_LATENCY_TASKS, options.seconds, watched=True)
 
 
 def _measure_million(running: Ours, options: Options, figures: Figures) -> None:

@@ -20,13 +20,14 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
 def test_the_ratios_compare_with_celery() -> None:
     figures = Figures(0.5, batch=Rates([18_000.0, 16_000.0]), kafka=Rates([6_400.0]), single=Rates([2_400.0]), celery=800.0)
     figures.latencies = [0.002] * 190 + [0.009] * 10
+    figures.watched_latencies = [0.003] * 10
 
     line = json.loads(figures.line())
 
     assert line["batch_vs_celery"] == 21.25
     assert line["batch_to_kafka_vs_celery"] == 8.0
     assert line["single_vs_celery"] == 3.0
-    assert (line["latency_p50_ms"], line["latency_p95_ms"]) == (2.0, 2.0)
+    assert (line["latency_p50_ms"], line["latency_p95_ms"], line["latency_watched_p50_ms"]) == (2.0, 2.0, 3.0)
     assert line["batch_runs_per_s"] == [18_000, 16_000]
     assert line["void"] is False
 
