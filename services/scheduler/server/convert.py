@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from google.api import field_behavior_pb2
@@ -14,7 +15,7 @@ from guildmesh.scheduler.v1 import task_pb2 as pb
 from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 
 from services.common.ids import new_id
-from services.common.varint import varint
+from services.common.wire import duration, number, text, timestamp, varint
 from services.scheduler.domain import task as domain
 from services.scheduler.domain.task_filter import Condition, TaskFilter, parse_filter, parse_order
 from services.scheduler.domain.worker import Hello, SchedulerMessage, WorkerMessage
@@ -217,7 +218,7 @@ def _lease(lease: domain.Lease) -> bytes:
     changing = _changing_part(run.state, run.attempt, run.progress, run.next_event_number - 1, lease.create_time, run.start_time)
     input_ = b"" if context is None else b"".join((b"\x32", varint(len(context)), context))
     size = len(lease.spec) + len(changing) + len(input_)
-    rest = _rest_of_lease(lease.remaining, run.traceparent)
+    rest = b"\x12" + duration(lease.remaining) + text(b"\x22", run.traceparent)
     if lease.steps:
         entries = (
             worker_pb.TaskStep(
@@ -235,23 +236,18 @@ def _changing_part(
     state: domain.State, attempt: int, progress: float, last_event_number: int, create_time: datetime, start_time: datetime | None
 ) -> bytes:
     """What of a running task's message is not in its spec."""
-    task = pb.Task(
-        state=pb.TaskState.ValueType(state),
-        status=state.status,
-        attempt=attempt,
-        progress=progress,
-        last_event_number=last_event_number,
-        create_time=_timestamp(create_time),
-        start_time=None if start_time is None else _timestamp(start_time),
+    return b"".join(
+        (
+            number(b"\x60", state),
+            text(b"\x6a", state.status),
+            number(b"\x70", attempt),
+            b"\x79" + struct.pack("<d", progress) if progress else b"",
+            number(b"\x90\x01", last_event_number),
+            b"\xa2\x01",
+            timestamp(create_time),
+            b"" if start_time is None else b"\xaa\x01" + timestamp(start_time),
+        )
     )
-    return task.SerializeToString()
-
-
-@lru_cache(maxsize=1024)
-def _rest_of_lease(remaining: timedelta, traceparent: str) -> bytes:
-    lease = worker_pb.TaskLease(traceparent=traceparent)
-    lease.remaining.FromTimedelta(remaining)
-    return lease.SerializeToString()
 
 
 def _value_bytes(value: Value) -> bytes:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,21 +18,17 @@ from services.scheduler.domain.shards import shard_of, shards_of
 from services.scheduler.domain.task import State
 from services.scheduler.domain.wake import Wake, bucket_of, decode, encode, everything
 from services.scheduler.server.convert import new_task
+from tests.support import runs
+from tests.support.runs import NOW
 
-NOW = datetime(2026, 11, 22, tzinfo=UTC)
 LEASE = timedelta(seconds=15)
 
 
 def a_run(**changes: object) -> Run:
-    values: dict[str, object] = {
-        "tenant_id": "acme", "task_id": new_id(), "shard": 0, "state": State.PENDING, "queue": "default", "kind": "k",
-        "priority": 5, "attempt": 0, "max_attempts": 3, "timeout_ms": 60_000, "next_event_number": 2, "has_children": False,
-        "parent_task_id": None, "traceparent": "", "available_at": NOW,
-    }  # fmt: skip
-    return Run(**(values | changes))  # type: ignore[arg-type]
+    return runs.a_run(**({"max_attempts": 3, "timeout_ms": 60_000, "next_event_number": 2, "available_at": NOW} | changes))
 
 
-@given(st.lists(st.uuids(), min_size=1, max_size=20))
+@given(st.lists(st.uuids(), min_size=1, max_size=60))
 def test_the_shard_is_the_partition_of_kafkas_own_partitioner(ids: list[uuid.UUID]) -> None:
     task_ids = [str(each) for each in ids]
     assert shards_of(task_ids) == [(kafka_murmur2(task_id.encode()) & 0x7FFFFFFF) % 16 for task_id in task_ids]
