@@ -7,7 +7,7 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -16,11 +16,13 @@ from buf.validate import validate_pb2
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from guildmesh.common.v1 import policy_pb2
 
 from services.common.errors import InvalidRequest
 from services.common.json_values import size_of
 from services.common.plain_text import strip_html
+from services.common.rules import quick_test
 
 MAX_STRING = 50_000
 # JSON is at most this many times longer than the protobuf encoding of the same value (control characters become \u00XX), so a
@@ -29,7 +31,8 @@ _JSON_GROWTH = 7
 
 _validator = protovalidate.Validator()
 Violation = tuple[str, str]
-_Check = Callable[[Message, str], Iterator[Violation]]
+_Check = Callable[[Message, str, list[Violation]], None]
+"""Adds what is wrong with a field of a message; the text is the path of the message, with a full stop at its end."""
 
 
 def validate(message: Message) -> None:
@@ -38,13 +41,40 @@ def validate(message: Message) -> None:
     Raises:
         InvalidRequest: one or more fields break their rules; each is named.
     """
-    violations = _rule_violations(message)
-    if not violations:
-        if not _surely_clean(message):
-            checks = _checks(message.DESCRIPTOR)
-            violations = [violation for check in checks for violation in check(message, "")]
-        if not violations and _strip(message):
-            violations = _rule_violations(message)
+    contract = _contract(type(message))
+    _validate(message, contract, contract.surely_clean(message))
+
+
+def validate_each(holder: Message, name: str) -> list[InvalidRequest | None]:
+    """Checks each message of a repeated field that is validated_singly, and strips it, as `validate` does.
+
+    Returns:
+        What is wrong with each, in their order; None where nothing is.
+    """
+    messages = getattr(holder, name)
+    if not messages:
+        return []
+    contract = _contract(type(messages[0]))
+    encoded = contract.surely_clean_encoding(holder)
+    answers: list[InvalidRequest | None] = []
+    for message in messages:
+        try:
+            _validate(message, contract, encoded or contract.surely_clean(message))
+        except InvalidRequest as error:
+            answers.append(error)
+        else:
+            answers.append(None)
+    return answers
+
+
+def _validate(message: Message, contract: _Contract, clean: bool) -> None:
+    violations: list[Violation] = []
+    if contract.quick_test is None or not contract.quick_test(message):
+        violations = _rule_violations(message)
+    if not violations and not clean:
+        _check(message, contract, "", violations)
+    if not violations and contract.holds_plain_text and _strip(message, contract):
+        violations = _rule_violations(message)
     if violations:
         raise InvalidRequest(violations)
 
@@ -54,16 +84,45 @@ def json_size(value: Message) -> int:
     return size_of(json_format.MessageToDict(value))
 
 
-def _surely_clean(message: Message) -> bool:
-    """Whether the checks of this module would find nothing, told from the encoding alone, which is far cheaper.
+class _Contract:
+    """What is known of a message type, told once from its descriptor."""
 
-    A message this short has no string that is too long and no JSON that is too large; every NUL has a byte 0, and so have
-    infinity and the usual NaN.
-    """
-    if _smallest_json_limit(message.DESCRIPTOR) < MAX_STRING * _JSON_GROWTH:
-        return False
-    encoded = message.SerializeToString()
-    return len(encoded) < MAX_STRING and b"\x00" not in encoded
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.quick_test = quick_test(descriptor)
+        self.checks = tuple(check for field in descriptor.fields if (check := _field_check(field)) is not None)
+        self.plain_text, self.nested_plain_text = _plain_text_fields(descriptor)
+        self.holds_plain_text = bool(self.plain_text or self.nested_plain_text)
+        self._json_is_large = _smallest_json_limit(descriptor) >= MAX_STRING * _JSON_GROWTH
+
+    def surely_clean(self, message: Message) -> bool:
+        """Whether the checks of this module would find nothing."""
+        return not self.checks or self.surely_clean_encoding(message)
+
+    def surely_clean_encoding(self, holder: Message) -> bool:
+        """The same of every message of this type in `holder`, told from the encoding alone, which is far cheaper.
+
+        A message this short has no string that is too long and no JSON that is too large; every NUL has a byte 0, and so have
+        infinity and the usual NaN.
+        """
+        if not self._json_is_large:
+            return False
+        encoded = holder.SerializeToString()
+        return len(encoded) < MAX_STRING and b"\x00" not in encoded
+
+
+_contracts: dict[type[Message], _Contract] = {}
+
+
+def _contract(message_class: type[Message]) -> _Contract:
+    contract = _contracts.get(message_class)
+    if contract is None:
+        contract = _contracts[message_class] = _Contract(message_class().DESCRIPTOR)
+    return contract
+
+
+def _check(message: Message, contract: _Contract, prefix: str, violations: list[Violation]) -> None:
+    for check in contract.checks:
+        check(message, prefix, violations)
 
 
 @cache
@@ -102,17 +161,6 @@ def _path(field: Any) -> str:
     return text
 
 
-@cache
-def _checks(descriptor: Descriptor) -> tuple[_Check, ...]:
-    """The checks of a message type, made once from its descriptor."""
-    checks: list[_Check] = []
-    for field in descriptor.fields:
-        check = _field_check(field)
-        if check is not None:
-            checks.append(check)
-    return tuple(checks)
-
-
 def _field_check(field: FieldDescriptor) -> _Check | None:
     if field.type == FieldDescriptor.TYPE_STRING:
         return _string_check(field)
@@ -135,13 +183,13 @@ def _string_check(field: FieldDescriptor) -> _Check:
     limit = None if own_limit else MAX_STRING
     name = field.name
 
-    def check(message: Message, prefix: str) -> Iterator[Violation]:
+    def check(message: Message, prefix: str, violations: list[Violation]) -> None:
         value = getattr(message, name)
         for text in (value,) if isinstance(value, str) else value:
             if "\x00" in text:
-                yield prefix + name, "must not contain the NUL character (U+0000)"
+                violations.append((prefix + name, "must not contain the NUL character (U+0000)"))
             elif limit is not None and len(text) > limit:
-                yield prefix + name, f"must have at most {limit:,} characters"
+                violations.append((prefix + name, f"must have at most {limit:,} characters"))
 
     return check
 
@@ -150,7 +198,7 @@ def _json_check(field: FieldDescriptor) -> _Check:
     limit = field.GetOptions().Extensions[policy_pb2.json_max_bytes]
     name = field.name
 
-    def check(message: Message, prefix: str) -> Iterator[Violation]:
+    def check(message: Message, prefix: str, violations: list[Violation]) -> None:
         if not field.is_repeated and not message.HasField(name):
             return
         value = getattr(message, name)
@@ -158,11 +206,12 @@ def _json_check(field: FieldDescriptor) -> _Check:
             encoded = item.SerializeToString()
             # Every NUL has this byte, and so have infinity and the usual NaN.
             if b"\x00" in encoded and (problem := _unwritable(item)):
-                yield prefix + name, problem
+                violations.append((prefix + name, problem))
             elif limit and len(encoded) * _JSON_GROWTH > limit:
                 size = json_size(item)
                 if size > limit:
-                    yield prefix + name, f"must be at most {limit:,} bytes as compact JSON in UTF-8, and is {size:,}"
+                    text = f"must be at most {limit:,} bytes as compact JSON in UTF-8, and is {size:,}"
+                    violations.append((prefix + name, text))
 
     return check
 
@@ -173,10 +222,10 @@ def _map_check(field: FieldDescriptor) -> _Check | None:
         return None
     name = field.name
 
-    def check(message: Message, prefix: str) -> Iterator[Violation]:
+    def check(message: Message, prefix: str, violations: list[Violation]) -> None:
         for key, value in getattr(message, name).items():
             if "\x00" in str(key) or "\x00" in value:
-                yield f"{prefix}{name}[{key!r}]", "must not contain the NUL character (U+0000)"
+                violations.append((f"{prefix}{name}[{key!r}]", "must not contain the NUL character (U+0000)"))
 
     return check
 
@@ -187,14 +236,18 @@ def _message_check(field: FieldDescriptor) -> _Check | None:
         # The method checks each item for itself.
         return None
 
-    def check(message: Message, prefix: str) -> Iterator[Violation]:
-        if field.is_repeated:
+    repeated, message_class = field.is_repeated, GetMessageClass(_message_type(field))
+
+    def check(message: Message, prefix: str, violations: list[Violation]) -> None:
+        contract = _contract(message_class)
+        if repeated:
+            surely_clean = contract.surely_clean
             for index, item in enumerate(getattr(message, name)):
-                for inner in _checks(_message_type(field)):
-                    yield from inner(item, f"{prefix}{name}[{index}].")
+                # A message of many is often too long as a whole, and its items are short.
+                if not surely_clean(item):
+                    _check(item, contract, f"{prefix}{name}[{index}].", violations)
         elif message.HasField(name):
-            for inner in _checks(_message_type(field)):
-                yield from inner(getattr(message, name), f"{prefix}{name}.")
+            _check(getattr(message, name), contract, f"{prefix}{name}.", violations)
 
     return check
 
@@ -214,11 +267,10 @@ def _plain_text_fields(descriptor: Descriptor) -> tuple[tuple[str, ...], tuple[s
     return own, nested
 
 
-def _strip(message: Message) -> bool:
+def _strip(message: Message, contract: _Contract) -> bool:
     """Strips HTML from the plain-text fields; tells whether anything changed."""
-    own, nested = _plain_text_fields(message.DESCRIPTOR)
     changed = False
-    for name in own:
+    for name in contract.plain_text:
         before = getattr(message, name)
         after = strip_html(before)
         if after is None:
@@ -226,9 +278,10 @@ def _strip(message: Message) -> bool:
         if after != before:
             setattr(message, name, after)
             changed = True
-    for name in nested:
+    for name in contract.nested_plain_text:
         if message.HasField(name):
-            changed = _strip(getattr(message, name)) or changed
+            inner = getattr(message, name)
+            changed = _strip(inner, _contract(type(inner))) or changed
     return changed
 
 

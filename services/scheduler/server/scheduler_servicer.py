@@ -18,7 +18,7 @@ from guildmesh.scheduler.v1 import task_pb2
 from services.common.context import current_call
 from services.common.errors import DomainError, Internal
 from services.common.grpcx.status import to_status
-from services.common.validation import validate
+from services.common.validation import validate_each
 from services.scheduler.domain.task import State, Task
 from services.scheduler.server.convert import new_task, submitted_task, task_filter, task_message
 from services.scheduler.server.sse import as_sse
@@ -84,10 +84,8 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         answers: dict[int, Task | Exception] = {}
         tasks = []
         places = []
-        for place, item in enumerate(request.requests):
-            try:
-                validate(item)
-            except DomainError as error:
+        for place, (item, error) in enumerate(zip(request.requests, validate_each(request, "requests"), strict=True)):
+            if error is not None:
                 answers[place] = error
             else:
                 tasks.append(new_task(item, tenant_id, subject, traceparent))

@@ -5,10 +5,11 @@ import pytest
 from guildmesh.memory.v1 import memory_service_pb2 as memory_pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import task_pb2
+from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 
 from services.common.errors import InvalidRequest
 from services.common.plain_text import strip_html
-from services.common.validation import json_size, validate
+from services.common.validation import json_size, validate, validate_each
 
 LIMIT = 1_048_576
 
@@ -112,3 +113,46 @@ def test_a_number_that_json_cannot_write_is_refused(number: float) -> None:
     request = pb.CreateTaskRequest(task=task_pb2.Task(description="x"))
     request.task.context.fields["x"].number_value = number
     assert "finite numbers only" in str(violations(request))
+
+
+@pytest.mark.parametrize("padding", [0, 50_000])
+def test_each_item_of_a_batch_has_the_answer_that_it_would_have_alone(padding: int) -> None:
+    # Padding makes the batch too long to be told clean as a whole.
+    tasks = [
+        task_pb2.Task(description="good", labels={"pad": "y" * 200}),
+        task_pb2.Task(description="nul\x00"),
+        task_pb2.Task(kind="Bad", description=""),
+        task_pb2.Task(description="<i>plain</i>"),
+        task_pb2.Task(description="<i></i>"),
+        *[task_pb2.Task(description="z" * 10_000) for _ in range(padding // 10_000)],
+    ]
+    tasks[0].context.update({"number": 1.0, "null": None})
+    alone = [pb.CreateTaskRequest(task=task) for task in tasks]
+    batch = pb.BatchCreateTasksRequest(requests=alone)
+    answers = validate_each(batch, "requests")
+    for item, copy, answer in zip(batch.requests, alone, answers, strict=True):
+        if answer is None:
+            validate(copy)
+        else:
+            assert dict(answer.violations) == violations(copy)
+        assert item == copy
+    assert [answer is None for answer in answers[:5]] == [True, False, False, True, False]
+    assert set(dict(answers[2].violations)) == {"task.kind", "task.description"} if answers[2] else False
+    assert validate_each(pb.BatchCreateTasksRequest(), "requests") == []
+
+
+def test_one_bad_completion_among_many_is_named_by_its_place() -> None:
+    def completion(number: int) -> worker_pb.TaskCompletion:
+        return worker_pb.TaskCompletion(task_id=str(number), attempt=1, result={"string_value": "x" * 200})
+
+    request = worker_pb.WorkRequest(completions=[completion(number) for number in range(500)])
+    validate(request)
+    request.completions[3].result.number_value = 0
+    request.completions[4].result.null_value = 0
+    validate(request)
+    request.completions[123].result.string_value = "a\x00"
+    request.completions[400].task_id = "\x00"
+    assert violations(request) == {
+        "completions[123].result": "must not contain the NUL character (U+0000)",
+        "completions[400].task_id": "must not contain the NUL character (U+0000)",
+    }
