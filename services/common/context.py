@@ -56,6 +56,11 @@ def current_call() -> CallContext:
     return _current.get() or CallContext(request_id=new_id())
 
 
+def current_call_or_none() -> CallContext | None:
+    """The context of the call that is being served; None outside of any call."""
+    return _current.get()
+
+
 def enter_call(call: CallContext) -> None:
     """Makes `call` current for the rest of this asyncio task; every RPC runs in a task of its own."""
     _current.set(call)

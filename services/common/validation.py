@@ -116,7 +116,8 @@ _contracts: dict[type[Message], _Contract] = {}
 def _contract(message_class: type[Message]) -> _Contract:
     contract = _contracts.get(message_class)
     if contract is None:
-        contract = _contracts[message_class] = _Contract(message_class().DESCRIPTOR)
+        descriptor: Any = message_class.DESCRIPTOR
+        contract = _contracts[message_class] = _Contract(descriptor)
     return contract
 
 

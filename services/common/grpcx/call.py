@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -19,8 +20,12 @@ class ServerCall:
 
     policy: MethodPolicy
     context: grpc.aio.ServicerContext[Any, Any]
-    metadata: Mapping[str, str]
     started: float = field(default_factory=time.perf_counter)
+    metadata: Mapping[str, str] = field(init=False)
+    """what the caller sent, but for binary values, which have keys of their own (…-bin)."""
+
+    def __post_init__(self) -> None:
+        self.metadata = dict(self.context.invocation_metadata() or ())  # type: ignore[arg-type]
 
     @property
     def code(self) -> str:
@@ -33,9 +38,14 @@ class ServerCall:
     @property
     def peer(self) -> str:
         """The service in the certificate of the connection; empty when it has none of the mesh's."""
-        names = self.context.auth_context().get("x509_subject_alternative_name", ())
-        for name in names:
-            text = name.decode()
-            if text.endswith(IDENTITY_SUFFIX):
-                return text.removesuffix(IDENTITY_SUFFIX)
-        return ""
+        return _identity(tuple(self.context.auth_context().get("x509_subject_alternative_name", ())))
+
+
+# A mesh has some ten certificates; each call comes with the names of one.
+@lru_cache(maxsize=128)
+def _identity(names: tuple[bytes, ...]) -> str:
+    for name in names:
+        text = name.decode()
+        if text.endswith(IDENTITY_SUFFIX):
+            return text.removesuffix(IDENTITY_SUFFIX)
+    return ""

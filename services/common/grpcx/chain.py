@@ -7,7 +7,6 @@ of handler in the same stages, outermost first. A stage surrounds the call, and 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
 import grpc
@@ -18,17 +17,33 @@ from services.common.grpcx.policy import MethodPolicy
 
 
 class Stage(Protocol):
-    """One interceptor of the chain."""
+    """One interceptor of the chain. Plain functions rather than a context manager: six of those took 10 µs of every call."""
 
     name: str
     after: tuple[str, ...]
     """names of stages that must surround this one."""
 
-    def around(self, call: ServerCall) -> AbstractContextManager[None]:
-        """Surrounds the call without waiting for anything; what it raises ends the call."""
+    def enter(self, call: ServerCall) -> None:
+        """Comes before the call, without waiting for anything; what it raises ends the call."""
+
+    def leave(self, call: ServerCall, error: BaseException | None) -> None:
+        """Comes after the call wherever `enter` did; `error` is what was raised within, and what this raises takes its place."""
 
     def on_message(self, call: ServerCall, message: Any) -> None:
         """Looks at (or amends) a message that came in; raises DomainError to refuse it."""
+
+
+class PassingStage:
+    """A stage that does nothing."""
+
+    def enter(self, call: ServerCall) -> None:
+        """Nothing to do before the call."""
+
+    def leave(self, call: ServerCall, error: BaseException | None) -> None:
+        """Nothing to do after the call; an error goes on as it is."""
+
+    def on_message(self, call: ServerCall, message: Any) -> None:
+        """Accepts the message as it is."""
 
 
 class Refused(Exception):
@@ -70,7 +85,9 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, stages: Sequence[Stage], policies: dict[str, MethodPolicy]) -> None:
         check_order(stages)
         self._stages = tuple(stages)
-        self._readers = tuple(stage for stage in stages if not isinstance(stage, PassingStage))
+        self._inmost_first = tuple(reversed(stages))
+        passing: object = PassingStage.on_message
+        self._readers = tuple(stage for stage in stages if type(stage).on_message is not passing)
         self._policies = policies
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -104,29 +121,44 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, inner: Any, policy: MethodPolicy, streaming: bool) -> Any:
         async def serve(request: Any, context: Any) -> Any:
-            call = _call(policy, context)
+            call = ServerCall(policy, context)
+            entered = 0
             try:
-                with ExitStack() as stack:
+                try:
                     for stage in self._stages:
-                        stack.enter_context(stage.around(call))
-                    return await inner(self._requests(call, request, streaming), context)
+                        stage.enter(call)
+                        entered += 1
+                    answer = await inner(self._requests(call, request, streaming), context)
+                except BaseException as error:
+                    self._leave(call, entered, error)
+                    raise
+                self._leave(call, entered, None)
+                return answer
             except Refused as refused:
                 await context.abort(refused.code, refused.message, refused.trailers)
 
         return serve
 
     def _stream(self, inner: Any, policy: MethodPolicy, streaming: bool) -> Any:
-        async def serve(request: Any, context: Any) -> None:
-            call = _call(policy, context)
-            try:
-                with ExitStack() as stack:
-                    for stage in self._stages:
-                        stack.enter_context(stage.around(call))
-                    await _write(inner(self._requests(call, request, streaming), context), context)
-            except Refused as refused:
-                await context.abort(refused.code, refused.message, refused.trailers)
+        async def answer(request: Any, context: Any) -> None:
+            await _write(inner(request, context), context)
 
-        return serve
+        return self._unary(answer, policy, streaming)
+
+    def _leave(self, call: ServerCall, entered: int, error: BaseException | None) -> None:
+        """Ends the stages that were entered, the inmost first; raises what one of them raised last."""
+        told = error
+        for stage in self._inmost_first[len(self._stages) - entered :]:
+            try:
+                stage.leave(call, told)
+            except BaseException as another:  # takes the place of the one before, whatever it is
+                told = another
+        if told is not None and told is not error:
+            try:
+                raise told
+            finally:
+                # Its traceback holds this frame; without this, only the garbage collector would free them.
+                del told
 
     def _requests(self, call: ServerCall, request: Any, streaming: bool) -> Any:
         return self._read_stream(call, request) if streaming else self._read(call, request)
@@ -143,13 +175,6 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
             yield self._read(call, message)
 
 
-class PassingStage:
-    """A stage that lets every message pass."""
-
-    def on_message(self, call: ServerCall, message: Any) -> None:
-        """Accepts the message as it is."""
-
-
 async def _write(answers: Any, context: Any) -> None:
     """Sends what a streaming handler gives; an old-style one sends for itself."""
     if not hasattr(answers, "__aiter__"):
@@ -160,11 +185,6 @@ async def _write(answers: Any, context: Any) -> None:
             await context.write(answer)
     finally:
         await answers.aclose()
-
-
-def _call(policy: MethodPolicy, context: Any) -> ServerCall:
-    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    return ServerCall(policy, context, metadata)
 
 
 def _safe(deserialize: Callable[[bytes], Any], type_name: str) -> Callable[[bytes], Any]:

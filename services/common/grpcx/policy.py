@@ -38,6 +38,11 @@ class MethodPolicy:
     endpoint: str
     request_type: str
 
+    @property
+    def service(self) -> str:
+        """Full name of the method's service."""
+        return self.method[1:].partition("/")[0]
+
 
 class PolicyMissing(RuntimeError):
     """A method without an access rule; the server must not start."""

@@ -34,9 +34,9 @@ class Registration:
     """full name, such as "guildmesh.scheduler.v1.SchedulerService"."""
 
 
-def default_stages() -> list[Stage]:
+def default_stages(*, tracing: bool = False) -> list[Stage]:
     """The chain of every service, outermost first. Metrics and logs surround errors, so that they see the final code."""
-    return [ContextStage(), AccessLogStage(), MetricsStage(), ErrorsStage(), AuthStage(), ValidationStage()]
+    return [ContextStage(tracing=tracing), AccessLogStage(), MetricsStage(), ErrorsStage(), AuthStage(), ValidationStage()]
 
 
 def build_server(
@@ -57,7 +57,7 @@ def build_server(
     if own_health:
         served.append(Registration(health_pb2_grpc.add_HealthServicer_to_server, health_servicer, HEALTH_SERVICE))
     rules = {policy.method: policy for item in served for policy in policies(item.service)}
-    interceptors: list[grpc.aio.ServerInterceptor] = [ChainInterceptor(default_stages(), rules)]
+    interceptors: list[grpc.aio.ServerInterceptor] = [ChainInterceptor(default_stages(tracing=tracing), rules)]
     if tracing:
         from opentelemetry.instrumentation.grpc import aio_server_interceptor
 

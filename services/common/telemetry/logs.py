@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from typing import Any
 
 import structlog
 
-from services.common.context import _current
+from services.common.context import current_call_or_none
+from services.common.telemetry.lines import LineHandler
 
 
 def configure_logs(service: str, level: str = "INFO") -> None:
@@ -38,23 +39,22 @@ def configure_logs(service: str, level: str = "INFO") -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [
-        _handler(sys.stdout, formatter, lambda record: record.levelno < logging.ERROR),
-        _handler(sys.stderr, formatter, lambda record: record.levelno >= logging.ERROR),
+        _prepared(LineHandler(service), formatter, lambda record: record.levelno < logging.ERROR),
+        _prepared(logging.StreamHandler(sys.stderr), formatter, lambda record: record.levelno >= logging.ERROR),
     ]
     root.setLevel(level.upper())
     for noisy in ("aiokafka", "asyncio", "httpx", "urllib3", "alembic"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 
 
-def _handler(stream: TextIO, formatter: logging.Formatter, accepts: Any) -> logging.Handler:
-    handler = logging.StreamHandler(stream)
+def _prepared(handler: logging.Handler, formatter: logging.Formatter, accepts: Any) -> logging.Handler:
     handler.setFormatter(formatter)
     handler.addFilter(accepts)
     return handler
 
 
 def _add_call(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    call = _current.get()
+    call = current_call_or_none()
     if call is not None:
         event.setdefault("request_id", call.request_id)
         if call.trace_id:

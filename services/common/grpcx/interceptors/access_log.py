@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import structlog
 
 from services.common.context import current_call
 from services.common.grpcx.call import ServerCall
 from services.common.grpcx.chain import PassingStage
 from services.common.grpcx.policy import OPEN_SERVICES
+from services.common.telemetry.lines import LineLogger
 
-_log = structlog.get_logger("access")
+_log = LineLogger("access")
 
 
 class AccessLogStage(PassingStage):
@@ -22,27 +20,21 @@ class AccessLogStage(PassingStage):
     name = "access_log"
     after: tuple[str, ...] = ("context",)
 
-    @contextmanager
-    def around(self, call: ServerCall) -> Iterator[None]:
+    def leave(self, call: ServerCall, error: BaseException | None) -> None:
         """Logs the call."""
-        cancelled = False
-        try:
-            yield
-        except BaseException as error:
-            cancelled = not isinstance(error, Exception)
-            raise
-        finally:
-            current = current_call()
-            quiet = call.policy.method[1:].split("/")[0] in OPEN_SERVICES or call.policy.endpoint in (
-                "/health",
-                "/ready",
-            )
-            (_log.debug if quiet else _log.info)(
-                "call",
-                method=call.policy.method,
-                code="CANCELLED" if cancelled else call.code,
-                duration_ms=round((time.perf_counter() - call.started) * 1000, 3),
-                peer=current.peer,
-                tenant=current.principal.tenant_id,
-                subject=current.principal.subject,
-            )
+        cancelled = error is not None and not isinstance(error, Exception)
+        current = current_call()
+        policy = call.policy
+        quiet = policy.service in OPEN_SERVICES or policy.endpoint in ("/health", "/ready")
+        _log.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "call",
+            {
+                "method": policy.method,
+                "code": "CANCELLED" if cancelled else call.code,
+                "duration_ms": round((time.perf_counter() - call.started) * 1000, 3),
+                "peer": current.peer,
+                "tenant": current.principal.tenant_id,
+                "subject": current.principal.subject,
+            },
+        )

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 
-from services.common.context import ANONYMOUS, Principal, current_call, enter_call
+from services.common.context import ANONYMOUS, CallContext, Principal, current_call, enter_call
 from services.common.errors import CallerNotAllowed, RoleRequired, TokenRequired
 from services.common.grpcx.call import ServerCall
 from services.common.grpcx.chain import PassingStage
@@ -23,8 +20,7 @@ class AuthStage(PassingStage):
     name = "auth"
     after: tuple[str, ...] = ("errors",)
 
-    @contextmanager
-    def around(self, call: ServerCall) -> Iterator[None]:
+    def enter(self, call: ServerCall) -> None:
         """Refuses whom the policy does not let in.
 
         Raises:
@@ -42,8 +38,16 @@ class AuthStage(PassingStage):
         # A service is held by its certificate and the policy's callers; roles are for people.
         if policy.roles and principal.kind != "service" and not policy.roles & principal.roles:
             raise RoleRequired(*sorted(policy.roles))
-        enter_call(replace(current, principal=principal, token_ends=_token_ends(call, current.peer)))
-        yield
+        enter_call(
+            CallContext(
+                request_id=current.request_id,
+                principal=principal,
+                peer=current.peer,
+                traceparent=current.traceparent,
+                deadline=current.deadline,
+                token_ends=_token_ends(call, current.peer),
+            )
+        )
 
 
 def _token_ends(call: ServerCall, peer: str) -> float | None:

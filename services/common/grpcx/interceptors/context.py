@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from services.common.context import CallContext, enter_call
 from services.common.grpcx.call import ServerCall
@@ -23,11 +21,14 @@ class ContextStage(PassingStage):
     name = "context"
     after: tuple[str, ...] = ()
 
-    @contextmanager
-    def around(self, call: ServerCall) -> Iterator[None]:
+    def __init__(self, *, tracing: bool = False) -> None:
+        """`tracing` says whether calls have spans, whose trace context then counts."""
+        self._tracing = tracing
+
+    def enter(self, call: ServerCall) -> None:
         """Takes what the caller sent where it is well formed, and makes it anew where it is not."""
         request_id = call.metadata.get(REQUEST_ID_KEY, "")
-        traceparent = current_traceparent() or call.metadata.get(TRACEPARENT_KEY, "")
+        traceparent = (self._tracing and current_traceparent()) or call.metadata.get(TRACEPARENT_KEY, "")
         remaining = call.context.time_remaining()
         enter_call(
             CallContext(
@@ -37,4 +38,3 @@ class ContextStage(PassingStage):
                 deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
             )
         )
-        yield

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NoReturn
 
 import grpc
@@ -25,29 +23,26 @@ class ErrorsStage(PassingStage):
     name = "errors"
     after: tuple[str, ...] = ("access_log", "metrics")
 
-    @contextmanager
-    def around(self, call: ServerCall) -> Iterator[None]:
+    def leave(self, call: ServerCall, error: BaseException | None) -> None:
         """Turns what was raised into a status."""
-        try:
-            yield
-        except grpc.aio.AbortError:
-            raise
-        except DomainError as error:
+        # A cancellation is no Exception; who aborted the call has said what it wants to say.
+        if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
+            return
+        if isinstance(error, DomainError):
             _refuse(call, error)
-        except TimeoutError:
+        if isinstance(error, TimeoutError):
             _refuse(call, DeadlineExceeded("The deadline passed before the answer was ready; retry with a longer one."))
-        except grpc.aio.AioRpcError as error:
+        if isinstance(error, grpc.aio.AioRpcError):
             _refuse_as(call, error)
-        except Exception as error:
-            if call.context.code():
-                # A handler that set a code itself, as third-party servicers do, has said what it wants to say.
-                raise
-            _log.error("handler failed", method=call.policy.method, exc_info=error)
-            request_id = current_call().request_id
-            _refuse(
-                call,
-                Internal(f"An internal error happened; report it with the request id {request_id}.", request_id=request_id),
-            )
+        if call.context.code():
+            # A handler that set a code itself, as third-party servicers do, has said what it wants to say.
+            return
+        _log.error("handler failed", method=call.policy.method, exc_info=error)
+        request_id = current_call().request_id
+        _refuse(
+            call,
+            Internal(f"An internal error happened; report it with the request id {request_id}.", request_id=request_id),
+        )
 
 
 def _refuse(call: ServerCall, error: DomainError) -> NoReturn:

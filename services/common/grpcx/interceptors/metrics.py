@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import cache
+
+from prometheus_client import Counter, Histogram
 
 from services.common.grpcx.call import ServerCall
 from services.common.grpcx.chain import PassingStage
@@ -18,19 +19,20 @@ class MetricsStage(PassingStage):
     name = "metrics"
     after: tuple[str, ...] = ("context",)
 
-    @contextmanager
-    def around(self, call: ServerCall) -> Iterator[None]:
+    def leave(self, call: ServerCall, error: BaseException | None) -> None:
         """Counts and times the call."""
-        code = "CANCELLED"
-        try:
-            yield
-            code = call.code
-        except Exception:
-            code = call.code
-            raise
-        finally:
-            policy = call.policy
-            metrics.requests_total.labels(policy.http_method, policy.endpoint, str(HTTP_STATUS.get(code, 500))).inc()
-            metrics.request_duration_seconds.labels(policy.http_method, policy.endpoint).observe(
-                time.perf_counter() - call.started
-            )
+        code = call.code if error is None or isinstance(error, Exception) else "CANCELLED"
+        policy = call.policy
+        _counter(policy.http_method, policy.endpoint, code).inc()
+        _histogram(policy.http_method, policy.endpoint).observe(time.perf_counter() - call.started)
+
+
+# labels() looks its child up under a lock, among texts; methods and codes are few.
+@cache
+def _counter(http_method: str, endpoint: str, code: str) -> Counter:
+    return metrics.requests_total.labels(http_method, endpoint, str(HTTP_STATUS.get(code, 500)))
+
+
+@cache
+def _histogram(http_method: str, endpoint: str) -> Histogram:
+    return metrics.request_duration_seconds.labels(http_method, endpoint)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from services.common.grpcx.call import ServerCall
+from services.common.grpcx.chain import PassingStage
 from services.common.validation import validate
 
 
-class ValidationStage:
+class ValidationStage(PassingStage):
     """Refuses a message that breaks a rule of its contract; strips HTML from plain text."""
 
     name = "validation"
     after: tuple[str, ...] = ("errors", "auth")
-
-    @contextmanager
-    def around(self, call: ServerCall) -> Iterator[None]:
-        """Has nothing to do around the call."""
-        yield
 
     def on_message(self, call: ServerCall, message: Any) -> None:
         """Validates the message.
