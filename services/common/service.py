@@ -7,6 +7,7 @@ Start: background tasks, then the admin port, then gRPC, then health SERVING. St
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -121,6 +122,18 @@ def run(name: str, settings_class: type[S], open_service: Callable[[S], Abstract
         sys.exit(uvloop.run(_serve(settings, open_service)))
 
 
+def _spare_the_collector() -> None:
+    """Lets Python's garbage collector look at less, and more seldom.
+
+    A busy service spent a twentieth of its processor time there, on its own modules and classes above all, which stay as long as
+    it does: they are set aside. What a call makes is freed by its last reference; only cycles, such as the 50 objects that grpc.aio
+    leaves of a failed call, wait for the collector, and 50,000 objects of those are some MB.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextManager[Service]]) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -130,6 +143,7 @@ async def _serve(settings: S, open_service: Callable[[S], AbstractAsyncContextMa
         async with open_service(settings) as service:
             running = RunningService(service, settings)
             try:
+                _spare_the_collector()
                 await running.start()
                 waiter: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
                 await asyncio.wait({waiter, running.failed}, return_when=asyncio.FIRST_COMPLETED)
