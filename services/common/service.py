@@ -126,8 +126,8 @@ def _spare_the_collector() -> None:
     """Lets Python's garbage collector look at less, and more seldom.
 
     A busy service spent a twentieth of its processor time there, on its own modules and classes above all, which stay as long as
-    it does: they are set aside. What a call makes is freed by its last reference; only cycles, such as the 50 objects that grpc.aio
-    leaves of a failed call, wait for the collector, and 50,000 objects of those are some MB.
+    it does: they are set aside. What a call makes is freed by its last reference; only cycles wait for the collector, such as the
+    50 objects that grpc.aio leaves of a failed call, and 50,000 of those are some MB.
     """
     gc.collect()
     gc.freeze()
