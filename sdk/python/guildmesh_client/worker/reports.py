@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -17,42 +18,47 @@ class Reports:
     """Reports in the order they were made, each until it is answered."""
 
     def __init__(self) -> None:
-        self._open: dict[Key, tuple[Report, asyncio.Future[pb.TaskRefusal | None] | None]] = {}
+        self._open: dict[Key, Report] = {}
+        self._awaited: dict[Key, asyncio.Future[pb.TaskRefusal | None]] = {}
         self._empty = asyncio.Event()
         self._empty.set()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, report: Report) -> None:
-        """Remembers a report until it is answered."""
-        self._open[key_of(report)] = (report, None)
+    def add(self, report: Report, key: Key | None = None) -> None:
+        """Remembers a report until it is answered; its key need not be read from it by who knows it."""
+        self._open[key or key_of(report)] = report
         self._empty.clear()
 
     def add_awaited(self, report: Report) -> asyncio.Future[pb.TaskRefusal | None]:
         """Remembers a report; the future gives its refusal, or None once it is durable."""
         future: asyncio.Future[pb.TaskRefusal | None] = asyncio.get_running_loop().create_future()
-        self._open[key_of(report)] = (report, future)
-        self._empty.clear()
+        key = key_of(report)
+        self._awaited[key] = future
+        self.add(report, key)
         return future
 
     def answer(self, key: Key, refusal: pb.TaskRefusal | None) -> None:
         """Forgets a report; an answer for what is not open (a repeat of ours was answered twice) changes nothing."""
-        found = self._open.pop(key, None)
-        if found is None:
+        if self._open.pop(key, None) is None:
             return
-        if found[1] is not None and not found[1].done():
-            found[1].set_result(refusal)
+        if self._awaited and (future := self._awaited.pop(key, None)) is not None and not future.done():
+            future.set_result(refusal)
         if not self._open:
             self._empty.set()
 
     def replace(self, report: Report) -> None:
         """Puts another report in the place of the one with the same key."""
-        self._open[key_of(report)] = (report, self._open[key_of(report)][1])
+        self._open[key_of(report)] = report
 
     def all(self) -> list[Report]:
         """The open reports, oldest first."""
-        return [report for report, _ in self._open.values()]
+        return list(self._open.values())
+
+    def first(self) -> list[Report]:
+        """The oldest open report, or none."""
+        return list(itertools.islice(self._open.values(), 1))
 
     async def answered(self) -> None:
         """Waits until none is open."""

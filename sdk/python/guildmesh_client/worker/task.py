@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from google.protobuf.struct_pb2 import Value
 from guildmesh.scheduler.v1 import task_pb2
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 
@@ -20,28 +22,28 @@ class Task:
 
     Attributes:
         message: the task as the scheduler tells it, with tenant_id, labels, created_by and the rest.
-        traceparent: W3C trace context of the task's creation, or empty.
+        task_id: id of the task.
+        attempt: which start of the task this is: the fencing token of everything it does.
         stop_reason: why the attempt is being stopped, once it is: CANCELLED, TIMEOUT, STALE_ATTEMPT, LEASE_ENDED, WORKER_STOPPED.
     """
 
-    def __init__(self, lease: pb.TaskLease, worker: Worker) -> None:
-        self.message: task_pb2.Task = lease.task
-        self.traceparent = lease.traceparent
+    def __init__(self, lease: pb.TaskLease, worker: Worker, moment: float) -> None:
+        """Describes a lease that came at `moment`, by the monotonic clock."""
+        message: task_pb2.Task = lease.task
+        self.message = message
+        # Read once: a field of a message is decoded anew each time.
+        self.task_id = message.task_id
+        self.attempt = message.attempt
         self.stop_reason = ""
         self.told_progress: float | None = None
         self._worker = worker
-        self._steps = {step.step_id: step.result for step in lease.steps}
-        self._ends = asyncio.get_running_loop().time() + lease.remaining.seconds + lease.remaining.nanos / 1e9
+        self._lease = lease
+        self._moment = moment
 
     @property
-    def task_id(self) -> str:
-        """Id of the task."""
-        return self.message.task_id
-
-    @property
-    def attempt(self) -> int:
-        """Which start of the task this is: the fencing token of everything it does."""
-        return self.message.attempt
+    def traceparent(self) -> str:
+        """W3C trace context of the task's creation, or empty."""
+        return self._lease.traceparent
 
     @property
     def description(self) -> str:
@@ -56,7 +58,8 @@ class Task:
     @property
     def remaining(self) -> float:
         """Seconds that the run may still take before its timeout, by this machine's monotonic clock."""
-        return max(0.0, self._ends - asyncio.get_running_loop().time())
+        left = self._lease.remaining
+        return max(0.0, self._moment + left.seconds + left.nanos / 1e9 - asyncio.get_running_loop().time())
 
     @property
     def journal(self) -> dict[str, JsonValue]:
@@ -66,6 +69,10 @@ class Task:
     def progress(self, share: float) -> None:
         """Tells how much is done, 0 to 1, with the next heartbeat."""
         self.told_progress = min(1.0, max(0.0, share))
+
+    @cached_property
+    def _steps(self) -> dict[str, Value]:
+        return {step.step_id: step.result for step in self._lease.steps}
 
     async def step(self, step_id: str, work: Callable[[], Awaitable[JsonValue]]) -> JsonValue:
         """Does `work` once for all attempts: its result is in the journal before this returns, and no later attempt repeats it.

@@ -10,7 +10,7 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
 import grpc
@@ -21,7 +21,7 @@ from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
 
 from guildmesh_client.worker.channel import Connection, OpenChannel, opener
 from guildmesh_client.worker.errors import StepRefused, TaskFailed, WorkerRefused
-from guildmesh_client.worker.json_values import JsonValue, to_value
+from guildmesh_client.worker.json_values import JsonValue, put_value, to_value
 from guildmesh_client.worker.reports import Report, Reports, key_of
 from guildmesh_client.worker.run import Run
 from guildmesh_client.worker.stream import Stream
@@ -106,7 +106,7 @@ class Worker:
         self._drain_seconds = drain_seconds
         self._functions: dict[str, TaskFunction] = {}
         self._reports = Reports()
-        self._runs: dict[tuple[str, int], Run] = {}
+        self._runs: set[Run] = set()
         self._newest: dict[str, Run] = {}
         """the run of each task's newest attempt."""
         self._stream: Stream | None = None
@@ -121,6 +121,8 @@ class Worker:
         """for how many heartbeat intervals silence is borne; more after each stream that was opened in vain."""
         self._ever_welcomed = False
         self._suspicious = False
+        self._offering = False
+        """whether what is free will be offered in this round of the event loop."""
 
     def task(self, kind: str) -> Callable[[F], F]:
         """Registers an async function for tasks of `kind`; what it returns (a JSON value) is the task's result."""
@@ -300,7 +302,7 @@ class Worker:
         before, self._stream = self._stream, stream
         stream.beat(self._heartbeats())
         self._suspicious = self._suspicious and len(self._reports) > 0
-        stream.report(self._reports.all()[:1] if self._suspicious else self._reports.all())
+        stream.report(self._reports.first() if self._suspicious else self._reports.all())
         if self._stopping.is_set():
             stream.drain()
         if before is not None:
@@ -310,7 +312,12 @@ class Worker:
         self._offer()
 
     def _heartbeats(self) -> list[pb.TaskHeartbeat]:
-        return [run.heartbeat() for run in self._runs.values() if run.keeps_its_lease]
+        return [run.heartbeat() for run in self._runs if run.keeps_its_lease]
+
+    def _run_of(self, task_id: str, attempt: int) -> Run | None:
+        """The run of an attempt; None for an older one, too, which has been stopped for the newest."""
+        run = self._newest.get(task_id)
+        return run if run is not None and run.task.attempt == attempt else None
 
     def _hear(self, response: pb.WorkResponse, stream: Stream) -> None:
         if response.HasField("welcome"):
@@ -321,24 +328,23 @@ class Worker:
             self._take_over(stream)
         for renewal in response.renewals:
             sent = stream.renewed(renewal.task_id, renewal.attempt)
-            run = self._runs.get((renewal.task_id, renewal.attempt))
+            run = self._run_of(renewal.task_id, renewal.attempt)
             if run is not None and sent is not None:
                 run.leased_until(sent + self._lease)
         for cancel in response.cancels:
-            run = self._runs.get((cancel.task_id, cancel.attempt))
+            run = self._run_of(cancel.task_id, cancel.attempt)
             stream.forget(cancel.task_id, cancel.attempt)
             if run is not None:
                 run.stop(cancel.reason)
+        answer = self._reports.answer
         for ack in response.acks:
-            self._answered((ack.task_id, ack.attempt, ack.step_id), None, stream)
+            answer((ack.task_id, ack.attempt, ack.step_id), None)
         for refusal in response.refusals:
             log.warning("task %s attempt %d: %s", refusal.task_id, refusal.attempt, refusal.message)
-            self._answered((refusal.task_id, refusal.attempt, refusal.step_id), refusal, stream)
-        for lease in response.leases:
-            stream.outstanding -= 1
-            self._start(lease)
+            answer((refusal.task_id, refusal.attempt, refusal.step_id), refusal)
+        self._start(response.leases, stream)
         if response.acks or response.refusals:
-            self._offer()
+            self._answered(stream)
         if response.renewals or response.acks or response.refusals or response.cancels:
             self._patience = 1
         stream.heard(waiting=len(self._reports) > 0)
@@ -348,15 +354,21 @@ class Worker:
         if response.HasField("renew_token") and self._renewable:
             stream.replace.set()
 
-    def _answered(self, key: tuple[str, int, str], refusal: pb.TaskRefusal | None, stream: Stream) -> None:
-        self._reports.answer(key, refusal)
+    def _answered(self, stream: Stream) -> None:
         if self._suspicious and stream is self._stream:
-            rest = self._reports.all()
-            self._suspicious = len(rest) > 1
-            stream.report(rest[:1])
+            self._suspicious = len(self._reports) > 1
+            stream.report(self._reports.first())
+        self._offer()
+
+    def _offer_soon(self) -> None:
+        """Offers what is free once for all that ends in this round of the event loop."""
+        if not self._offering:
+            self._offering = True
+            asyncio.get_running_loop().call_soon(self._offer)
 
     def _offer(self) -> None:
         """Gives credits for what could run besides what runs and what is promised."""
+        self._offering = False
         stream = self._stream
         if stream is None or stream.draining or stream.mute or self._stopping.is_set():
             return
@@ -368,28 +380,36 @@ class Worker:
         if free > 0:
             stream.give_credits(free)
 
-    def _start(self, lease: pb.TaskLease) -> None:
-        task = Task(lease, self)
-        key = (task.task_id, task.attempt)
-        other = self._newest.get(task.task_id)
-        if other is not None:
-            # Only one attempt is valid, and it is the newest.
-            other.stop("STALE_ATTEMPT")
-        run = Run(task, self._run(task), asyncio.get_running_loop().time() + self._lease)
-        self._runs[key] = self._newest[task.task_id] = run
-        self._idle.clear()
+    def _start(self, leases: Iterable[pb.TaskLease], stream: Stream) -> None:
+        # The lease began before it was heard of: earlier is safe.
+        now = asyncio.get_running_loop().time()
+        for lease in leases:
+            stream.outstanding -= 1
+            task = Task(lease, self, now)
+            run = Run(task, now + self._lease, self._ended)
+            other = self._newest.get(task.task_id)
+            if other is not None:
+                # Only one attempt is valid, and it is the newest.
+                other.stop("STALE_ATTEMPT")
+            self._newest[task.task_id] = run
+            self._runs.add(run)
+            self._idle.clear()
+            run.start(self._run(run))
 
-        def ended(_: asyncio.Task[None]) -> None:
-            del self._runs[key]
-            if self._newest.get(task.task_id) is run:
-                del self._newest[task.task_id]
+    def _ended(self, run: Run) -> None:
+        """Makes room; told twice of a run that was stopped."""
+        if run not in self._runs:
+            return
+        self._runs.remove(run)
+        task = run.task
+        if self._newest.get(task.task_id) is run:
+            del self._newest[task.task_id]
+        if run.beaten:
             for stream in self._open_streams:
-                stream.forget(*key)
-            if not self._runs:
-                self._idle.set()
-            self._offer()
-
-        run.running.add_done_callback(ended)
+                stream.forget(task.task_id, task.attempt)
+        if not self._runs:
+            self._idle.set()
+        self._offer_soon()
 
     async def _watch(self) -> None:
         """Stops what would outlive its lease, and leaves a stream on which nobody answers: a look every now and then."""
@@ -398,7 +418,7 @@ class Worker:
             await asyncio.sleep(self._lease / 20)
             # With room to spare.
             limit = loop.time() + self._lease / 5
-            for run in list(self._runs.values()):
+            for run in list(self._runs):
                 run.check_lease(limit)
             stream = self._stream
             if stream is None or stream.mute:
@@ -414,31 +434,34 @@ class Worker:
         self._patience = min(_MOST_PATIENCE, self._patience * 2)
         stream.replace.set()
 
-    async def _run(self, task: Task) -> None:
+    async def _run(self, run: Run) -> None:
         """Runs a function and tells how it ended; a stopped run tells nothing, unless it is this worker that stops."""
-        report: Report
+        task = run.task
+        report: Report | None = None
         try:
             report = _completion(task, await self._functions[task.message.kind](task))
         except asyncio.CancelledError:
-            if task.stop_reason and task.stop_reason != "WORKER_STOPPED":
-                return
-            report = _failure(task.task_id, task.attempt, "WORKER_STOPPED", "The worker stopped.", retryable=True)
+            if task.stop_reason in ("", "WORKER_STOPPED"):
+                report = _failure(task.task_id, task.attempt, "WORKER_STOPPED", "The worker stopped.", retryable=True)
         except TaskFailed as error:
             report = _failure(task.task_id, task.attempt, error.reason, error.message, retryable=error.retryable)
         except StepRefused as error:
-            if error.reason == "STALE_ATTEMPT":
-                return
-            report = _failure(task.task_id, task.attempt, "INVALID_STEP", error.message, retryable=False)
+            if error.reason != "STALE_ATTEMPT":
+                report = _failure(task.task_id, task.attempt, "INVALID_STEP", error.message, retryable=False)
         except Exception as error:
             log.exception("task %s attempt %d failed", task.task_id, task.attempt)
             report = _failure(task.task_id, task.attempt, "WORKER_ERROR", f"{type(error).__name__}: {error}", retryable=True)
-        if task.stop_reason in ("", "WORKER_STOPPED"):
-            self._reports.add(report)
+        finally:
+            # Here and not in a callback, which would be one more for each task.
+            self._ended(run)
+        if report is not None and task.stop_reason in ("", "WORKER_STOPPED"):
+            self._reports.add(report, (task.task_id, task.attempt, ""))
             self._send(report)
 
     def _send(self, report: Report) -> None:
-        if self._stream is not None and not self._stream.draining and not self._suspicious:
-            self._stream.report((report,))
+        stream = self._stream
+        if stream is not None and not stream.draining and not self._suspicious:
+            stream.report((report,))
 
     async def _beat(self, stream: Stream) -> None:
         # The welcome says how often.
@@ -461,17 +484,22 @@ class Worker:
                 await self._reports.answered()
 
     async def _cancel_runs(self, reason: str) -> None:
-        runs = list(self._runs.values())
+        runs = list(self._runs)
         for run in runs:
             run.stop(reason)
         await asyncio.gather(*(run.running for run in runs), return_exceptions=True)
 
 
 def _completion(task: Task, result: JsonValue) -> Report:
+    completion = pb.TaskCompletion()
+    # Set one by one, and the result where it belongs: arguments cost half as much again, and copy it.
+    completion.task_id = task.task_id
+    completion.attempt = task.attempt
     try:
-        return pb.TaskCompletion(task_id=task.task_id, attempt=task.attempt, result=to_value(result))
+        put_value(completion.result, result)
     except ValueError as error:
         return _failure(task.task_id, task.attempt, "INVALID_RESULT", str(error), retryable=False)
+    return completion
 
 
 def _failure(task_id: str, attempt: int, reason: str, message: str, *, retryable: bool) -> pb.TaskFailure:
