@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,7 +20,8 @@ _MOST_REPORTS = 500
 class Stream:
     """Gathers what there is to tell while the message before is on its way, and notices when nobody answers."""
 
-    def __init__(self, hello: pb.WorkerHello) -> None:
+    def __init__(self, hello: pb.WorkerHello, offer: Callable[[], None] = lambda: None) -> None:
+        """Describes a stream; `offer` is called before each message, to give the credits that it can take along."""
         self.outstanding = 0
         """credits given on this stream and not yet spent."""
         self.draining = False
@@ -30,6 +31,7 @@ class Stream:
         """set when another stream is to take the place of this one: its token ends, or nobody answers on it."""
         self.mute = False
         """whether nobody answers on it, as far as is known now."""
+        self._offer = offer
         self._hello: pb.WorkerHello | None = hello
         self._limit: asyncio.Timeout | None = None
         self._credits = 0
@@ -68,6 +70,10 @@ class Stream:
         if reports:
             self._ask()
             self._told.set()
+
+    def wake(self) -> None:
+        """Has `offer` called soon."""
+        self._told.set()
 
     def drain(self) -> None:
         """Says that no more tasks are wanted."""
@@ -127,8 +133,10 @@ class Stream:
         while True:
             await self._told.wait()
             self._told.clear()
+            self._offer()
             while self._waiting():
                 yield self._next()
+                self._offer()
             if self._ended:
                 return
 

@@ -121,8 +121,8 @@ class Worker:
         """for how many heartbeat intervals silence is borne; more after each stream that was opened in vain."""
         self._ever_welcomed = False
         self._suspicious = False
-        self._offering = False
-        """whether what is free will be offered in this round of the event loop."""
+        self._made_room = False
+        """whether runs ended since credits were last reckoned: that is done once a message, not once a run."""
 
     def task(self, kind: str) -> Callable[[F], F]:
         """Registers an async function for tasks of `kind`; what it returns (a JSON value) is the task's result."""
@@ -183,7 +183,7 @@ class Worker:
         pause = _FIRST_PAUSE
         try:
             while not stopper.done():
-                stream = Stream(self._hello())
+                stream = Stream(self._hello(), self._offer_room)
                 talking = self._open(connection, stream)
                 replace = asyncio.create_task(stream.replace.wait())
                 await asyncio.wait({talking, stopper, replace}, return_when=asyncio.FIRST_COMPLETED)
@@ -360,15 +360,13 @@ class Worker:
             stream.report(self._reports.first())
         self._offer()
 
-    def _offer_soon(self) -> None:
-        """Offers what is free once for all that ends in this round of the event loop."""
-        if not self._offering:
-            self._offering = True
-            asyncio.get_running_loop().call_soon(self._offer)
+    def _offer_room(self) -> None:
+        if self._made_room:
+            self._offer()
 
     def _offer(self) -> None:
         """Gives credits for what could run besides what runs and what is promised."""
-        self._offering = False
+        self._made_room = False
         stream = self._stream
         if stream is None or stream.draining or stream.mute or self._stopping.is_set():
             return
@@ -409,7 +407,9 @@ class Worker:
                 stream.forget(task.task_id, task.attempt)
         if not self._runs:
             self._idle.set()
-        self._offer_soon()
+        self._made_room = True
+        if self._stream is not None:
+            self._stream.wake()
 
     async def _watch(self) -> None:
         """Stops what would outlive its lease, and leaves a stream on which nobody answers: a look every now and then."""

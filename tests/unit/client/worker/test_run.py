@@ -16,7 +16,7 @@ class Desk:
 
     def __init__(self, concurrency: int = 3) -> None:
         self.worker = Worker("localhost:1", concurrency=concurrency)
-        self.stream = Stream(pb.WorkerHello())
+        self.stream = Stream(pb.WorkerHello(), self.worker._offer_room)
         self.hear(pb.WorkResponse(welcome=_welcome()))
 
     def hear(self, *responses: pb.WorkResponse) -> None:
