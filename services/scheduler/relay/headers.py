@@ -10,6 +10,8 @@ from functools import lru_cache
 
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
+from services.scheduler.relay.record_batch import encode_headers
+
 Headers = list[tuple[str, bytes]]
 
 _SPEC_VERSION = ("ce_specversion", b"1.0")
@@ -17,6 +19,10 @@ _SOURCE = ("ce_source", b"/guildmesh/scheduler")
 _CONTENT_TYPE = ("content-type", b"application/protobuf")
 _DATA_SCHEMA = ("ce_dataschema", b"type.googleapis.com/guildmesh.events.v1.TaskEvent")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Where the fields of a serialized TaskEvent stand: the id (36 bytes), then the number with its tag.
+_ID_ENDS = 38
+_START, _NUMBER, _TYPE, _TENANT, _TIME = b"\x0a\x24", 0x10, 0x1A, 0x22, 0x2A
+_ONE_BYTE = 0x80
 
 
 def headers_of(event: TaskEvent, traceparent: str) -> Headers:
@@ -40,6 +46,44 @@ def headers_of(event: TaskEvent, traceparent: str) -> Headers:
         trace = traceparent.encode()
         headers += [("traceparent", trace), ("ce_traceparent", trace)]
     return headers
+
+
+def headers_on_the_wire(key: bytes, value: bytes, traceparent: bytes) -> bytes:
+    """What `encode_headers` makes of `headers_of` an event, from its bytes and the id of its task.
+
+    An event is read only up to its time, and events that differ in their task alone, as those of one commit mostly do, share
+    what comes of it.
+    """
+    end = _end_of_time(value)
+    if end:
+        before, between, after = _around_the_id(value[_ID_ENDS:end], traceparent)
+        return b"".join((before, key, between, key, after))
+    return encode_headers(headers_of(TaskEvent.FromString(value), traceparent.decode()))
+
+
+def _end_of_time(value: bytes) -> int:
+    """Where the time ends in an event that begins with id, number, type, tenant and time; 0 when it does not, or one is long."""
+    try:
+        if value[:2] != _START or value[_ID_ENDS] != _NUMBER or value[_ID_ENDS + 1] >= _ONE_BYTE:
+            return 0
+        place = _ID_ENDS + 2
+        for tag in (_TYPE, _TENANT, _TIME):
+            if value[place] != tag or value[place + 1] >= _ONE_BYTE:
+                return 0
+            place += 2 + value[place + 1]
+    except IndexError:
+        return 0
+    return place
+
+
+@lru_cache(maxsize=4096)
+def _around_the_id(fields: bytes, traceparent: bytes) -> tuple[bytes, bytes, bytes]:
+    """The headers of an event in three parts, between which the task's id stands: in ce_id, then in ce_subject."""
+    # No id of a task, so it stands nowhere before its two places.
+    stand_in = b"\x01" * 36
+    event = TaskEvent.FromString(_START + stand_in + fields)
+    before, between, after = encode_headers(headers_of(event, traceparent.decode())).split(stand_in, 2)
+    return before, between, after
 
 
 @lru_cache(maxsize=4096)

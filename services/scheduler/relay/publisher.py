@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaProducer
-from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
 from services.common.failpoints import fail_point, kafka_sockets
-from services.scheduler.relay.headers import Headers, headers_of
+from services.scheduler.relay.headers import headers_on_the_wire
+from services.scheduler.relay.record_batch import NO_HEADERS, RecordBatch
 from services.scheduler.relay.settings import RelaySettings
 from services.scheduler.storage.outbox_codec import OutboxRecord
 
@@ -20,9 +20,6 @@ MOST_REQUEST_BYTES = 16 << 20
 _BATCH_BYTES = 900_000
 _REQUEST_TIMEOUT_MS = 10_000
 _STOP_SECONDS = 5.0
-
-Record = tuple[bytes, bytes | None, Headers]
-_NO_HEADERS: Headers = []
 
 
 class Publisher:
@@ -46,13 +43,8 @@ class Publisher:
         await self._producer.begin_transaction()
         sent = []
         for shard, mine in shards.items():
-            # An event that another of the same commit followed has no state of its own.
-            newest = {record.task_id: record for record in mine if record.snapshot or record.tombstone}
-            # A tombstone is a key without a value: compaction then forgets the key.
-            states = ((record.task_id.encode(), record.snapshot or None, _NO_HEADERS) for record in newest.values())
-            events = (_event_record(record) for record in mine if not record.tombstone)
-            sent += await self._send(self._events_topic, shard, events)
-            sent += await self._send(self._state_topic, shard, states)
+            sent += await self._send(self._events_topic, shard, event_batches(mine))
+            sent += await self._send(self._state_topic, shard, state_batches(mine))
         await fail_point("relay.publish.after_send", kafka_sockets(self._producer))
         # The commit would not say that a batch was given up.
         await asyncio.gather(*sent)
@@ -60,24 +52,32 @@ class Publisher:
         await self._producer.commit_transaction()
         await fail_point("relay.publish.after_commit")
 
-    async def _send(self, topic: str, shard: int, records: Iterable[Record]) -> list[asyncio.Future[object]]:
-        """Packs records into batches by hand: one future a batch instead of one a record, and the order is ours."""
-        sent = []
-        batch = self._producer.create_batch()
-        for key, value, headers in records:
-            if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
-                sent.append(await self._producer.send_batch(batch, topic, partition=shard))
-                batch = self._producer.create_batch()
-                if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
-                    raise RuntimeError(f"a record of {len(value or b''):,} bytes does not fit into an empty batch")
-        if batch.record_count():
-            sent.append(await self._producer.send_batch(batch, topic, partition=shard))
-        return sent
+    async def _send(self, topic: str, shard: int, batches: Iterable[RecordBatch]) -> list[asyncio.Future[object]]:
+        """Batches packed by hand: one future a batch instead of one a record, and the order is ours."""
+        return [await self._producer.send_batch(batch, topic, partition=shard) for batch in batches]
 
 
-def _event_record(record: OutboxRecord) -> Record:
-    headers = headers_of(TaskEvent.FromString(record.value), record.traceparent)
-    return record.task_id.encode(), record.value, headers
+def event_batches(records: Iterable[OutboxRecord]) -> Iterator[RecordBatch]:
+    """The events of a shard, in order."""
+    return _packed((key, value, headers_on_the_wire(key, value, trace)) for _, key, trace, value, _ in records if value)
+
+
+def state_batches(records: Iterable[OutboxRecord]) -> Iterator[RecordBatch]:
+    """The newest state of each task of a shard, and a key without a value for one that is gone: compaction then forgets it."""
+    # An event that another of the same commit followed has no state of its own, and is no tombstone either.
+    newest = {record.key: record.snapshot for record in records if record.snapshot or not record.value}
+    return _packed((key, snapshot or None, NO_HEADERS) for key, snapshot in newest.items())
+
+
+def _packed(records: Iterable[tuple[bytes, bytes | None, bytes]]) -> Iterator[RecordBatch]:
+    batch = RecordBatch()
+    for key, value, headers in records:
+        if batch.record_count() and batch.size() + len(headers) + len(value or b"") > _BATCH_BYTES:
+            yield batch
+            batch = RecordBatch()
+        batch.add(key, value, headers)
+    if batch.record_count():
+        yield batch
 
 
 @asynccontextmanager
@@ -88,7 +88,6 @@ async def open_publisher(settings: RelaySettings, lane: int) -> AsyncIterator[Pu
         client_id=f"guildmesh-relay-{lane}",
         transactional_id=f"{settings.events_topic}.relay.{lane}",
         transaction_timeout_ms=int(settings.transaction_timeout_seconds * 1000),
-        max_batch_size=_BATCH_BYTES,
         max_request_size=MOST_REQUEST_BYTES,
         request_timeout_ms=_REQUEST_TIMEOUT_MS,
         retry_backoff_ms=50,

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _HEAD = struct.Struct(">BBII")
 _ID_LENGTH = 36
 
 
-@dataclass(slots=True)
-class OutboxRecord:
-    """One event to publish, and the state it led to; or a tombstone, which has neither."""
+class OutboxRecord(NamedTuple):
+    """One event to publish, and the state it led to; or a tombstone, which has neither. All of it as it goes to Kafka."""
 
     shard: int
-    task_id: str
-    traceparent: str
+    key: bytes
+    """the task's id."""
+    traceparent: bytes
     value: bytes
-    """guildmesh.events.v1.TaskEvent, serialized."""
+    """guildmesh.events.v1.TaskEvent, serialized; empty for a tombstone."""
     snapshot: bytes
-    """guildmesh.events.v1.TaskSnapshot, serialized."""
+    """guildmesh.events.v1.TaskSnapshot, serialized; empty for a tombstone, and for an event that another one of the task follows in
+    the same commit."""
+
+    @property
+    def task_id(self) -> str:
+        """The task's id."""
+        return self.key.decode()
 
     @property
     def tombstone(self) -> bool:
@@ -39,16 +44,17 @@ def pack_tombstone(shard: int, task_id: str) -> bytes:
     return pack(shard, task_id, "", b"", b"")
 
 
-def unpack(payload: bytes) -> Iterator[OutboxRecord]:
+def unpack(payload: bytes) -> list[OutboxRecord]:
     """The records of a row."""
-    place = 0
-    while place < len(payload):
-        shard, trace, value, snapshot = _HEAD.unpack_from(payload, place)
-        ends = [place := place + size for size in (_HEAD.size, _ID_LENGTH, trace, value, snapshot)]
-        yield OutboxRecord(
-            shard=shard,
-            task_id=payload[ends[0] : ends[1]].decode(),
-            traceparent=payload[ends[1] : ends[2]].decode(),
-            value=payload[ends[2] : ends[3]],
-            snapshot=payload[ends[3] : ends[4]],
-        )
+    records = []
+    place, end = 0, len(payload)
+    head, after_head, make = _HEAD.unpack_from, _HEAD.size, OutboxRecord._make
+    while place < end:
+        shard, trace_size, value_size, snapshot_size = head(payload, place)
+        trace = place + after_head + _ID_LENGTH
+        value = trace + trace_size
+        snapshot = value + value_size
+        key = payload[place + after_head : trace]
+        place = snapshot + snapshot_size
+        records.append(make((shard, key, payload[trace:value], payload[value:snapshot], payload[snapshot:place])))
+    return records
