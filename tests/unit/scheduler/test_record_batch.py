@@ -129,3 +129,13 @@ def test_much_is_split_and_nothing_makes_no_batch() -> None:
     read_back = [pb.TaskEvent.FromString(each.value).number for batch in batches for each in read(batch._build())[1]]
     assert read_back == list(range(1, 8))
     assert list(event_batches([OutboxRecord(3, task_id.encode(), b"", b"", b"")])) == []
+
+
+def test_an_event_that_another_of_its_commit_follows_has_no_state_and_is_no_tombstone() -> None:
+    def states(*records: OutboxRecord) -> list[tuple[bytes | None, bytes | None]]:
+        return [(record.key, record.value) for batch in state_batches(records) for record in read(batch._build())[1]]
+
+    first, last = (OutboxRecord(0, b"k" * 36, b"", value, state) for value, state in ((b"created", b""), (b"started", b"state")))
+    assert states(first, last) == [(b"k" * 36, b"state")]
+    assert states(first) == []
+    assert states(first, last, OutboxRecord(0, b"k" * 36, b"", b"", b"")) == [(b"k" * 36, None)]
