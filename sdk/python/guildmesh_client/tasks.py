@@ -3,11 +3,13 @@
 async with grpc.aio.secure_channel("mesh.example:443", credentials) as channel:
     tasks = TaskClient(channel, metadata=[("authorization", f"Bearer {token}")])
     task_id = await tasks.create("Write the report.", kind="report.write", context={"year": 2026})
+    answer = await tasks.run("Name three prime numbers.")
 """
 
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -17,11 +19,24 @@ from google.protobuf.message import EncodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
+from guildmesh.scheduler.v1 import task_pb2
 
 from guildmesh_client.batch import Batch
-from guildmesh_client.worker.json_values import JsonValue, put_object
+from guildmesh_client.worker.json_values import JsonValue, from_value, put_object
 
 Metadata: TypeAlias = Sequence[tuple[str, str]]
+
+# What the scheduler takes as `wait`.
+_LONGEST_WAIT = 60.0
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 3.0
+_REFUSALS = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.FAILED_PRECONDITION,
+}
+_DETAILS = "grpc-status-details-bin"
 
 
 class TaskRefused(Exception):
@@ -40,6 +55,25 @@ class TaskRefused(Exception):
         self.code = code_pb2.Code.Name(code_pb2.Code.ValueType(status.code))
         self.reason = info.reason
         self.message = status.message
+
+
+class TaskNotCompleted(Exception):
+    """A task ended without a result.
+
+    Attributes:
+        task_id: id of the task.
+        status: "failed" or "cancelled".
+        reason: machine-readable, such as "TIMEOUT"; empty for a cancelled task.
+        message: for people.
+    """
+
+    def __init__(self, task: task_pb2.Task) -> None:
+        why = f"{task.error.reason}: {task.error.message}" if task.error.reason else "it was cancelled"
+        super().__init__(f"task {task.task_id} {task.status}: {why}")
+        self.task_id = task.task_id
+        self.status = task.status
+        self.reason = task.error.reason
+        self.message = task.error.message
 
 
 class TaskClient:
@@ -85,32 +119,69 @@ class TaskClient:
         batch = self._open_batch()
         request = batch.draft()
         try:
-            # One by one and where it belongs: arguments take three times as long, and are copied.
-            task = request.task
-            task.description = description
-            if kind:
-                task.kind = kind
-            if queue:
-                task.queue = queue
-            if parent_task_id:
-                task.parent_task_id = parent_task_id
             if request_id:
                 request.request_id = request_id
-            if priority is not None:
-                task.priority = priority
-            if max_attempts is not None:
-                task.max_attempts = max_attempts
-            if labels:
-                task.labels.update(labels)
-            if timeout is not None:
-                task.timeout.FromNanoseconds(round(timeout * 1e9))
-            if context is not None:
-                put_object(task.context, context)
+            _fill(request.task, description, kind, queue, context, priority, timeout, max_attempts, labels, parent_task_id)
             size = _size_of(request)
         except BaseException:
             batch.take_back()
             raise
         return await self._join(batch, size)
+
+    async def run(
+        self,
+        description: str,
+        *,
+        kind: str = "",
+        queue: str = "",
+        context: Mapping[str, JsonValue] | None = None,
+        priority: int | None = None,
+        timeout: float | None = None,
+        max_attempts: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        parent_task_id: str = "",
+        request_id: str = "",
+        wait: float = 300.0,
+    ) -> JsonValue:
+        """Creates a task and gives its result. Lost connections and restarts are borne: the same task is asked for again.
+
+        Raises:
+            TaskRefused: the scheduler did not create it.
+            TaskNotCompleted: it failed or was cancelled.
+            TimeoutError: it has not ended after `wait` seconds; it goes on.
+            ValueError: the context is not a JSON object, or a text is not valid.
+            grpc.aio.AioRpcError: the call failed for another reason than that nobody answered.
+        """
+        request = pb.RunTaskRequest(request_id=request_id or str(uuid.uuid4()))
+        _fill(request.task, description, kind, queue, context, priority, timeout, max_attempts, labels, parent_task_id)
+        _size_of(request)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait
+        pause = _FIRST_PAUSE
+        while (left := until - loop.time()) > 0:
+            request.wait.FromNanoseconds(round(min(left, _LONGEST_WAIT) * 1e9))
+            try:
+                task = await self._run(request, min(left, _LONGEST_WAIT) + self._timeout)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                    raise
+                await asyncio.sleep(min(pause, until - loop.time()))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            if task.status == "completed":
+                return from_value(task.result)
+            if task.status in ("failed", "cancelled"):
+                raise TaskNotCompleted(task)
+        raise TimeoutError(f"the task has not ended after {wait:g} s; it goes on")
+
+    async def _run(self, request: pb.RunTaskRequest, timeout: float) -> task_pb2.Task:
+        metadata = self._metadata() if callable(self._metadata) else self._metadata
+        try:
+            return await self._stub.RunTask(request, metadata=tuple(metadata), timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _REFUSALS:
+                raise TaskRefused(_status_of(error)) from error
+            raise
 
     async def send(self, request: pb.CreateTaskRequest) -> str:
         """Creates the task of a request and gives its id; raises what `create` does."""
@@ -166,7 +237,46 @@ class TaskClient:
                 future.set_result(result.task_id)
 
 
-def _size_of(request: pb.CreateTaskRequest) -> int:
+def _fill(
+    task: task_pb2.Task,
+    description: str,
+    kind: str,
+    queue: str,
+    context: Mapping[str, JsonValue] | None,
+    priority: int | None,
+    timeout: float | None,
+    max_attempts: int | None,
+    labels: Mapping[str, str] | None,
+    parent_task_id: str,
+) -> None:
+    # One by one and where it belongs: arguments of the message take three times as long, and are copied.
+    task.description = description
+    if kind:
+        task.kind = kind
+    if queue:
+        task.queue = queue
+    if parent_task_id:
+        task.parent_task_id = parent_task_id
+    if priority is not None:
+        task.priority = priority
+    if max_attempts is not None:
+        task.max_attempts = max_attempts
+    if labels:
+        task.labels.update(labels)
+    if timeout is not None:
+        task.timeout.FromNanoseconds(round(timeout * 1e9))
+    if context is not None:
+        put_object(task.context, context)
+
+
+def _status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    for name, value in error.trailing_metadata() or ():
+        if name == _DETAILS and isinstance(value, bytes):
+            return status_pb2.Status.FromString(value)
+    return status_pb2.Status(code=error.code().value[0], message=error.details() or "")
+
+
+def _size_of(request: pb.CreateTaskRequest | pb.RunTaskRequest) -> int:
     try:
         return request.ByteSize()
     except EncodeError as error:

@@ -19,8 +19,7 @@ class OutboxRecord(NamedTuple):
     value: bytes
     """guildmesh.events.v1.TaskEvent, serialized; empty for a tombstone."""
     snapshot: bytes
-    """guildmesh.events.v1.TaskSnapshot, serialized; empty for a tombstone, and for an event that another of the task follows in the
-    same commit."""
+    """guildmesh.events.v1.TaskSnapshot, serialized; empty for a tombstone, and for an event another of its commit follows."""
 
     @property
     def task_id(self) -> str:

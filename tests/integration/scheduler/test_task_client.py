@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import grpc
 import pytest
 from google.protobuf import json_format
-from guildmesh_client.tasks import TaskClient, TaskRefused
+from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
+from guildmesh_client.tasks import TaskClient, TaskNotCompleted, TaskRefused
 
+from services.common.grpcx.channel import secure_channel
 from services.common.telemetry.metrics import requests_total
-from tests.integration.scheduler.conftest import Scheduler
-from tests.support.service import metadata
+from services.scheduler.bootstrap import open_service
+from tests.integration.scheduler.conftest import MakeSettings, Scheduler
+from tests.support.service import metadata, running
 
 
 def client(scheduler: Scheduler) -> TaskClient:
@@ -79,3 +83,45 @@ async def test_who_gives_up_changes_nothing_for_the_others(scheduler: Scheduler)
 async def test_what_is_not_json_is_told_before_it_is_sent(scheduler: Scheduler) -> None:
     with pytest.raises(ValueError, match="JSON"):
         await client(scheduler).create("x", context={"a": object()})  # type: ignore[dict-item]
+
+
+async def test_run_gives_the_result_or_says_why_there_is_none(scheduler: Scheduler) -> None:
+    tasks = client(scheduler)
+    async with scheduler.worker() as worker:
+        call = asyncio.create_task(tasks.run("count", kind=scheduler.kind, context={"n": 2}))
+        await worker.complete(await worker.lease(), {"words": 3})
+        assert await call == {"words": 3}
+        call = asyncio.create_task(tasks.run("break", kind=scheduler.kind))
+        await worker.fail(await worker.lease(), retryable=False)
+        with pytest.raises(TaskNotCompleted) as ended:
+            await call
+    assert (ended.value.status, ended.value.reason) == ("failed", "BROKEN")
+    with pytest.raises(TaskRefused) as refused:
+        await tasks.run("lost", kind=scheduler.kind, queue="reserch")
+    assert refused.value.reason == "QUEUE_NOT_FOUND"
+    with pytest.raises(TimeoutError):
+        await tasks.run("nobody", kind=scheduler.kind, wait=0.2)
+
+
+async def test_run_bears_a_scheduler_that_is_replaced(scheduler_settings: MakeSettings, scheduler_tls: Path) -> None:
+    settings = scheduler_settings()
+    async with running(open_service, settings, scheduler_tls) as first:
+        scheduler = Scheduler(first)
+        port = first.running.port
+        # The channel is this test's own: it outlives the first scheduler.
+        async with secure_channel(f"localhost:{port}", "scheduler", scheduler_tls / "gateway") as channel:
+            tasks = TaskClient(channel, metadata=metadata(scheduler.ada))
+            call = asyncio.create_task(tasks.run("stay", kind=scheduler.kind))
+            async with scheduler.worker() as lost:
+                await lost.lease()
+            await first.close()
+            await first.running.stop()
+            async with running(open_service, settings.model_copy(update={"port": port}), scheduler_tls) as second:
+                again = Scheduler(second, scheduler.ada)
+                again.kind = scheduler.kind
+                async with again.worker() as worker:
+                    await worker.complete(await worker.lease(), "still here")
+                    async with asyncio.timeout(20):
+                        assert await call == "still here"
+                listed = await again.stub.ListTasks(pb.ListTasksRequest(), metadata=metadata(scheduler.ada))
+                assert len(listed.tasks) == 1
