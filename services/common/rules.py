@@ -2,11 +2,11 @@
 
 protovalidate asks a google message for its fields one by one through Python's reflection, and looks at each field of each nested
 message, with rules or without: 7 to 9 µs for a small task. Most messages obey, and for the kinds of rule that the contracts use
-that can be told for a fifth of it. Whoever is not surely good is shown to protovalidate, which alone says what is wrong; so
+that can be told for about a third of it. Whoever is not surely good is shown to protovalidate, which alone says what is wrong; so
 everything here may answer no where it does not know, and must never answer yes where protovalidate would not.
 
 The test of a type is one expression of Python, such as `len(m.request_id) <= 64 and m.parent_attempt >= 0`, compiled once: as
-functions that call each other it would cost twice as much.
+functions that call each other it took 3.3 µs for a task, where one written by hand takes 1.7.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ class LineHandler(logging.StreamHandler[TextIO]):
 class LineLogger:
     """Writes events of plain fields about the current call.
 
-    A line through structlog and logging passes some 60 Python functions: 60 µs, and several times that where their code has left
-    the processor's caches since the call before. Where the root logger has handlers other than `configure_logs` gave it, as in a
+    A line through structlog and logging takes 45 µs, this one 10, and several times that where the code has left the processor's
+    caches since the call before. Where the root logger has handlers other than `configure_logs` gave it, as in a
     test that looks at records, the event goes through structlog.
     """
 
