@@ -18,6 +18,7 @@ _LONGEST_SECONDS = 600
 # What a sample is counted as, by the beginning of the file that it was taken in.
 _PARTS = (
     ("services/common/validation", "validation"),
+    ("services/common/rules", "validation"),
     ("protovalidate/", "validation"),
     ("asyncpg/", "driver of PostgreSQL"),
     ("services/common/db/", "driver of PostgreSQL"),
@@ -26,6 +27,7 @@ _PARTS = (
     ("services/scheduler/usecases/", "dispatch, gathering, wake-ups"),
     ("services/scheduler/domain/", "dispatch, gathering, wake-ups"),
     ("services/common/grpcx/", "interceptors, log, metrics"),
+    ("services/common/telemetry/", "interceptors, log, metrics"),
     ("structlog/", "interceptors, log, metrics"),
     ("logging/", "interceptors, log, metrics"),
     ("prometheus_client/", "interceptors, log, metrics"),
