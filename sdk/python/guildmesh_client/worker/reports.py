@@ -72,10 +72,11 @@ def key_of(report: Report) -> Key:
 
 def put(request: pb.WorkRequest, reports: Iterable[Report]) -> None:
     """Puts reports into a message."""
+    # Nearly all are completions.
     for report in reports:
-        if isinstance(report, pb.TaskStep):
-            request.steps.append(report)
-        elif isinstance(report, pb.TaskCompletion):
+        if isinstance(report, pb.TaskCompletion):
             request.completions.append(report)
+        elif isinstance(report, pb.TaskStep):
+            request.steps.append(report)
         else:
             request.failures.append(report)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from guildmesh.scheduler.v1 import worker_service_pb2 as pb
+from guildmesh_client.worker.stream import Stream
+
+
+async def test_what_is_offered_when_a_message_is_made_travels_with_it() -> None:
+    stream: Stream
+    room = [2, 0, 3]
+
+    def offer() -> None:
+        if room and (free := room.pop(0)):
+            stream.give_credits(free)
+
+    stream = Stream(pb.WorkerHello(), offer)
+    messages = stream.requests()
+    assert (await anext(messages)).credits == 2
+    stream.report([pb.TaskCompletion(task_id="a")])
+    stream.end()
+    # The one that was asked for before had nothing to give; this one comes by the report.
+    assert [(len(message.completions), message.credits) async for message in messages] == [(1, 0), (0, 3)]
+
+
+async def test_a_wake_has_an_offer_made_with_nothing_else_to_tell() -> None:
+    stream: Stream
+    room = [0, 0, 1]
+
+    def offer() -> None:
+        if free := room.pop(0):
+            stream.give_credits(free)
+
+    stream = Stream(pb.WorkerHello(), offer)
+    messages = stream.requests()
+    assert (await anext(messages)).credits == 0
+    stream.wake()
+    assert (await anext(messages)).credits == 1
