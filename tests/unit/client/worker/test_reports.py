@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from google.protobuf.struct_pb2 import Value
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh_client.worker.reports import Reports, key_of
 
@@ -17,7 +18,7 @@ async def test_the_first_is_the_oldest_that_is_open() -> None:
 
 async def test_what_takes_the_place_of_a_step_is_answered_to_who_waits_for_it() -> None:
     reports = Reports()
-    step = pb.TaskStep(task_id="t", attempt=1, step_id="s", result={"string_value": "long"})
+    step = pb.TaskStep(task_id="t", attempt=1, step_id="s", result=Value(string_value="long"))
     answered = reports.add_awaited(step)
     reports.replace(pb.TaskStep(task_id="t", attempt=1, step_id="s"))
     assert reports.all() == [pb.TaskStep(task_id="t", attempt=1, step_id="s")]
