@@ -11,7 +11,7 @@ _MOST_BYTES = 4 << 20
 
 
 class Batch:
-    """A call in the making. A request is written where it will be sent from: a copy of it would cost as much as writing it."""
+    """A call in the making. A request is written where it will be sent from, and not copied there."""
 
     def __init__(self) -> None:
         self.message = pb.BatchCreateTasksRequest()

@@ -249,7 +249,7 @@ def _fill(
     labels: Mapping[str, str] | None,
     parent_task_id: str,
 ) -> None:
-    # One by one and where it belongs: arguments of the message take three times as long, and are copied.
+    # One by one and where it belongs: messages given as arguments are copied.
     task.description = description
     if kind:
         task.kind = kind

@@ -1,6 +1,6 @@
 """JSON values as protobuf's Struct and Value.
 
-json_format does the same; it asks each message what it is, and takes four to ten times as long.
+json_format does the same; it asks each message what it is, and takes three to ten times as long.
 """
 
 from __future__ import annotations
