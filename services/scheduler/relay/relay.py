@@ -24,13 +24,16 @@ published = Counter("guildmesh_relay_events", "Events that Kafka acknowledged.")
 lanes_held = Gauge("guildmesh_relay_lanes", "Lanes that this relay publishes.")
 
 _PUBLISH_SECONDS = 10.0
-# What follows a first event follows at once (a task that starts, one that is done), so a lane that was woken waits this long.
-_LINGER_SECONDS = 0.006
+# What follows a first event follows at once (a task that starts, one that is done), so a lane that was woken waits this long: a
+# second transaction for the end of a short task costs as much processor as the task itself, while somebody waits for its result.
+_LINGER_SECONDS = 0.01
 # A transaction costs Kafka and us the same whatever is in it, so a busy lane gathers before the next: a flush of _MANY records
-# that left nothing behind is followed by a pause, the longer the more there were. At 500 tasks a second no flush is that large.
+# that left nothing behind is followed by a pause, the longer the more there were, which ends once nothing more comes. At 500
+# tasks a second no flush is that large.
 _MANY = 100
 _GATHERED_PER_SECOND = 2500
-_LONGEST_GATHER_SECONDS = 0.2
+_LONGEST_GATHER_SECONDS = 0.5
+_QUIET_SECONDS = 0.05
 _LONGEST_PAUSE = 2.0
 _TROUBLE = (KafkaError, DomainError, OSError, TimeoutError)
 
@@ -140,7 +143,16 @@ class _Lane:
         published.inc(len(batch.records))
         await self._delete(batch)
         if len(batch.records) >= _MANY and not batch.full:
-            await asyncio.sleep(min(_LONGEST_GATHER_SECONDS, len(batch.records) / _GATHERED_PER_SECOND))
+            await self._gather(min(_LONGEST_GATHER_SECONDS, len(batch.records) / _GATHERED_PER_SECOND))
+
+    async def _gather(self, seconds: float) -> None:
+        """Waits for more to come, as long as it does; what is there then is read next, so no wake-up is missed."""
+        while seconds > 0:
+            self.wanted.clear()
+            await asyncio.sleep(min(seconds, _QUIET_SECONDS))
+            if not self.wanted.is_set():
+                return
+            seconds -= _QUIET_SECONDS
 
     async def _delete(self, batch: OutboxBatch) -> None:
         """Deletes what was published, however long PostgreSQL is away: reading it again would publish it again."""
