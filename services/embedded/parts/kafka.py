@@ -128,7 +128,7 @@ class Kafka(Part):
             # One small heap: the serial collector has the fewest threads and the smallest footprint.
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
-            # Compiled after a third of the usual calls: the first 30,000 tasks cost a third less, the start the same.
+            # Compiled after a third of the usual calls: the first 30,000 tasks cost a quarter less, a start the same.
             "-XX:CompileThresholdScaling=0.3",
             "-XX:-UsePerfData",
             "-Djava.awt.headless=true",
