@@ -2,8 +2,8 @@
 
 Absolute times exist only in the database. A time that is only told (when an event happened) may be a reading of a moment ago plus
 what has passed since by the monotonic clock: it is never ahead of the database's own, since a reading takes time to get here, and
-is behind it by less than that. What is compared with the database's clock (the end of a lease, when a task may start) is reckoned
-by PostgreSQL itself, which also bears with a clock that is set back.
+is behind it by less than that, of which no more than _LONGEST_EXCHANGE is accepted. What is compared with the database's clock
+(the end of a lease, when a task may start) is reckoned by PostgreSQL itself, which also bears with a clock that is set back.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 import asyncpg
 
 _FRESH_SECONDS = 1.0
+_LONGEST_EXCHANGE = 0.02
 _READ = "SELECT clock_timestamp()"
 
 
@@ -26,9 +27,12 @@ class DatabaseClock:
 
     async def read(self, connection: asyncpg.Connection) -> datetime:
         """The database's time; asks for it when it has not for a second."""
-        passed = time.monotonic() - self._read_at
-        if self._reading is None or passed > _FRESH_SECONDS:
-            reading: datetime = await connection.fetchval(_READ)
-            self._reading, self._read_at = reading, time.monotonic()
-            return reading
-        return self._reading + timedelta(seconds=passed)
+        asked = time.monotonic()
+        passed = asked - self._read_at
+        if self._reading is not None and passed <= _FRESH_SECONDS:
+            return self._reading + timedelta(seconds=passed)
+        reading: datetime = await connection.fetchval(_READ)
+        received = time.monotonic()
+        # A reading that was late to be heard, as on a busy machine, is right now and would be behind for a second.
+        self._reading, self._read_at = (reading, received) if received - asked <= _LONGEST_EXCHANGE else (None, 0.0)
+        return reading

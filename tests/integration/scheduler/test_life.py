@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -12,6 +14,7 @@ from guildmesh.scheduler.v1 import task_pb2
 from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 
 from services.common.context import Principal
+from services.common.db.clock import DatabaseClock
 from tests.integration.scheduler.conftest import BareWorker, Scheduler, completion, unique, value
 from tests.support.service import metadata
 
@@ -31,6 +34,21 @@ async def test_a_task_goes_from_create_to_its_result(scheduler: Scheduler) -> No
     assert [event.number for event in events] == [1, 2, 3]
     assert [event.WhichOneof("change") for event in events] == ["created", "started", "completed"]
     assert events[0].created.labels == {"a": "b"}
+
+
+async def test_the_times_of_a_task_never_go_back(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def behind(_: DatabaseClock, connection: Any) -> datetime:
+        return cast(datetime, await connection.fetchval("SELECT clock_timestamp() - interval '1 second'"))
+
+    # A start is told by PostgreSQL's clock, a creation and an end by one that is a little behind.
+    monkeypatch.setattr(DatabaseClock, "read", behind)
+    task = await scheduler.create()
+    async with scheduler.worker() as worker:
+        await worker.complete(await worker.lease())
+    done = await scheduler.get(task.task_id)
+    assert done.create_time.ToDatetime() < done.start_time.ToDatetime() <= done.finish_time.ToDatetime()
+    times = [event.event_time.ToDatetime() for event in await scheduler.watch(task.task_id)]
+    assert times == sorted(times)
 
 
 async def test_a_waiting_worker_is_woken_by_a_new_task(scheduler: Scheduler) -> None:

@@ -16,12 +16,14 @@ NOW = datetime(2026, 11, 25, tzinfo=UTC)
 class Connection:
     """A database whose clock says what it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, moment: list[float], takes: float = 0.0) -> None:
+        self.moment, self.takes = moment, takes
         self.times = [NOW, NOW + timedelta(hours=1), NOW - timedelta(hours=1)]
         self.asked = 0
 
     async def fetchval(self, query: str) -> datetime:
         self.asked += 1
+        self.moment[0] += self.takes
         return self.times[self.asked - 1]
 
 
@@ -33,7 +35,7 @@ def monotonic(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def test_a_reading_is_carried_on_for_a_second_and_then_made_anew(monotonic: list[float]) -> None:
-    connection: Any = Connection()
+    connection: Any = Connection(monotonic)
     clock = DatabaseClock()
     assert await clock.read(connection) == NOW
     monotonic[0] += 0.75
@@ -45,3 +47,11 @@ async def test_a_reading_is_carried_on_for_a_second_and_then_made_anew(monotonic
     monotonic[0] += 1.5
     assert await clock.read(cast(Any, connection)) == NOW - timedelta(hours=1)
     assert connection.asked == 3
+
+
+async def test_a_reading_that_was_late_to_be_heard_is_not_carried_on(monotonic: list[float]) -> None:
+    connection: Any = Connection(monotonic, takes=0.1)
+    clock = DatabaseClock()
+    assert await clock.read(connection) == NOW
+    assert await clock.read(connection) == NOW + timedelta(hours=1)
+    assert connection.asked == 2
