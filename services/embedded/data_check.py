@@ -350,6 +350,8 @@ def _outbox(connection: psycopg2.extensions.connection) -> DataFinding:
     """What waits for Kafka is what the logs have, in their order, in the right lane."""
     finding = DataFinding("outbox")
     newest: dict[str, int] = {}
+    # Of several events of a task in one commit only the last has the state.
+    stateless: dict[str, int] = {}
     leaving = _rows(
         connection,
         "SELECT lower_id::text, upper_id::text FROM task_partitions WHERE detach_time IS NOT NULL AND lower_id IS NOT NULL",
@@ -376,12 +378,17 @@ def _outbox(connection: psycopg2.extensions.connection) -> DataFinding:
                 continue
             if record.value not in kept.get(task_id, ()):
                 finding.bad(f"{task_id}: number {event.number} waits for Kafka, and is not what its log has")
-            if (state.task_id, state.last_event_number) != (event.task_id, event.number):
+            stateless.pop(task_id, None)
+            if not record.snapshot:
+                stateless[task_id] = event.number
+            elif (state.task_id, state.last_event_number) != (event.task_id, event.number):
                 finding.bad(f"{task_id}: number {event.number} waits with the state after {state.last_event_number}")
             before = newest.get(task_id, 0)
             if before and event.number != before + 1:
                 finding.bad(f"{task_id}: number {event.number} waits behind {before}")
             newest[task_id] = event.number
+    for task_id, number in stateless.items():
+        finding.bad(f"{task_id}: number {number} waits without a state, and nothing that has one follows")
     if finding.rows:
         finding.note = f"{finding.rows} rows wait for Kafka; whether a relay takes them can be told when all is quiet"
     return finding

@@ -128,6 +128,14 @@ HARMS = {
     "a parent does not know of its child": ("subtasks", "UPDATE tasks SET has_children = false", "does not know"),
     "a row of the outbox is short": ("outbox", "UPDATE outbox SET events = events + 1", "should hold"),
     "a row of the outbox cannot be read": ("outbox", r"UPDATE outbox SET payload = '\x01'", "cannot be read"),
+    "an event of the outbox has no state": (
+        "outbox",
+        r"""UPDATE outbox SET payload = overlay(
+              substring(payload for octet_length(payload) - get_byte(payload, 8) * 256 - get_byte(payload, 9))
+              placing '\x00000000' from 7 for 4)
+            WHERE events = 1""",
+        "waits without a state",
+    ),
     "a row of the outbox is in another lane": ("outbox", "UPDATE outbox SET lane = (lane + 1) % 4", "belongs to shard"),
     "the outbox is not in order": (
         "outbox",
