@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import socket
 import struct
 import tarfile
 import time
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -37,6 +39,7 @@ LIFE_SECONDS = 1800.0
 """How long a container may wait for its program and run it; far above the longest wait and the longest run together."""
 _NANO_CPUS = 500_000_000
 _NOBODY = "65534:65534"
+_DEFAULT_HOST = "unix:///var/run/docker.sock"
 _CONNECT_SECONDS = 10
 _STOP_SECONDS = 10.0
 _SEND_SECONDS = 30.0
@@ -58,6 +61,10 @@ class DockerEngine:
         """
         self._image = image
         self.owner = new_id()
+        host = docker_host or os.environ.get("DOCKER_HOST", _DEFAULT_HOST)
+        if host.startswith("unix://") and not Path(host.removeprefix("unix://")).exists():
+            # The library would leave the socket of its failed connection open, for the garbage collector to find at some time.
+            raise SandboxUnavailable from FileNotFoundError(f"there is no {host}")
         try:
             self._client = (
                 docker.DockerClient(base_url=docker_host, timeout=_CONNECT_SECONDS)
