@@ -137,8 +137,7 @@ def test_what_is_surely_good_is_good_to_protovalidate(descriptor: Descriptor) ->
     obeys = quick_test(descriptor)
     validator = protovalidate.Validator()
 
-    # Each kind of rule has tests of its own; this looks for what nobody thought of, a little in each run of the suite.
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(messages(descriptor))
     def holds(message: Message) -> None:
         found = validator.collect_violations(message)
