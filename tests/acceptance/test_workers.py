@@ -133,16 +133,16 @@ def test_a_worker_runs_tasks_and_a_cancelled_one_makes_room(start: Start, tasks:
     assert worker.process.poll() is None
 
 
-def busy_workers(start: Start, tasks: Tasks) -> tuple[list[Worker], list[str]]:
+def busy_workers(start: Start, tasks: Tasks, seconds: float = 2) -> tuple[list[Worker], list[str]]:
     """A worker of each language, and the tasks that they run."""
     workers: list[Worker] = []
     ids: list[str] = []
     # Which of the two gets a task is not ours to say.
     for language in ("go", "typescript"):
         workers.append(start(language))
-        ids.append(tasks.create("one two three", seconds=2))
+        ids.append(tasks.create("one two three", seconds=seconds))
         while not tasks.worker(ids[-1], until="started").startswith(language):
-            ids.append(tasks.create("one two three", seconds=2))
+            ids.append(tasks.create("one two three", seconds=seconds))
     return workers, ids
 
 
@@ -193,3 +193,13 @@ def test_a_terminated_worker_ends_its_run_first(start: Start, tasks: Tasks) -> N
     assert [worker.ended() for worker in workers] == [0, 0]
     for task_id in ids:
         assert tasks.changes(task_id) == ["created", "started", "completed"]
+
+
+def test_a_terminated_worker_whose_last_run_is_cancelled_ends_too(start: Start, tasks: Tasks) -> None:
+    workers, ids = busy_workers(start, tasks, seconds=300)
+    for worker in workers:
+        worker.send(signal.SIGTERM)
+    # Nothing is acknowledged of a cancelled run: that it was the last one the worker has to see by itself.
+    for task_id in ids:
+        tasks.cancel(task_id)
+    assert [worker.ended() for worker in workers] == [0, 0]

@@ -46,7 +46,7 @@ async function start(task: Task__Output): Promise<void> {
   await countWords(task, run.stop.signal).then((words) => told.set(key(run), { ...about, result: { numberValue: words } }), () => {});
   clearTimeout(run.ends);
   runs.delete(key(run));
-  stream?.write({ completions: [...told.values()], credits: 1 });
+  draining && idle() ? halfClose() : stream?.write({ completions: [...told.values()], credits: 1 }); // nothing follows on a cancelled run
 }
 function beat(): void {
   for (const run of runs.values()) run.sent ??= performance.now(); // of the oldest heartbeat that waits for its renewal
