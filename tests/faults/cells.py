@@ -1,4 +1,9 @@
-"""The nine cells by which queues on PostgreSQL are measured: the rate before, meanwhile and after, nothing lost, a clean stop."""
+"""The nine cells by which queues on PostgreSQL are measured: the rate before, meanwhile and after, nothing lost, a clean stop.
+
+A machine is not as fast in one minute as in the next. So a second mesh with servers of its own, the twin, does the same work in
+the same seconds without any trouble: the rates that are compared are shares of the twin's. The cell `control` is one without
+trouble, and says how far such shares move by themselves.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,8 @@ import itertools
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +64,12 @@ class Steady:
             for task in tasks:
                 task.cancel()
 
-    async def rate(self, window: float, windows: int = WINDOWS) -> float:
-        """The median of the rates of some windows from now on, in tasks a second."""
-        rates = []
-        for _ in range(windows):
-            begun = self._samples[-1]
-            await asyncio.sleep(window)
-            ended = self._samples[-1]
-            rates.append((ended[1] - begun[1]) / max(ended[0] - begun[0], 1e-9) if ended[0] > begun[0] else 0.0)
-        return statistics.median(rates)
+    async def rate(self, window: float) -> float:
+        """The rate of a window from now on, in tasks a second."""
+        begun = self._samples[-1]
+        await asyncio.sleep(window)
+        ended = self._samples[-1]
+        return (ended[1] - begun[1]) / max(ended[0] - begun[0], 1e-9) if ended[0] > begun[0] else 0.0
 
     async def more(self, number: int) -> None:
         """Asks for that many tasks at once."""
@@ -170,7 +173,7 @@ async def idle_in_transaction(cluster: Cluster, steady: Steady, seconds: float) 
 
 async def high_load(cluster: Cluster, steady: Steady, seconds: float) -> None:
     """One and a half times as many tasks are asked for as end."""
-    rate = await steady.rate(seconds / WINDOWS, 1)
+    rate = await steady.rate(seconds / WINDOWS)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         await asyncio.gather(steady.more(max(1, int(rate / 2 * 0.2))), asyncio.sleep(0.2))
@@ -197,7 +200,13 @@ async def event_burst(cluster: Cluster, steady: Steady, seconds: float) -> None:
     await asyncio.gather(*(steady.more(100) for _ in range(max(5, int(seconds * 4)))))
 
 
+async def control(cluster: Cluster, steady: Steady, seconds: float) -> None:
+    """Nothing happens."""
+    await asyncio.sleep(seconds)
+
+
 CELLS: dict[str, Trouble] = {
+    "control": control,
     "postgres_restart": postgres_restart,
     "pg_backend_kill": backend_kills,
     "pool_exhaustion": pool_exhaustion,
@@ -209,7 +218,58 @@ CELLS: dict[str, Trouble] = {
     "event_burst": event_burst,
 }
 # These press for a time, in which the rate should stay; the others break something that should come back.
-PRESSURE = {"idle_in_tx", "active_readers"}
+PRESSURE = {"control", "idle_in_tx", "active_readers"}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured in five windows."""
+
+    median: float
+    """of the mesh's own rates, in tasks a second."""
+    shares: list[float]
+    """what the mesh did for each task of its twin's, window by window; without a twin the rates themselves."""
+
+    @property
+    def share(self) -> float:
+        """The median of the shares."""
+        return statistics.median(self.shares)
+
+
+class Pair:
+    """The mesh that is troubled, and its twin."""
+
+    def __init__(self, steady: Steady, twin: Steady | None) -> None:
+        self._steady = steady
+        self._twin = twin
+
+    async def rates(self, window: float) -> Rates:
+        """Of the next five windows, both in the same seconds."""
+        rates, shares = [], []
+        for _ in range(WINDOWS):
+            own, twin = await asyncio.gather(self._steady.rate(window), self._twin_rate(window))
+            rates.append(own)
+            shares.append(own / twin)
+        return Rates(statistics.median(rates), shares)
+
+    async def _twin_rate(self, window: float) -> float:
+        return max(await self._twin.rate(window), 1e-9) if self._twin else 1.0
+
+
+@asynccontextmanager
+async def own_servers() -> AsyncIterator[Servers]:
+    """Servers that nobody shares."""
+    with ExitStack() as stack:
+        yield servers_of(stack.enter_context(running_postgres()), stack.enter_context(running_kafka()))
+
+
+@asynccontextmanager
+async def twin_of(folder: Path, shape: Shape) -> AsyncIterator[Steady]:
+    """A mesh like the one that is troubled, at work."""
+    async with own_servers() as servers, running_cluster(folder, servers, shape) as cluster, client_of(cluster) as client:
+        steady = Steady(cluster, client)
+        async with steady.working():
+            yield steady
 
 
 async def cell(
@@ -219,33 +279,42 @@ async def cell(
     *,
     window: float,
     gate: float = GATE,
+    twin: Path | None = None,
     servers: Servers | None = None,
     shape: Shape | None = None,
 ) -> Outcome:
-    """One cell: five windows before, the trouble, five windows after (and, under pressure, five meanwhile)."""
+    """One cell: five windows before, the trouble, five windows after (and, under pressure, five meanwhile).
+
+    `twin` is the folder of the twin; without one the mesh is compared with itself alone.
+    """
     begun = time.monotonic()
-    figures: dict[str, Any] = {}
-    with contextlib.ExitStack() as stack:
+    shape = shape or Shape(seed=seed)
+    async with AsyncExitStack() as outer:
         if servers is None:
-            servers = servers_of(stack.enter_context(running_postgres()), stack.enter_context(running_kafka()))
+            servers = await outer.enter_async_context(own_servers())
         async with AsyncExitStack() as later:
-            cluster = await later.enter_async_context(running_cluster(folder, servers, shape or Shape(seed=seed)))
+            cluster = await later.enter_async_context(running_cluster(folder, servers, shape))
             async with client_of(cluster) as client:
                 steady = Steady(cluster, client)
-                async with steady.working():
-                    await asyncio.sleep(window)
-                    before = await steady.rate(window)
+                async with AsyncExitStack() as beside:
+                    pair = Pair(steady, await beside.enter_async_context(twin_of(twin, shape)) if twin else None)
+                    await beside.enter_async_context(steady.working())
+                    # Both begin with all that a first time costs, the twin some seconds sooner.
+                    await asyncio.sleep(3 * window)
+                    before = await pair.rates(window)
                     trouble = asyncio.create_task(CELLS[name](cluster, steady, window * WINDOWS))
-                    during = await steady.rate(window)
+                    during = await pair.rates(window)
                     await trouble
                     if name not in PRESSURE:
                         await asyncio.sleep(window)
-                    after = await steady.rate(window)
+                    after = await pair.rates(window)
                 evidence, problems = await judge(cluster, client, 120)
-            figures = {
-                "before": round(before),
-                "during": round(during / before, 3),
-                "after": round(after / before, 3),
+            figures: dict[str, Any] = {
+                "before": round(before.median),
+                "during": round(during.share / before.share, 3),
+                "after": round(after.share / before.share, 3),
+                "alone": [round(rates.median / before.median, 3) for rates in (during, after)],
+                "shares": [[round(share / before.share, 2) for share in rates.shares] for rates in (before, during, after)],
                 "window_seconds": window,
             }
             # Whoever stops it does so in the middle of the work.
@@ -257,7 +326,7 @@ async def cell(
     slow = []
     ratio = min(figures["after"], figures["during"]) if name in PRESSURE else figures["after"]
     if ratio < gate:
-        slow.append(f"the rate came back to {ratio:.0%} of {before:.0f}/s, and should to {gate:.0%}")
+        slow.append(f"the rate came back to {ratio:.0%} of {before.median:.0f}/s, and should to {gate:.0%}")
     return Outcome(
         "cells",
         name,

@@ -149,7 +149,7 @@ def jobs(seeds: int) -> Iterator[Job]:
     for name in cells.CELLS:
 
         async def cell(bench: Bench, name: str = name) -> Outcome:
-            return await cells.cell(bench.folder(), name, 1, window=5.0)
+            return await cells.cell(bench.folder(), name, 1, window=10.0, twin=bench.folder())
 
         yield Job("cells", name, 1, cell)
     for caught_by, patch in [(patch.caught_by, patch) for patch in bad.known_bad()] + [
@@ -211,7 +211,7 @@ class Report:
         for (suite, cell), entries in sorted(cells_of.items()):
             sums = [sum(entry["size"].get(name, 0) for entry in entries) for name in ("tasks", "events", "operations")]
             wrong = [problem for entry in entries for problem in entry["problems"]]
-            shown = ("before", "during", "after", "stop_seconds", "killed", "noticed")
+            shown = ("before", "during", "after", "alone", "stop_seconds", "killed", "noticed")
             figures = {name: value for name, value in entries[-1]["figures"].items() if name in shown and suite != "failpoints"}
             text = " ".join((wrong[0] if wrong else json.dumps(figures) if figures else "").split())[:160].replace("|", "/")
             good = sum(entry["good"] for entry in entries)
