@@ -183,9 +183,11 @@ def _story(life: _Life) -> Iterator[str]:
     last = _ENDS.get(kinds[-1]) if kinds else None
     if last != (life.state if life.state.ended else None):
         yield f"it is {life.state.status}, and its last event is {kinds[-1] if kinds else 'missing'}"
-    attempt, running = 0, False
+    attempt, running, due = 0, False, 0
     for event, kind in zip(life.events, kinds, strict=True):
         if kind == "started":
+            if due:
+                yield f"attempt {event.attempt} started, and its moment had not come"
             if running or event.attempt != attempt + 1:
                 yield f"attempt {event.attempt} started while {attempt} was the newest"
             attempt, running = event.attempt, True
@@ -194,7 +196,14 @@ def _story(life: _Life) -> Iterator[str]:
             yield f"number {event.number}, {kind}, is of attempt {event.attempt}, not {attempt}"
         elif kind in ("completed", "step_completed", "retried") and not running:
             yield f"number {event.number} is {kind}, when no attempt ran"
+        if kind == "ready" and not due:
+            yield f"number {event.number} is ready, and it waited for no moment"
+        elif kind == "ready" and event.event_time.ToMicroseconds() < due:
+            yield f"number {event.number} is ready before its moment"
+        due = _due(event, kind)
         running = running and kind == "step_completed"
+    if not life.state.ended and (due > 0) != (life.state is State.SCHEDULED):
+        yield f"it is {life.state.status}, and its log says that it {'waits for a moment' if due else 'waits for none'}"
     if life.attempt != attempt:
         yield f"it is at attempt {life.attempt}, and its log at {attempt}"
     if not life.state.ended and running != (life.state is State.RUNNING):
@@ -205,8 +214,14 @@ def _story(life: _Life) -> Iterator[str]:
             yield "its result is not the one of its last event"
 
 
+def _due(event: TaskEvent, kind: str) -> int:
+    """The moment that a task waits for after an event, in microseconds since 1970, or 0."""
+    change = getattr(event, kind) if kind in ("created", "retried") else None
+    return change.next_start_time.ToMicroseconds() if change is not None and change.HasField("next_start_time") else 0
+
+
 _STATES = """
-SELECT task_id::text, state FROM tasks WHERE state NOT IN (1, 2)
+SELECT task_id::text, state FROM tasks WHERE state NOT IN (1, 2, 6)
 UNION ALL SELECT task_id::text, state FROM finished_tasks WHERE state NOT IN (3, 4, 5)
 """
 _TWICE = "SELECT t.task_id::text FROM tasks t JOIN finished_tasks f ON f.task_id = t.task_id AND f.tenant_id = t.tenant_id"

@@ -37,6 +37,7 @@ from services.scheduler.usecases.list_tasks import ListTasks
 from services.scheduler.usecases.queues import Queues
 from services.scheduler.usecases.run_task import RunTask
 from services.scheduler.usecases.sweep import Sweeper
+from services.scheduler.usecases.timer import Timer
 from services.scheduler.usecases.watch_task import WatchTask
 from services.scheduler.usecases.work import Work
 
@@ -66,6 +67,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         )
         work = _work(settings, batches, dispatcher, hub)
         expire_tasks = ExpireTasks(Partitions(engine, settings.retention_days), Expiry(engine), settings.retention_seconds)
+        timer = Timer(batches, settings.timer_poll_seconds)
         listener = Listener(settings.database_url.get_secret_value(), hub.notified, "guildmesh-scheduler-listen")
         try:
             yield Service(
@@ -78,7 +80,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                     ),
                     Registration(add_worker_service, WorkerServicer(work), WORKER_SERVICE),
                 ],
-                background=[listener.run, Sweeper(batches, settings.sweep_seconds).run, expire_tasks.run],
+                background=[listener.run, Sweeper(batches, settings.sweep_seconds).run, timer.run, expire_tasks.run],
                 checks={"database": database.check},
                 drain=[run_task.drain, work.drain],
             )

@@ -28,6 +28,12 @@ class SchedulerSettings(ServiceSettings):
     sweep_seconds: float = Field(
         1.0, gt=0, validation_alias="GUILDMESH_SWEEP_SECONDS", description="how often lost workers and timeouts are looked for"
     )
+    timer_poll_seconds: float = Field(
+        0.5,
+        gt=0,
+        validation_alias="GUILDMESH_TIMER_POLL_SECONDS",
+        description="how often tasks whose start was delayed are looked for: one delayed by less may start so much later",
+    )
     lease_poll_seconds: float = Field(
         2.0,
         gt=0,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from tests.faults.history import FAIL, INFO, OK, Operation
 
-KINDS = ("lost", "doubled", "phantom", "unfenced", "unordered", "left behind")
+KINDS = ("lost", "doubled", "phantom", "unfenced", "unordered", "early", "left behind")
 TABLE, KAFKA = "table", "kafka"
 LAST = {"completed": "COMPLETED", "failed": "FAILED", "cancelled": "CANCELLED"}
 ENDED = frozenset(LAST.values())
@@ -31,11 +31,15 @@ class Event:
     task_id: str
     number: int
     type: str
-    """created, started, step_completed, retried, completed, failed or cancelled."""
+    """created, ready, started, step_completed, retried, completed, failed or cancelled."""
     attempt: int
     digest: str = ""
     detail: str = ""
     """step id of step_completed."""
+    time: float = 0.0
+    """when it was made, in seconds since 1970."""
+    due: float = 0.0
+    """of created and retried: the moment that the task waits for, or 0."""
 
 
 @dataclass(frozen=True)
@@ -228,9 +232,11 @@ def _life(row: TaskRow, events: Sequence[Event]) -> Iterator[Problem]:
 
 def _attempts(task_id: str, events: Sequence[Event]) -> Iterator[Problem]:
     """Each start is the next attempt, and nothing of an older one comes after it."""
-    attempt, running = 0, False
+    attempt, running, due = 0, False, 0.0
     for event in events:
         if event.type == "started":
+            if due:
+                yield Problem("early", task_id, f"attempt {event.attempt} started, and its moment had not come")
             if running or event.attempt != attempt + 1:
                 yield Problem("unfenced", task_id, f"attempt {event.attempt} started while {attempt} was the newest")
             attempt, running = event.attempt, True
@@ -241,6 +247,11 @@ def _attempts(task_id: str, events: Sequence[Event]) -> Iterator[Problem]:
             )
         elif event.type in ("completed", "step_completed", "retried") and not running:
             yield Problem("unfenced", task_id, f"{event.type} is number {event.number}, when no attempt ran")
+        if event.type == "ready" and not due:
+            yield Problem("unordered", task_id, f"number {event.number} is ready, and it waited for no moment")
+        elif event.type == "ready" and event.time < due:
+            yield Problem("early", task_id, f"it was ready {due - event.time:.3f} s before its moment")
+        due = event.due
         running = running and event.type == "step_completed"
 
 

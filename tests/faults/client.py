@@ -32,6 +32,7 @@ _UNKNOWN = {
     grpc.StatusCode.UNKNOWN,
 }
 _MAX_ATTEMPTS = 20
+_LATER_MS = 400
 
 
 class Client:
@@ -158,6 +159,8 @@ class Client:
 
 def _request(tag: str, what: str) -> pb.CreateTaskRequest:
     task = task_pb2.Task(description=tag, kind=KIND, max_attempts=_MAX_ATTEMPTS, labels={"do": what} if what else {})
+    if what == "later":
+        task.delay.FromMilliseconds(_LATER_MS)
     return pb.CreateTaskRequest(task=task, request_id=tag)
 
 

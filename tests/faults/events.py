@@ -8,6 +8,12 @@ from tests.faults.checker import Event
 from tests.faults.history import digest
 
 
+def _due(event: TaskEvent) -> float:
+    change = event.WhichOneof("change") or ""
+    part = getattr(event, change) if change in ("created", "retried") else None
+    return part.next_start_time.ToNanoseconds() / 1e9 if part is not None and part.HasField("next_start_time") else 0.0
+
+
 def event_of(event: TaskEvent) -> Event:
     """What the checker knows of an event; the same on every channel."""
     return Event(
@@ -17,4 +23,6 @@ def event_of(event: TaskEvent) -> Event:
         attempt=event.attempt,
         digest=digest(event.SerializeToString(deterministic=True)),
         detail=event.step_completed.step_id,
+        time=event.event_time.ToNanoseconds() / 1e9,
+        due=_due(event),
     )

@@ -32,6 +32,13 @@ def good() -> Evidence:
         event("a", 6, "completed", 2),
         event("b", 1, "created", 0),
         event("b", 2, "cancelled", 0),
+        replace(event("e", 1, "created", 0), due=10.0),
+        replace(event("e", 2, "ready", 0), time=10.5),
+        event("e", 3, "started", 1),
+        replace(event("e", 4, "retried", 1), due=20.0),
+        replace(event("e", 5, "ready", 1), time=20.0),
+        event("e", 6, "started", 2),
+        event("e", 7, "failed", 2),
     ]
     return Evidence(
         history=[
@@ -40,6 +47,7 @@ def good() -> Evidence:
             operation("create", OK, "b", tag="B"),
             operation("create", INFO, tag="C"),
             operation("create", FAIL, tag="D"),
+            operation("create", OK, "e", tag="E"),
             operation("step", OK, task_id="a", attempt=1, step_id="first"),
             operation("complete", FAIL, task_id="a", attempt=1, result="r1"),
             operation("complete", INFO, task_id="a", attempt=2, result="r2"),
@@ -47,7 +55,11 @@ def good() -> Evidence:
             operation("cancel", OK, task_id="b"),
             operation("cancel", FAIL, task_id="a"),
         ],
-        tasks={"a": TaskRow("a", "A", "COMPLETED", 2, 6, "r2"), "b": TaskRow("b", "B", "CANCELLED", 0, 2)},
+        tasks={
+            "a": TaskRow("a", "A", "COMPLETED", 2, 6, "r2"),
+            "b": TaskRow("b", "B", "CANCELLED", 0, 2),
+            "e": TaskRow("e", "E", "FAILED", 2, 7),
+        },
         table=log,
         # The relay published a batch once more, in full.
         kafka=[*log[:3], *log[:6], *log[6:]],
@@ -56,18 +68,19 @@ def good() -> Evidence:
             StateRecord("a", "RUNNING", 3, "s3"),
             StateRecord("a", "COMPLETED", 6, "s6"),
             StateRecord("b", "CANCELLED", 2, "s2"),
+            StateRecord("e", "FAILED", 7, "s7"),
         ],
-        watches=[log[:6], log[6:], log[:2]],
+        watches=[log[:6], log[6:8], log[:2]],
     )
 
 
 def test_a_good_history_has_no_problem() -> None:
     assert check(good()) == []
-    assert good().size() == {"operations": 11, "unknown": 3, "tasks": 2, "events": 8, "records": 15, "watched": 10}
+    assert good().size() == {"operations": 12, "unknown": 3, "tasks": 3, "events": 15, "records": 23, "watched": 10}
 
 
 def without_task(evidence: Evidence) -> None:
-    evidence.tasks = {"a": evidence.tasks["a"]}
+    evidence.tasks = {name: row for name, row in evidence.tasks.items() if name != "b"}
 
 
 def row(task_id: str, **changes: object) -> Callable[[Evidence], None]:
@@ -188,6 +201,14 @@ BAD: dict[str, tuple[str, str, Callable[[Evidence], None]]] = {
         added(watches=[event("b", 1, "created", 0), event("b", 3, "cancelled", 0)]),
     ),
     "a watcher sees a number twice": ("unordered", "b", added(watches=[event("b", 1, "created", 0)] * 2)),
+    "an attempt started before its moment had come": (
+        "early",
+        "e",
+        put("table", 9, event("e", 2, "started", 1)),
+    ),
+    "a moment was taken for come too early": ("early", "e", put("table", 9, replace(event("e", 2, "ready", 0), time=9.9))),
+    "a retry did not wait": ("early", "e", put("table", 12, event("e", 5, "started", 2))),
+    "it was ready though it did not wait": ("unordered", "e", put("table", 8, event("e", 1, "created", 0))),
     "the outbox is not empty": ("left behind", "-", outbox),
     "a lease is left": ("left behind", "b", row("b", leased=True)),
     "a task that nobody heard of has not ended": ("left behind", "c", more_tasks(TaskRow("c", "C", "PENDING", 0, 2))),

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, Unpack
 
 import grpc
 from google.protobuf.message import EncodeError
@@ -22,7 +22,8 @@ from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
 from guildmesh.scheduler.v1 import task_pb2
 
 from guildmesh_client.batch import Batch
-from guildmesh_client.worker.json_values import JsonValue, from_value, put_object
+from guildmesh_client.options import TaskOptions, fill
+from guildmesh_client.worker.json_values import JsonValue, from_value
 
 Metadata: TypeAlias = Sequence[tuple[str, str]]
 
@@ -95,25 +96,12 @@ class TaskClient:
         self._waiting: deque[Batch] = deque()
         self._sending: asyncio.Task[None] | None = None
 
-    async def create(
-        self,
-        description: str,
-        *,
-        kind: str = "",
-        queue: str = "",
-        context: Mapping[str, JsonValue] | None = None,
-        priority: int | None = None,
-        timeout: float | None = None,
-        max_attempts: int | None = None,
-        labels: Mapping[str, str] | None = None,
-        parent_task_id: str = "",
-        request_id: str = "",
-    ) -> str:
+    async def create(self, description: str, *, request_id: str = "", **options: Unpack[TaskOptions]) -> str:
         """Creates a task and gives its id; with a request id a repeat of the call gives the same one.
 
         Raises:
             TaskRefused: the scheduler did not create it.
-            ValueError: the context is not a JSON object, or a text is not valid.
+            ValueError: the context is not a JSON object, or an option is not valid.
             grpc.aio.AioRpcError: the call failed, and whether the task was created is not known; with a request id, ask again.
         """
         batch = self._open_batch()
@@ -121,7 +109,7 @@ class TaskClient:
         try:
             if request_id:
                 request.request_id = request_id
-            _fill(request.task, description, kind, queue, context, priority, timeout, max_attempts, labels, parent_task_id)
+            fill(request.task, description, options)
             size = _size_of(request)
         except BaseException:
             batch.take_back()
@@ -129,19 +117,7 @@ class TaskClient:
         return await self._join(batch, size)
 
     async def run(
-        self,
-        description: str,
-        *,
-        kind: str = "",
-        queue: str = "",
-        context: Mapping[str, JsonValue] | None = None,
-        priority: int | None = None,
-        timeout: float | None = None,
-        max_attempts: int | None = None,
-        labels: Mapping[str, str] | None = None,
-        parent_task_id: str = "",
-        request_id: str = "",
-        wait: float = 300.0,
+        self, description: str, *, request_id: str = "", wait: float = 300.0, **options: Unpack[TaskOptions]
     ) -> JsonValue:
         """Creates a task and gives its result. Lost connections and restarts are borne: the same task is asked for again.
 
@@ -149,11 +125,11 @@ class TaskClient:
             TaskRefused: the scheduler did not create it.
             TaskNotCompleted: it failed or was cancelled.
             TimeoutError: it has not ended after `wait` seconds; it goes on.
-            ValueError: the context is not a JSON object, or a text is not valid.
+            ValueError: the context is not a JSON object, or an option is not valid.
             grpc.aio.AioRpcError: the call failed for another reason than that nobody answered.
         """
         request = pb.RunTaskRequest(request_id=request_id or str(uuid.uuid4()))
-        _fill(request.task, description, kind, queue, context, priority, timeout, max_attempts, labels, parent_task_id)
+        fill(request.task, description, options)
         _size_of(request)
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
@@ -235,38 +211,6 @@ class TaskClient:
                 future.set_exception(TaskRefused(result.error))
             else:
                 future.set_result(result.task_id)
-
-
-def _fill(
-    task: task_pb2.Task,
-    description: str,
-    kind: str,
-    queue: str,
-    context: Mapping[str, JsonValue] | None,
-    priority: int | None,
-    timeout: float | None,
-    max_attempts: int | None,
-    labels: Mapping[str, str] | None,
-    parent_task_id: str,
-) -> None:
-    # One by one and where it belongs: messages given as arguments are copied.
-    task.description = description
-    if kind:
-        task.kind = kind
-    if queue:
-        task.queue = queue
-    if parent_task_id:
-        task.parent_task_id = parent_task_id
-    if priority is not None:
-        task.priority = priority
-    if max_attempts is not None:
-        task.max_attempts = max_attempts
-    if labels:
-        task.labels.update(labels)
-    if timeout is not None:
-        task.timeout.FromNanoseconds(round(timeout * 1e9))
-    if context is not None:
-        put_object(task.context, context)
 
 
 def _status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:

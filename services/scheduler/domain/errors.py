@@ -39,6 +39,26 @@ class RequestIdReused(AlreadyExists):
         super().__init__("The request_id was used for another task; choose a new one.", request_id=request_id)
 
 
+class DeadlineTooEarly(InvalidArgument):
+    """The task could only fail."""
+
+    reason = "DEADLINE_TOO_EARLY"
+    domain = DOMAIN
+
+    def __init__(self) -> None:
+        super().__init__("The task would have to end before it may start; choose a later deadline or a longer total_timeout.")
+
+
+class InvalidTime(InvalidArgument):
+    """A time of a task is none."""
+
+    reason = "INVALID_TIME"
+    domain = DOMAIN
+
+    def __init__(self, field: str) -> None:
+        super().__init__(f"{field} is not a time of the years 1 to 9999; send it as RFC 3339 has it.", field=field)
+
+
 class QueueNotFound(NotFound):
     """No such queue."""
 

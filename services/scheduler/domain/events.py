@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import ClassVar
 
 
@@ -15,6 +16,15 @@ class Created:
     description: str
     priority: int
     labels: Mapping[str, str]
+    next_start_time: datetime | None = None
+    """when it becomes PENDING; None when it is so from the beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The task waits no longer for a moment, but for a worker."""
+
+    type: ClassVar[str] = "guildmesh.task.ready.v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,8 @@ class Retried:
     type: ClassVar[str] = "guildmesh.task.retried.v1"
     reason: str
     message: str
+    next_start_time: datetime | None = None
+    """when it becomes PENDING again; None when it is so at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,7 @@ class Cancelled:
     cause: str
 
 
-Change = Created | Started | StepCompleted | Retried | Completed | Failed | Cancelled
+Change = Created | Ready | Started | StepCompleted | Retried | Completed | Failed | Cancelled
 
 LAST_TYPES = frozenset({Completed.type, Failed.type, Cancelled.type})
 """Types after which a task has no more events."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Protocol
 
@@ -93,6 +93,9 @@ class TaskBatches(Protocol):
 
     async def heartbeat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[str]:
         """Renews leases; gives each "" or the reason why the attempt must stop."""
+
+    async def make_ready(self) -> timedelta | None:
+        """Makes a batch of SCHEDULED tasks PENDING that are due; how long until the next is, None when there is none."""
 
     async def sweep(self) -> int:
         """Ends what timed out and gives back what lost its worker; the number of tasks changed, 0 when there is no more."""

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 
-from services.scheduler.domain.events import Cancelled, Completed, Failed, Retried, Started
+from services.scheduler.domain.events import Cancelled, Completed, Failed, Ready, Retried, Started
+from services.scheduler.domain.retry import decode_retry
 from services.scheduler.domain.task import State
 
-LONGEST_BACK_OFF = timedelta(seconds=10)
+DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+WORKER_LOST = "WORKER_LOST"
+_TIMEOUTS = ("TIMEOUT", DEADLINE_EXCEEDED)
 _milliseconds = lru_cache(maxsize=256)(lambda number: timedelta(milliseconds=number))
 
 
@@ -46,6 +49,18 @@ class Run:
     result: bytes | None = None
     error_reason: str | None = None
     error_message: str | None = None
+    start_by: datetime | None = None
+    """when the task fails unless it has started; None once it has."""
+    end_by: datetime | None = None
+    """when the task fails unless it has ended, as it was asked for."""
+    attempt_timeout_ms: int | None = None
+    heartbeat_timeout_ms: int | None = None
+    attempt_ends: datetime | None = None
+    """when the attempt fails unless it has ended."""
+    quiet_ends: datetime | None = None
+    """when the attempt fails unless it has told progress or a step."""
+    retry: str | None = None
+    """a RetryPolicy, encoded; None for the default."""
     counted: State | None = None
     """the state that the counts know, which is the one in the database; None for a task that is not there yet."""
 
@@ -57,8 +72,24 @@ class Run:
         self.lease_expires = now + lease
         if self.start_time is None:
             self.start_time = now
+            self.start_by = None
             self.deadline = now + _milliseconds(self.timeout_ms)
+            if self.end_by is not None and self.end_by < self.deadline:
+                self.deadline = self.end_by
+        if self.attempt_timeout_ms is not None:
+            self.attempt_ends = now + _milliseconds(self.attempt_timeout_ms)
+        self.hear(now)
         return Started(worker_id)
+
+    def hear(self, now: datetime) -> None:
+        """The attempt tells something of what it does: its heartbeat timeout counts from now on."""
+        if self.heartbeat_timeout_ms is not None:
+            self.quiet_ends = now + _milliseconds(self.heartbeat_timeout_ms)
+
+    def ready(self) -> Ready:
+        """The moment that the task waited for has come."""
+        self.state = State.PENDING
+        return Ready()
 
     def complete(self, result: bytes, now: datetime) -> Completed:
         """Ends the task with a result."""
@@ -80,35 +111,61 @@ class Run:
         return Failed(reason, message)
 
     def fail_attempt(
-        self, reason: str, message: str, now: datetime, *, retryable: bool = True, back_off: bool = True
+        self,
+        reason: str,
+        message: str,
+        now: datetime,
+        *,
+        retryable: bool = True,
+        back_off: bool = True,
+        delay: timedelta | None = None,
     ) -> Retried | Failed:
-        """Ends the attempt; the task waits for the next one while attempts and time remain, else it fails."""
+        """Ends the attempt; the task waits for the next one while attempts and time remain, else it fails.
+
+        It waits for `delay`, or as its retry policy says, or, without `back_off`, not at all.
+        """
         if self.timed_out(now):
             return self.time_out(now)
-        if not retryable:
+        policy = decode_retry(self.retry)
+        if not retryable or reason in policy.non_retryable:
             return self.fail(reason, message, now)
         if self.attempt >= self.max_attempts:
             return self.fail(reason, f"{message} (attempt {self.attempt} of {self.max_attempts}, the last one)", now)
-        self.state = State.PENDING
+        wait = timedelta()
+        if delay is not None:
+            wait = delay
+        elif back_off:
+            wait = policy.back_off(self.attempt)
+        self.state = State.SCHEDULED if wait else State.PENDING
         self.worker_id = None
-        self.lease_expires = None
-        self.available_at = now + (self.back_off() if back_off else timedelta())
-        return Retried(reason, message)
+        self.lease_expires = self.attempt_ends = self.quiet_ends = None
+        self.available_at = now + wait
+        return Retried(reason, message, self.available_at if wait else None)
 
     def time_out(self, now: datetime) -> Failed:
-        """Ends the task because its timeout passed (requirement row 18)."""
+        """Ends the task because it has not started or not ended in time (requirement row 18)."""
+        if self.end_by is not None and self.end_by <= now:
+            return self.fail(DEADLINE_EXCEEDED, "The task did not end before its deadline.", now)
+        if self.start_time is None:
+            return self.fail("START_TIMEOUT", "No worker started the task within its start_timeout.", now)
         return self.fail("TIMEOUT", f"The task did not end within {self.timeout_ms / 1000:g} s of its first start.", now)
 
     def timed_out(self, now: datetime) -> bool:
-        """Whether the timeout has passed."""
-        return self.deadline is not None and self.deadline <= now
+        """Whether the task has not started or not ended in time."""
+        limit = self.deadline if self.start_time is not None else self.start_by
+        return limit is not None and limit <= now
 
-    def back_off(self) -> timedelta:
-        """How long the task waits after this attempt: 1, 2, 4, 8, then 10 s (requirement row 12)."""
-        return min(timedelta(seconds=2 ** max(0, min(self.attempt, 10) - 1)), LONGEST_BACK_OFF)
+    def lose_attempt(self, now: datetime) -> Retried | Failed:
+        """Ends an attempt whose worker is silent, too slow, or says nothing of what it does."""
+        if self.attempt_ends is not None and self.attempt_ends <= now:
+            return self.fail_attempt("ATTEMPT_TIMEOUT", "The attempt did not end within the task's attempt_timeout.", now)
+        if self.quiet_ends is not None and self.quiet_ends <= now:
+            message = "The attempt told neither progress nor a step within the task's heartbeat_timeout."
+            return self.fail_attempt("HEARTBEAT_TIMEOUT", message, now)
+        return self.fail_attempt(WORKER_LOST, "The worker's lease ended without a heartbeat.", now, back_off=False)
 
     def stop_reason(self, attempt: int) -> str:
-        """Why `attempt` may not go on: CANCELLED, TIMEOUT or STALE_ATTEMPT; empty when it may."""
+        """Why `attempt` may not go on: CANCELLED, TIMEOUT, DEADLINE_EXCEEDED or STALE_ATTEMPT; empty when it may."""
         if self.state is State.RUNNING and self.attempt == attempt:
             return ""
         return end_reason(self.state, self.attempt, self.error_reason, attempt)
@@ -120,9 +177,9 @@ class Run:
 
 
 def end_reason(state: State, last_attempt: int, error_reason: str | None, attempt: int) -> str:
-    """Why `attempt` of a task in `state` is over: CANCELLED, TIMEOUT or STALE_ATTEMPT."""
+    """Why `attempt` of a task in `state` is over: CANCELLED, TIMEOUT, DEADLINE_EXCEEDED or STALE_ATTEMPT."""
     if last_attempt == attempt and state is State.CANCELLED:
         return "CANCELLED"
-    if last_attempt == attempt and state is State.FAILED and error_reason == "TIMEOUT":
-        return "TIMEOUT"
+    if last_attempt == attempt and state is State.FAILED and error_reason in _TIMEOUTS:
+        return error_reason
     return "STALE_ATTEMPT"

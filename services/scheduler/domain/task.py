@@ -30,16 +30,61 @@ class State(IntEnum):
     COMPLETED = 3
     FAILED = 4
     CANCELLED = 5
+    SCHEDULED = 6
 
     @property
     def ended(self) -> bool:
         """Whether nothing can change the task any more."""
-        return self >= State.COMPLETED
+        return State.COMPLETED <= self <= State.CANCELLED
 
     @property
     def status(self) -> str:
         """The plan's word (requirement row 16)."""
         return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When a task may start and must have ended, as far as it says so; most do not."""
+
+    schedule_time: datetime | None = None
+    """the earliest moment of its start."""
+    delay_ms: int | None = None
+    """from its creation to that moment; at most one of the two is there."""
+    start_timeout_ms: int | None = None
+    """how long it may wait for its first start from then on."""
+    attempt_timeout_ms: int | None = None
+    """how long one attempt may take."""
+    heartbeat_timeout_ms: int | None = None
+    """how long an attempt may go without telling progress or a step."""
+    deadline: datetime | None = None
+    """when it must have ended."""
+    total_timeout_ms: int | None = None
+    """from its creation to that moment; at most one of the two is there."""
+    retry: str | None = None
+    """a RetryPolicy, encoded; None for the default."""
+
+    @property
+    def may_be_later(self) -> bool:
+        """Whether the task may have to wait for the moment of its start."""
+        return self.schedule_time is not None or bool(self.delay_ms)
+
+    def start_at(self, now: datetime) -> datetime | None:
+        """When a task that is created now becomes PENDING; None for at once."""
+        moment = now + timedelta(milliseconds=self.delay_ms) if self.delay_ms is not None else self.schedule_time
+        return moment if moment is not None and moment > now else None
+
+    def end_by(self, now: datetime) -> datetime | None:
+        """When a task that is created now must have ended."""
+        return now + timedelta(milliseconds=self.total_timeout_ms) if self.total_timeout_ms is not None else self.deadline
+
+    def start_by(self, now: datetime) -> datetime | None:
+        """When a task that is created now fails unless it has started."""
+        end = self.end_by(now)
+        if self.start_timeout_ms is None:
+            return end
+        start = (self.start_at(now) or now) + timedelta(milliseconds=self.start_timeout_ms)
+        return start if end is None else min(start, end)
 
 
 # The classes below are made for every task that passes, and a frozen dataclass takes three times as long to make.
@@ -71,6 +116,8 @@ class NewTask:
     queue_priority: int = DEFAULT_PRIORITY
     retention_days: int = DEFAULT_RETENTION_DAYS
     """days that it is kept after its end; 0 for ever."""
+    times: Times | None = None
+    """None where it says nothing of them."""
     run: Run | None = None
     """the task's changing part, once it is created."""
     worker_id: str | None = None
@@ -105,6 +152,8 @@ class Task:
     """google.protobuf.Value, serialized."""
     error_reason: str | None = None
     error_message: str | None = None
+    next_start_time: datetime | None = None
+    """when a SCHEDULED task becomes PENDING."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,8 @@ class FailureReport:
     reason: str
     message: str
     retryable: bool
+    retry_delay: timedelta | None = None
+    """how long the next attempt waits, instead of the back-off."""
     back_off: bool = True
 
 
@@ -93,8 +95,8 @@ class WorkerMessage:
     """task, attempt, step, result."""
     completions: tuple[tuple[str, int, bytes], ...] = ()
     """task, attempt, result."""
-    failures: tuple[tuple[str, int, str, str, bool], ...] = ()
-    """task, attempt, reason, message, retryable."""
+    failures: tuple[tuple[str, int, str, str, bool, timedelta | None], ...] = ()
+    """task, attempt, reason, message, retryable, how long to wait."""
     drain: bool = False
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from google.api import field_behavior_pb2
@@ -17,6 +17,8 @@ from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 from services.common.ids import new_id
 from services.common.wire import duration, number, text, timestamp, varint
 from services.scheduler.domain import task as domain
+from services.scheduler.domain.errors import InvalidTime
+from services.scheduler.domain.retry import RetryPolicy
 from services.scheduler.domain.task_filter import Condition, TaskFilter, parse_filter, parse_order
 from services.scheduler.domain.worker import Hello, SchedulerMessage, WorkerMessage
 
@@ -28,7 +30,17 @@ _OUTPUT_ONLY = tuple(
 )
 
 
-_INPUT = {field.number for field in pb.Task.DESCRIPTOR.fields if field.name not in _OUTPUT_ONLY}
+_TIMES = (
+    "schedule_time",
+    "delay",
+    "start_timeout",
+    "attempt_timeout",
+    "heartbeat_timeout",
+    "deadline",
+    "total_timeout",
+    "retry_policy",
+)
+_USUAL = {field.number for field in pb.Task.DESCRIPTOR.fields if field.name not in (*_OUTPUT_ONLY, *_TIMES)}
 
 
 def submitted_task(request: service_pb.SubmitTaskRequest, tenant_id: str, subject: str, traceparent: str) -> domain.NewTask:
@@ -48,10 +60,12 @@ def new_task(
 ) -> domain.NewTask:
     """The task of CreateTask or RunTask, with its defaults; changes the request, which is the caller's no more."""
     task = request.task
+    times = None
     for field, _ in task.ListFields():
-        if field.number not in _INPUT:
+        if field.number not in _USUAL:
             for name in _OUTPUT_ONLY:
                 task.ClearField(name)  # type: ignore[arg-type]
+            times = _times(task)
             break
     context = None
     if task.HasField("context"):
@@ -85,7 +99,50 @@ def new_task(
         request_id=request.request_id,
         payload=_payload(task, queue, kind, priority, max_attempts) if request.request_id else b"",
         traceparent=traceparent,
+        times=times,
     )
+
+
+def _times(task: pb.Task) -> domain.Times | None:
+    if not any(task.HasField(name) for name in _TIMES):  # type: ignore[arg-type]
+        return None
+    return domain.Times(
+        schedule_time=_moment(task, "schedule_time"),
+        delay_ms=_milliseconds(task, "delay"),
+        start_timeout_ms=_milliseconds(task, "start_timeout"),
+        attempt_timeout_ms=_milliseconds(task, "attempt_timeout"),
+        heartbeat_timeout_ms=_milliseconds(task, "heartbeat_timeout"),
+        deadline=_moment(task, "deadline"),
+        total_timeout_ms=_milliseconds(task, "total_timeout"),
+        retry=_retry(task.retry_policy) if task.HasField("retry_policy") else None,
+    )
+
+
+def _moment(task: pb.Task, name: str) -> datetime | None:
+    if not task.HasField(name):  # type: ignore[arg-type]
+        return None
+    try:
+        moment: datetime = getattr(task, name).ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidTime(name) from None
+    return moment
+
+
+def _milliseconds(task: pb.Task, name: str) -> int | None:
+    return getattr(task, name).ToMilliseconds() if task.HasField(name) else None  # type: ignore[arg-type]
+
+
+def _retry(policy: pb.RetryPolicy) -> str:
+    default = RetryPolicy()
+    initial_ms = policy.initial_backoff.ToMilliseconds() if policy.HasField("initial_backoff") else default.initial_ms
+    max_ms = policy.max_backoff.ToMilliseconds() if policy.HasField("max_backoff") else max(default.max_ms, initial_ms)
+    return RetryPolicy(
+        initial_ms,
+        max_ms,
+        policy.backoff_multiplier if policy.HasField("backoff_multiplier") else default.multiplier,
+        policy.jitter if policy.HasField("jitter") else default.jitter,
+        tuple(policy.non_retryable_reasons),
+    ).encode()
 
 
 @lru_cache(maxsize=4096)
@@ -147,6 +204,8 @@ def fill_task(message: pb.Task, task: domain.Task) -> None:
         message.start_time.CopyFrom(_timestamp(task.start_time))
     if task.finish_time is not None:
         message.finish_time.CopyFrom(_timestamp(task.finish_time))
+    if task.next_start_time is not None:
+        message.next_start_time.CopyFrom(_timestamp(task.next_start_time))
 
 
 def worker_message(request: worker_pb.WorkRequest) -> WorkerMessage:
@@ -168,11 +227,15 @@ def worker_message(request: worker_pb.WorkRequest) -> WorkerMessage:
         steps=tuple((step.task_id, step.attempt, step.step_id, _value_bytes(step.result)) for step in request.steps),
         completions=tuple((done.task_id, done.attempt, _value_bytes(done.result)) for done in request.completions),
         failures=tuple(
-            (failure.task_id, failure.attempt, failure.error.reason, failure.error.message, failure.retryable)
+            (failure.task_id, failure.attempt, failure.error.reason, failure.error.message, failure.retryable, _delay(failure))
             for failure in request.failures
         ),
         drain=request.drain,
     )
+
+
+def _delay(failure: worker_pb.TaskFailure) -> timedelta | None:
+    return failure.retry_delay.ToTimedelta() if failure.HasField("retry_delay") else None
 
 
 def work_response(message: SchedulerMessage) -> bytes:

@@ -25,6 +25,7 @@ from services.scheduler.storage.counts import Counts, count_tasks, sum_up_counts
 from services.scheduler.storage.create_batch import create_tasks
 from services.scheduler.storage.heartbeat_batch import renew_leases
 from services.scheduler.storage.lease_batch import lease_tasks
+from services.scheduler.storage.ready_batch import make_ready
 from services.scheduler.storage.report_batch import handle_reports
 from services.scheduler.storage.sweep_batch import sweep_runs
 from services.scheduler.storage.waking import Waker
@@ -79,6 +80,10 @@ class Batches:
     async def sweep(self) -> int:
         """Handles a batch of overdue tasks; the number of them, 0 when there is none."""
         return await self._commit(sweep_runs, "scheduler.sweep.before_commit", "scheduler.sweep.after_commit")
+
+    async def make_ready(self) -> timedelta | None:
+        """Makes a batch of SCHEDULED tasks PENDING that are due; how long until the next is, None when there is none."""
+        return await self._commit(make_ready, "scheduler.ready.before_commit", "scheduler.ready.after_commit")
 
     async def count(self) -> Counts:
         """The number of tasks by queue and state."""

@@ -22,11 +22,13 @@ _UPDATE = """
 UPDATE tasks t SET
   state = c.state, attempt = c.attempt, next_event_number = c.next_event_number, available_at = c.available_at,
   worker_id = c.worker_id, lease_expires = c.lease_expires, start_time = c.start_time, deadline = c.deadline,
-  progress = c.progress, has_steps = c.has_steps, log = t.log || c.log, log_events = c.log_events
+  progress = c.progress, has_steps = c.has_steps, log = t.log || c.log, log_events = c.log_events,
+  attempt_ends = c.attempt_ends, quiet_ends = c.quiet_ends
 FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::int[], $6::timestamptz[], $7::text[], $8::timestamptz[],
-  $9::timestamptz[], $10::timestamptz[], $11::real[], $12::bool[], $13::bytea[], $14::int[])
+  $9::timestamptz[], $10::timestamptz[], $11::real[], $12::bool[], $13::bytea[], $14::int[], $15::timestamptz[],
+  $16::timestamptz[])
   AS c (tenant_id, task_id, state, attempt, next_event_number, available_at, worker_id, lease_expires, start_time, deadline,
-    progress, has_steps, log, log_events)
+    progress, has_steps, log, log_events, attempt_ends, quiet_ends)
 WHERE t.task_id = c.task_id AND t.tenant_id = c.tenant_id AND t.task_id = ANY($2)
 """
 # What has ended moves, within the server, to where nothing changes any more.
@@ -237,6 +239,8 @@ class ChangeLog:
             [run.has_steps for run in runs],
             [self.log_of(run.task_id) for run in runs],
             [run.log_events for run in runs],
+            [run.attempt_ends for run in runs],
+            [run.quiet_ends for run in runs],
         )
 
     async def _finish(self, connection: asyncpg.Connection, runs: Sequence[Run]) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import asyncpg
+from guildmesh.scheduler.v1.task_pb2 import Task as TaskMessage
 
 from services.common.db.clock import DatabaseClock
 from services.common.errors import ConcurrentChange, DomainError
-from services.scheduler.domain.errors import ParentTaskEnded, RequestIdReused, StaleAttempt, TaskNotFound
+from services.scheduler.domain.errors import DeadlineTooEarly, ParentTaskEnded, RequestIdReused, StaleAttempt, TaskNotFound
 from services.scheduler.domain.events import Created
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.shards import shards_of
-from services.scheduler.domain.task import NewTask, State, Task
+from services.scheduler.domain.task import NewTask, State, Task, Times
 from services.scheduler.storage.changelog import ChangeLog, notified, queued
 from services.scheduler.storage.tasks import READ_TASKS, task_of
 
@@ -50,17 +52,16 @@ UPDATE tasks SET has_children = true
 WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
 """
 # The tasks of a batch have much in common: what is the same for many is sent once, as a profile, and $9 has the number of each
-# task's profile in two bytes; $10 has its shard in one.
+# task's profile in two bytes; $10 has its shard in one. Parents and times, which most batches do not have, come last.
 _INSERT = """
 WITH made AS (
   INSERT INTO tasks (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent, retention_days,
-    task_id, shard, spec, log, log_events, create_time, available_at, state, attempt, next_event_number, worker_id, lease_expires,
-    start_time, deadline, parent_task_id, context)
+    task_id, shard, spec, log, log_events, create_time, attempt, next_event_number, worker_id, lease_expires, start_time, context,
+    available_at, state, deadline{columns})
   SELECT p.tenant_id, p.queue, p.kind, p.queue_priority, p.priority, p.timeout_ms, p.max_attempts, p.traceparent,
-    p.retention_days, c.task_id, get_byte($10, c.line::int - 1), c.spec, c.log, get_byte($15, c.line::int - 1), $11, s.now,
-    s.state, s.attempt, s.attempt + 2, p.worker_id, s.now + s.lease, s.start_time,
-    s.now + s.running * p.timeout_ms * interval '1 ms', {parent}, c.context
-  FROM unnest($12::uuid[], $13::bytea[], $14::bytea[], $19::bytea[]{more})
+    p.retention_days, c.task_id, get_byte($10, c.line::int - 1), c.spec, c.log, get_byte($15, c.line::int - 1), $11,
+    s.attempt, s.attempt + 2, p.worker_id, s.now + s.lease, s.start_time, c.context, {values}
+  FROM unnest($12::uuid[], $13::bytea[], $14::bytea[], $19::bytea[]{arrays})
     WITH ORDINALITY AS c (task_id, spec, log, context{names}, line)
   JOIN unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::int[], $7::smallint[], $8::text[],
       $18::smallint[], $16::text[])
@@ -75,10 +76,44 @@ WITH made AS (
 ), {queued}
 SELECT {notified}
 """
-_INSERT_PLAIN = _INSERT.format(parent="NULL", more="", names="", queued=queued(20), notified=notified(20))
-_INSERT_WITH_PARENTS = _INSERT.format(
-    parent="c.parent_task_id", more=", $20::uuid[]", names=", parent_task_id", queued=queued(21), notified=notified(21)
+_PLAIN_VALUES = "s.now, s.state, s.now + s.running * p.timeout_ms * interval '1 ms'"
+# A task with times is SCHEDULED, or waits, or is some worker's already.
+_TIMED_VALUES = """COALESCE(c.start_at, s.now), CASE WHEN c.start_at IS NULL THEN s.state ELSE 6 END,
+    CASE WHEN s.started THEN LEAST(s.now + p.timeout_ms * interval '1 ms', c.end_by) END,
+    CASE WHEN NOT s.started THEN c.start_by END, c.end_by, c.attempt_timeout_ms, c.heartbeat_timeout_ms,
+    s.now + s.running * c.attempt_timeout_ms * interval '1 ms', s.now + s.running * c.heartbeat_timeout_ms * interval '1 ms',
+    c.retry"""
+_TIMES = (
+    ("start_at", "timestamptz"),
+    ("start_by", "timestamptz"),
+    ("end_by", "timestamptz"),
+    ("attempt_timeout_ms", "int"),
+    ("heartbeat_timeout_ms", "int"),
+    ("retry", "text"),
 )
+
+
+@lru_cache
+def _insert_statement(*, parents: bool, timed: bool) -> str:
+    columns, values = "", _PLAIN_VALUES
+    given: list[tuple[str, str]] = []
+    if timed:
+        given += _TIMES
+        columns += ", start_by, end_by, attempt_timeout_ms, heartbeat_timeout_ms, attempt_ends, quiet_ends, retry"
+        values = _TIMED_VALUES
+    if parents:
+        given.append(("parent_task_id", "uuid"))
+        columns, values = columns + ", parent_task_id", values + ", c.parent_task_id"
+    first = 20 + len(given)
+    return _INSERT.format(
+        columns=columns,
+        values=values,
+        arrays="".join(f", ${20 + place}::{type_}[]" for place, (_, type_) in enumerate(given)),
+        names="".join(f", {name}" for name, _ in given),
+        queued=queued(first),
+        notified=notified(first),
+    )
+
 
 Answer = Task | DomainError
 _CLAIMS = 5
@@ -95,21 +130,48 @@ async def create_tasks(
     new = [place for place, answer in enumerate(answers) if answer is None and place not in twins]
     if new:
         now = await clock.read(connection)
+        new = [place for place in new if not _too_late(items[place], now, answers, place)]
+    if new:
         made = [items[place] for place in new]
         runs = []
         for place, item, shard in zip(new, made, shards_of([item.task_id for item in made]), strict=True):
             run = _run_of(item, shard, now)
-            log.add(run, Created(item.description, item.priority, item.labels), item.created_by, now)
+            later = run.available_at if run.state is State.SCHEDULED else None
+            log.add(run, Created(item.description, item.priority, item.labels, later), item.created_by, now)
             if item.worker_id is not None:
                 log.add(run, run.start(item.worker_id, now, lease), item.worker_id, now)
             item.run = run
             runs.append(run)
-            answers[place] = Task(item.task_id, item.tenant_id, item.spec, now, item.context, item.traceparent)
+            answers[place] = _as_created(item.task_id, item.tenant_id, item.spec, now, item.context, item.traceparent, later)
         await _insert(connection, made, runs, log, now, lease)
     for place, first in twins.items():
         if answers[place] is None and (answer := answers[first]) is not None:
             answers[place] = _same(items[place], items[first].payload_hash(), answer)
     return [answer for answer in answers if answer is not None]
+
+
+def _too_late(item: NewTask, now: datetime, answers: list[Answer | None], place: int) -> bool:
+    """Answers a task that could only fail."""
+    end = item.times.end_by(now) if item.times is not None else None
+    if end is None or item.times is None or end > (item.times.start_at(now) or now):
+        return False
+    answers[place] = DeadlineTooEarly()
+    return True
+
+
+def _as_created(
+    task_id: str,
+    tenant_id: str,
+    spec: bytes,
+    create_time: datetime,
+    context: bytes | None,
+    traceparent: str,
+    later: datetime | None,
+) -> Task:
+    task = Task(task_id, tenant_id, spec, create_time, context, traceparent)
+    if later is not None:
+        task.state, task.next_start_time = State.SCHEDULED, later
+    return task
 
 
 def _same(item: NewTask, payload_hash: bytes, answer: Answer) -> Answer:
@@ -144,7 +206,14 @@ async def _read_requests(
 def _created_task_of(row: asyncpg.Record) -> Task:
     """The task as it was when it was created: a repeat gets the first answer."""
     task = task_of(row)
-    return Task(task.task_id, task.tenant_id, task.spec, task.create_time, task.context, task.traceparent)
+    spec = TaskMessage.FromString(task.spec)
+    times = None
+    if spec.HasField("delay"):
+        times = Times(delay_ms=spec.delay.ToMilliseconds())
+    elif spec.HasField("schedule_time"):
+        times = Times(schedule_time=spec.schedule_time.ToDatetime(UTC))
+    later = None if times is None else times.start_at(task.create_time)
+    return _as_created(task.task_id, task.tenant_id, task.spec, task.create_time, task.context, task.traceparent, later)
 
 
 async def _check_parents(connection: asyncpg.Connection, items: Sequence[NewTask], answers: list[Answer | None]) -> None:
@@ -245,16 +314,29 @@ async def _insert(
         retention_days,
         [item.context for item in items],
     ]
-    statement = _INSERT_PLAIN
-    if any(item.parent_task_id is not None for item in items):
+    timed = any(item.times is not None for item in items)
+    if timed:
+        arguments += [
+            [run.available_at if run.state is State.SCHEDULED else None for run in runs],
+            *([getattr(run, name) for run in runs] for name, _ in _TIMES[1:]),
+        ]
+    parents = any(item.parent_task_id is not None for item in items)
+    if parents:
         arguments.append([item.parent_task_id for item in items])
-        statement = _INSERT_WITH_PARENTS
-    await connection.execute(statement, *arguments, *log.queued())
+    await connection.execute(_insert_statement(parents=parents, timed=timed), *arguments, *log.queued())
     await log.write_long_events(connection)
 
 
 def _run_of(item: NewTask, shard: int, now: datetime) -> Run:
-    return Run(
+    run = Run(
         item.tenant_id, item.task_id, shard, State.PENDING, item.queue, item.kind, item.priority, 0, item.max_attempts,
         item.timeout_ms, 1, False, item.parent_task_id, item.traceparent, now,
     )  # fmt: skip
+    times = item.times
+    if times is not None:
+        start_at = times.start_at(now)
+        if start_at is not None:
+            run.state, run.available_at = State.SCHEDULED, start_at
+        run.start_by, run.end_by, run.retry = times.start_by(now), times.end_by(now), times.retry
+        run.attempt_timeout_ms, run.heartbeat_timeout_ms = times.attempt_timeout_ms, times.heartbeat_timeout_ms
+    return run

@@ -15,7 +15,7 @@ from typing import Any
 from guildmesh.events.v1 import task_event_pb2 as pb
 
 from services.common.wire import message, number, text, timestamp
-from services.scheduler.domain.events import Cancelled, Change, Completed, Created, Failed, Retried, Started, StepCompleted
+from services.scheduler.domain.events import Cancelled, Change, Completed, Created, Failed, Ready, Retried, Started, StepCompleted
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 
@@ -98,7 +98,14 @@ def _step_completed(change: StepCompleted) -> bytes:
 
 
 def _retried(change: Retried) -> bytes:
-    return message(b"\xba\x01", pb.TaskRetried(reason=change.reason, message=change.message).SerializeToString())
+    retried = pb.TaskRetried(reason=change.reason, message=change.message)
+    if change.next_start_time is not None:
+        retried.next_start_time.FromDatetime(change.next_start_time)
+    return message(b"\xba\x01", retried.SerializeToString())
+
+
+def _ready(_change: Ready) -> bytes:
+    return message(b"\xda\x01", b"")
 
 
 def _failed(change: Failed) -> bytes:
@@ -115,14 +122,17 @@ def _started(change: Started) -> bytes:
 
 
 def _created(change: Created) -> bytes:
-    if change.labels:
+    if change.labels or change.next_start_time is not None:
         created = pb.TaskCreated(description=change.description, priority=change.priority, labels=change.labels)
+        if change.next_start_time is not None:
+            created.next_start_time.FromDatetime(change.next_start_time)
         return message(b"\xa2\x01", created.SerializeToString(deterministic=True))
     return message(b"\xa2\x01", text(b"\x0a", change.description) + number(b"\x10", change.priority))
 
 
 _BODIES: Mapping[type[Change], Callable[[Any], bytes]] = {
     Created: _created,
+    Ready: _ready,
     Started: _started,
     Completed: _completed,
     StepCompleted: _step_completed,

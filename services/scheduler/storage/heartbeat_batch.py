@@ -27,14 +27,16 @@ WITH beats AS (
   WHERE r.task_id = ANY($1) AND r.state = 2 AND r.attempt = b.attempt AND (b.tenant_id IS NULL OR b.tenant_id = r.tenant_id)
   ORDER BY r.task_id FOR NO KEY UPDATE OF r
 )
-UPDATE tasks r SET lease_expires = clock_timestamp() + $5, progress = COALESCE(l.progress, r.progress)
+UPDATE tasks r SET lease_expires = clock_timestamp() + $5, progress = COALESCE(l.progress, r.progress),
+  quiet_ends = CASE WHEN l.progress IS NULL THEN r.quiet_ends
+    ELSE clock_timestamp() + r.heartbeat_timeout_ms * interval '1 ms' END
 FROM locked l WHERE r.task_id = l.task_id AND r.tenant_id = l.tenant_id AND r.task_id = ANY($1)
 RETURNING r.task_id, r.attempt
 """
 
 
 async def renew_leases(connection: asyncpg.Connection, heartbeats: Sequence[Heartbeat], lease: timedelta) -> list[str]:
-    """Renews; gives each "" or why the attempt must stop: CANCELLED, TIMEOUT or STALE_ATTEMPT."""
+    """Renews; gives each "" or why the attempt must stop: CANCELLED, TIMEOUT, DEADLINE_EXCEEDED or STALE_ATTEMPT."""
     sound = [beat for beat in heartbeats if is_id(beat.task_id)]
     rows = await connection.fetch(
         _RENEW,

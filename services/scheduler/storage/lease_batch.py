@@ -20,7 +20,8 @@ WITH taken AS MATERIALIZED (
   SELECT p.* FROM unnest($1::text[]) AS k (kind) CROSS JOIN LATERAL (
     SELECT {COLUMNS}, spec, context, create_time, queue_priority, position FROM tasks r
     WHERE r.state = 1 AND r.kind = k.kind AND r.available_at <= statement_timestamp()
-      AND (r.deadline IS NULL OR r.deadline > statement_timestamp()) {{filters}}
+      AND (r.deadline IS NULL OR r.deadline > statement_timestamp())
+      AND (r.start_by IS NULL OR r.start_by > statement_timestamp()) {{filters}}
     ORDER BY r.queue_priority DESC, r.priority DESC, r.position
     LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
   ) p
@@ -34,7 +35,8 @@ _START = """
 UPDATE tasks t SET
   state = 2, attempt = t.attempt + 1, next_event_number = t.next_event_number + 1, worker_id = c.worker_id,
   lease_expires = $4::timestamptz + $5::interval, start_time = COALESCE(t.start_time, $4),
-  deadline = COALESCE(t.deadline, $4 + t.timeout_ms * interval '1 ms'),
+  deadline = COALESCE(t.deadline, LEAST($4 + t.timeout_ms * interval '1 ms', t.end_by)), start_by = NULL,
+  attempt_ends = $4 + t.attempt_timeout_ms * interval '1 ms', quiet_ends = $4 + t.heartbeat_timeout_ms * interval '1 ms',
   log = t.log || c.log, log_events = t.log_events + CASE WHEN c.log = '' THEN 0 ELSE 1 END
 FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS c (task_id, worker_id, log)
 WHERE t.task_id = c.task_id AND t.task_id = ANY($1)
@@ -102,7 +104,10 @@ def _observe_waits(runs: Sequence[Run], now: datetime) -> None:
 
 
 def _lease_of(run: Run, row: asyncpg.Record, now: datetime, steps: dict[str, list[Step]]) -> Lease:
-    remaining = (run.deadline or now) - now
+    limit = run.deadline or now
+    if run.attempt_ends is not None and run.attempt_ends < limit:
+        limit = run.attempt_ends
+    remaining = limit - now
     return Lease(run, row["spec"], row["context"], row["create_time"], remaining, tuple(steps.get(run.task_id, ())))
 
 

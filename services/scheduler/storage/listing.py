@@ -106,7 +106,8 @@ def _parts(statement: Statement, tenant_id: str, wanted: TaskFilter, after: Plac
     parts = []
     unended = sorted(state for state in states if not state.ended)
     if unended:
-        some = "" if len(unended) == 2 else f" AND state = {int(unended[0])}"
+        every = len(unended) == len(State) - 3
+        some = "" if every else f" AND state IN ({', '.join(str(int(state)) for state in unended)})"
         parts.append(_Part("tasks", active, line, some + rest))
     over = frozenset(state for state in states if state.ended)
     if over and State.COMPLETED not in over and not wanted.by_finish_time:

@@ -68,11 +68,19 @@ def _handle(report: Report, run: Run, now: datetime, journal: _Journal, log: Cha
         return _stale(report)
     match report:
         case StepReport():
+            run.hear(now)
             journal.add(report, run, now, log)
         case CompletionReport():
             log.add(run, run.complete(report.result, now), report.worker_id, now)
         case FailureReport():
-            change = run.fail_attempt(report.reason, report.message, now, retryable=report.retryable, back_off=report.back_off)
+            change = run.fail_attempt(
+                report.reason,
+                report.message,
+                now,
+                retryable=report.retryable,
+                back_off=report.back_off,
+                delay=report.retry_delay,
+            )
             log.add(run, change, report.worker_id, now)
     if run.state.ended:
         ended.append(run)
@@ -88,9 +96,12 @@ def _answer_ended(report: Report, finished: Finished | None) -> Refusal | None:
 
 def _is_repeat(report: Report, run: Run) -> bool:
     """Whether this is what ended the attempt, told once more because its acknowledgement was lost."""
-    if isinstance(report, FailureReport) and run.attempt == report.attempt and run.state is State.PENDING:
+    if isinstance(report, FailureReport) and run.attempt == report.attempt and run.state in _WAITING:
         return True
     return _ended_it(report, run.state, run.attempt, run.error_reason)
+
+
+_WAITING = (State.PENDING, State.SCHEDULED)
 
 
 def _ended_it(report: Report, state: State, attempt: int, error_reason: str | None) -> bool:

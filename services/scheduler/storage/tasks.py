@@ -16,9 +16,10 @@ from services.scheduler.storage.listing import list_statement, place_behind, pla
 
 _ACTIVE = """tenant_id, task_id, spec, create_time, {context} AS context, traceparent, state, attempt, progress,
   next_event_number - 1 AS last_event_number, start_time, NULL::timestamptz AS finish_time, NULL::bytea AS result,
-  NULL::text AS error_reason, NULL::text AS error_message"""
+  NULL::text AS error_reason, NULL::text AS error_message, CASE WHEN state = 6 THEN available_at END AS next_start_time"""
 _ENDED = """tenant_id, task_id, spec, create_time, {context} AS context, traceparent, state, attempt, progress,
-  next_event_number - 1 AS last_event_number, start_time, finish_time, {result} AS result, error_reason, error_message"""
+  next_event_number - 1 AS last_event_number, start_time, finish_time, {result} AS result, error_reason, error_message,
+  NULL::timestamptz AS next_start_time"""
 
 
 def _either(where: str) -> str:
@@ -112,6 +113,7 @@ def task_of(row: asyncpg.Record) -> Task:
         result=row["result"],
         error_reason=row["error_reason"],
         error_message=row["error_message"],
+        next_start_time=row["next_start_time"],
     )
 
 

@@ -146,7 +146,7 @@ async def test_a_retryable_failure_waits_and_is_tried_again_until_attempts_are_u
         assert second.task.attempt == 2
         await worker.fail(second, retryable=True)
     events = await scheduler.watch(task.task_id)
-    assert [event.WhichOneof("change") for event in events] == ["created", "started", "retried", "started", "failed"]
+    assert [event.WhichOneof("change") for event in events] == ["created", "started", "retried", "ready", "started", "failed"]
     waited = events[3].event_time.ToDatetime() - events[2].event_time.ToDatetime()
     assert 1.0 <= waited.total_seconds() < 4
     failed = await scheduler.get(task.task_id)

@@ -106,21 +106,32 @@ class Model:
     reason: str = ""
     lost: bool = False
     """its lease has ended, and nobody has noticed."""
-    late: bool = False
-    """its timeout has passed, and nobody has noticed."""
-    resting: bool = False
-    """it may or may not have waited out its back-off."""
+    late: str = ""
+    """why it should fail, when the moment has passed and nobody has noticed."""
+    timed: bool = False
+    """it has timeouts of its attempts and a retry policy."""
+    slow: bool = False
+    """its attempt_timeout has passed, and nobody has noticed."""
+    quiet: bool = False
+    """its heartbeat_timeout has passed, and nobody has noticed."""
+    due: bool = False
+    """the moment that it waits for has come."""
 
     def says(self, kind: str) -> None:
         self.events.append((kind, self.attempt))
 
     def start(self, *, lost: bool) -> None:
-        self.state, self.attempt, self.lost, self.resting = State.RUNNING, self.attempt + 1, lost, False
+        self.state, self.attempt, self.lost, self.slow, self.quiet = State.RUNNING, self.attempt + 1, lost, False, False
         self.says("started")
+
+    def ready(self) -> None:
+        self.state, self.due = State.PENDING, False
+        self.says("ready")
 
     def end(self, state: State, kind: str) -> None:
         self.state = state
-        self.lost = self.late = False
+        self.lost = self.slow = self.quiet = False
+        self.late = ""
         self.says(kind)
 
     def stop_reason(self, attempt: int) -> str:
@@ -128,25 +139,32 @@ class Model:
             return ""
         if self.state is State.CANCELLED and self.attempt == attempt:
             return "CANCELLED"
-        if self.state is State.FAILED and self.attempt == attempt and self.reason == "TIMEOUT":
-            return "TIMEOUT"
+        if self.state is State.FAILED and self.attempt == attempt and self.reason in ("TIMEOUT", "DEADLINE_EXCEEDED"):
+            return self.reason
         return "STALE_ATTEMPT"
 
-    def fail_attempt(self, reason: str, *, retryable: bool, resting: bool) -> None:
+    def fail_attempt(self, reason: str, *, retryable: bool, waits: bool) -> None:
         if self.late:
-            self.reason = "TIMEOUT"
+            self.reason = self.late
             self.end(State.FAILED, "failed")
         elif not retryable or self.attempt >= self.max_attempts:
             self.reason = reason
             self.end(State.FAILED, "failed")
         else:
-            self.state, self.lost, self.resting = State.PENDING, False, resting
+            self.state, self.lost, self.slow, self.quiet = State.PENDING, False, False, False
+            if waits:
+                self.state = State.SCHEDULED
             self.says("retried")
 
 
-REPORTS = ("complete", "step one", "step two", "fail", "fail now", "fail for good")
+REPORTS = ("complete", "step one", "step two", "fail", "fail now", "fail badly", "fail for good")
+TIMES = ("late", "overdue", "slow", "quiet", "due", "come", "come", "tick")
 # What moves a task on comes more often.
-MOVES = ("lease", "lease", "lease", *REPORTS, "die", "die and sweep", "child", "beat", "sweep", "late", "cancel", "look")
+MOVES = (
+    *("lease", "lease", "lease", "lease", *REPORTS, "die", "die and sweep", "child", "beat", "beat and tell", "sweep"),
+    *(*TIMES, "cancel", "look"),
+)
+HOUR = timedelta(hours=1)
 Move = tuple[str, int, int, int]
 moves_of = st.lists(
     st.tuples(st.sampled_from(MOVES), st.integers(0, 9), st.integers(1, 4), st.sampled_from([0, 0, 0, 1])),
@@ -179,27 +197,30 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                     st.integers(1, 2),
                     st.sampled_from([1, 3, 5]),
                     st.sampled_from("ab"),
+                    st.sampled_from(["", "", "timed", "later"]),
                 ),
                 min_size=1,
                 max_size=3,
             ),
             dying=st.booleans(),
         )
-        def create(self, wanted: list[tuple[bool, str, int, int, str]], dying: bool) -> None:
+        def create(self, wanted: list[tuple[bool, str, int, int, str, str]], dying: bool) -> None:
             """Several in one transaction; a request id may be in it twice, with the same payload or another.
 
             Some are a waiting worker's from the first moment on, which may die at once.
             """
-            tasks = [self.asked(*item) for _, *item in wanted]
-            for task, (taken, *_) in zip(tasks, wanted, strict=True):
-                task.worker_id = WORKER if taken else None
+            tasks = [self.asked(*item[:-1], times=item[-1]) for _, *item in wanted]
+            for task, (taken, *_, times) in zip(tasks, wanted, strict=True):
+                # Nobody claims what may have to wait.
+                task.worker_id = WORKER if taken and times != "later" else None
             answers = world.do((world.dying if dying else world.batches).create(tasks))
             for (taken, request, *payload), answer in zip(wanted, answers, strict=True):
                 before = self.requests.get(request)
                 if before is None:
                     assert answer.task_id not in self.models
-                    self.keep(answer.task_id, payload[0], payload[1])
-                    if taken:
+                    self.keep(answer.task_id, payload[0], payload[1], times=payload[3])
+                    assert answer.state is (State.SCHEDULED if payload[3] == "later" else State.PENDING)
+                    if taken and payload[3] != "later":
                         self.models[answer.task_id].start(lost=dying)
                         world.seen["started at once"] += 1
                     if request:
@@ -233,19 +254,38 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                         self.start(number, dying=False)
                 case "child":
                     self.create_child(self.at(place), back, by_worker=number > 1)
-                case "beat":
-                    self.heartbeat([(self.at(place + more), back) for more in range(number)])
+                case "beat" | "beat and tell":
+                    progress = 0.5 if what == "beat and tell" else None
+                    self.heartbeat([(self.at(place + more), back) for more in range(number)], progress)
                 case "sweep":
                     self.sweep()
-                case "late":
-                    self.time_out(self.at(place))
+                case "late" | "overdue" | "slow" | "quiet" | "due":
+                    self.pass_time(self.at(place), what)
+                case "come":
+                    # Those that wait for a moment are few.
+                    resting = [model for model in self.models.values() if model.state is State.SCHEDULED]
+                    if resting:
+                        self.pass_time(resting[place % len(resting)], "due")
+                    self.tick()
+                case "tick":
+                    self.tick()
                 case "cancel":
                     self.cancel(self.at(place))
                 case "look":
                     self.compare(self.at(place))
 
-        def asked(self, request: str, priority: int, most: int, text: str, parent: str = "", attempt: int = 0) -> NewTask:
+        def asked(
+            self, request: str, priority: int, most: int, text: str, parent: str = "", attempt: int = 0, times: str = ""
+        ) -> NewTask:
             task = task_pb2.Task(description=text, kind=self.kind, priority=priority, max_attempts=most, parent_task_id=parent)
+            if times:
+                for duration in (task.attempt_timeout, task.heartbeat_timeout, task.start_timeout, task.total_timeout):
+                    duration.FromTimedelta(HOUR)
+                # The default's wait would be over by itself, sooner or later.
+                task.retry_policy.initial_backoff.FromTimedelta(HOUR)
+                task.retry_policy.non_retryable_reasons.append("BAD")
+            if times == "later":
+                task.delay.FromTimedelta(HOUR / 2)
             request_id = f"{self.kind}-{request}" if request else ""
             return new_task(pb.CreateTaskRequest(task=task, request_id=request_id, parent_attempt=attempt), TENANT, "ada", "")
 
@@ -270,22 +310,20 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                 assert not isinstance(answer, Exception), answer
                 self.keep(answer.task_id, 2, 2, model.task_id)
 
-        def keep(self, task_id: str, priority: int, most: int, parent: str = "") -> None:
+        def keep(self, task_id: str, priority: int, most: int, parent: str = "", times: str = "") -> None:
             self.order += 1
-            self.models[task_id] = Model(task_id, self.order, priority, most, parent)
+            model = self.models[task_id] = Model(task_id, self.order, priority, most, parent, timed=times != "")
+            if times == "later":
+                model.state = State.SCHEDULED
 
         def start(self, number: int, *, dying: bool) -> None:
-            """The waiting tasks of the highest priority, the oldest first; one that rests may be among them or not."""
+            """The waiting tasks of the highest priority, the oldest first."""
             batches = world.dying if dying else world.batches
             leases = world.do(batches.lease(Demand(TENANT, frozenset({self.kind}), frozenset()), [WORKER] * number))
             given = [lease.run.task_id for lease in leases]
             waiting = [model for model in self.models.values() if model.state is State.PENDING and not model.late]
             waiting.sort(key=lambda model: (-model.priority, model.order))
-            certain = [model.task_id for model in waiting if not model.resting]
-            sure = [task_id for task_id in given if not self.models[task_id].resting]
-            assert sure == certain[: len(sure)], "not the first in line"
-            assert len(given) == number or len(sure) == len(certain), "somebody was left waiting"
-            assert given == [model.task_id for model in waiting if model.task_id in given], "not in their order"
+            assert given == [model.task_id for model in waiting][:number], "not the first in line, or somebody was left waiting"
             for lease in leases:
                 model = self.models[lease.run.task_id]
                 world.seen["leased again"] += model.attempt > 0
@@ -310,7 +348,10 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                 return CompletionReport(*head, b"\x1a\x02" + f"{attempt:02d}".encode())
             if what.startswith("step "):
                 return StepReport(*head, what.removeprefix("step "), b"\x20\x01")
-            return FailureReport(*head, "BROKEN", "it broke", retryable=what != "fail for good", back_off=what == "fail")
+            reason = "BAD" if what == "fail badly" else "BROKEN"
+            delay = HOUR if what == "fail" and not model.timed else None
+            waits = what in ("fail", "fail badly") and (model.timed or delay is not None)
+            return FailureReport(*head, reason, "it broke", what != "fail for good", delay, back_off=waits)
 
         def judge(self, item: Report, ended: list[Model]) -> str:
             """What the answer should be; changes the model."""
@@ -319,12 +360,15 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                 if isinstance(item, CompletionReport) and model.state is State.COMPLETED:
                     return ""
                 if isinstance(item, FailureReport) and (
-                    model.state is State.PENDING or (model.state is State.FAILED and model.reason == item.reason)
+                    model.state in (State.PENDING, State.SCHEDULED)
+                    or (model.state is State.FAILED and model.reason == item.reason)
                 ):
                     return ""
             if model.stop_reason(item.attempt):
                 return "STALE_ATTEMPT"
             if isinstance(item, StepReport):
+                # Also one that is told again is a sign of life.
+                model.quiet = False
                 if item.step_id not in model.steps:
                     model.steps[item.step_id] = item.attempt
                     model.says("step_completed")
@@ -332,7 +376,8 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                 model.result = item.result[2:].decode()
                 model.end(State.COMPLETED, "completed")
             else:
-                model.fail_attempt(item.reason, retryable=item.retryable, resting=item.back_off)
+                retryable = item.retryable and not (model.timed and item.reason == "BAD")
+                model.fail_attempt(item.reason, retryable=retryable, waits=item.back_off)
             if model.state.ended:
                 ended.append(model)
             return ""
@@ -345,13 +390,16 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                         model.end(State.CANCELLED, "cancelled")
                         self.cascade([model])
 
-        def heartbeat(self, beats: list[tuple[Model, int]]) -> None:
+        def heartbeat(self, beats: list[tuple[Model, int]], progress: float | None) -> None:
             sent = [(model.task_id, max(model.attempt - back, 1)) for model, back in beats]
-            answers = world.do(world.batches.heartbeat([Heartbeat(None, task_id, attempt) for task_id, attempt in sent]))
+            told = [Heartbeat(None, task_id, attempt, progress) for task_id, attempt in sent]
+            answers = world.do(world.batches.heartbeat(told))
             for (task_id, attempt), answer in zip(sent, answers, strict=True):
                 assert answer == self.models[task_id].stop_reason(attempt)
                 if not answer:
                     self.models[task_id].lost = False
+                    if progress is not None:
+                        self.models[task_id].quiet = False
 
         def sweep(self) -> None:
             """Ends what timed out, gives back what lost its worker."""
@@ -359,16 +407,49 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                 pass
             ended = []
             for model in self.models.values():
-                if model.late or model.lost:
-                    model.fail_attempt("WORKER_LOST", retryable=True, resting=False)
-                    ended += [model] if model.state.ended else []
+                if model.late:
+                    model.fail_attempt("", retryable=True, waits=False)
+                elif model.slow or model.quiet:
+                    reason = "ATTEMPT_TIMEOUT" if model.slow else "HEARTBEAT_TIMEOUT"
+                    model.fail_attempt(reason, retryable=True, waits=True)
+                elif model.lost:
+                    model.fail_attempt("WORKER_LOST", retryable=True, waits=False)
+                else:
+                    continue
+                ended += [model] if model.state.ended else []
             self.cascade(ended)
 
-        def time_out(self, model: Model) -> None:
-            """Time passes for one task: its timeout is over."""
-            if model.attempt and not model.state.ended:
-                world.do(_expire(world.engine, model.task_id))
-                model.late = True
+        def pass_time(self, model: Model, what: str) -> None:
+            """Time passes for one task: a moment of it is in the past."""
+            if model.state.ended:
+                return
+            column = _COLUMNS.get(what, "")
+            match what:
+                case "late":
+                    column = "deadline" if model.attempt else "start_by"
+                    model.late = model.late or ("TIMEOUT" if model.attempt else "START_TIMEOUT")
+                case "overdue":
+                    # The end is a part of the moment that is looked at.
+                    limit = "deadline" if model.attempt else "start_by"
+                    column = f"{limit} = clock_timestamp() - interval '1 second', end_by"
+                    model.late = "DEADLINE_EXCEEDED"
+                case "slow" | "quiet":
+                    if model.state is not State.RUNNING or not model.timed:
+                        return
+                    model.slow, model.quiet = model.slow or what == "slow", model.quiet or what == "quiet"
+                case "due":
+                    if model.state is not State.SCHEDULED:
+                        return
+                    model.due = True
+            world.do(_pass(world.engine, model.task_id, column))
+
+        def tick(self) -> None:
+            """Those whose moment has come wait for a worker."""
+            due = [model for model in self.models.values() if model.due and model.state is State.SCHEDULED]
+            while world.do(world.batches.make_ready()) == timedelta():
+                pass
+            for model in due:
+                model.ready()
 
         def cancel(self, model: Model) -> None:
             cancelling = world.cancellations.cancel(TENANT, model.task_id, "enough", "ada")
@@ -400,10 +481,14 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
     return TaskLife
 
 
-async def _expire(engine: EngineDriver, task_id: str) -> None:
+_COLUMNS = {"slow": "attempt_ends", "quiet": "quiet_ends", "due": "available_at"}
+
+
+async def _pass(engine: EngineDriver, task_id: str, column: str) -> None:
     async with engine.transaction() as connection:
         await connection.execute(
-            "UPDATE tasks SET deadline = clock_timestamp() - interval '1 second' WHERE task_id = $1", task_id
+            f"UPDATE tasks SET {column} = clock_timestamp() - interval '1 second' WHERE task_id = $1",
+            task_id,
         )
 
 
@@ -419,6 +504,7 @@ _WANTED = (
     "completed",
     "failed",
     "cancelled",
+    "ready",
 )
 _OFTEN = 5
 

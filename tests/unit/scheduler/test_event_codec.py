@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.ids import new_id
-from services.scheduler.domain.events import Cancelled, Change, Completed, Created, Failed, Retried, Started, StepCompleted
+from services.scheduler.domain.events import (
+    Cancelled,
+    Change,
+    Completed,
+    Created,
+    Failed,
+    Ready,
+    Retried,
+    Started,
+    StepCompleted,
+)
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 from services.scheduler.relay.headers import headers_of
@@ -22,16 +32,17 @@ from services.scheduler.storage.outbox_codec import OutboxRecord, pack, unpack
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=200)
 RESULTS = st.text(st.characters(codec="utf-8"), max_size=300).map(lambda text: Value(string_value=text).SerializeToString())
+TIMES = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC))
 CHANGES: st.SearchStrategy[Change] = st.one_of(
-    st.builds(Created, NAMES, st.integers(0, 10), st.dictionaries(NAMES, NAMES, max_size=3)),
+    st.builds(Created, NAMES, st.integers(0, 10), st.dictionaries(NAMES, NAMES, max_size=3), st.none() | TIMES),
+    st.just(Ready()),
     st.builds(Started, NAMES),
     st.builds(StepCompleted, NAMES, RESULTS),
-    st.builds(Retried, NAMES, NAMES),
+    st.builds(Retried, NAMES, NAMES, st.none() | TIMES),
     st.builds(Completed, RESULTS),
     st.builds(Failed, NAMES, NAMES),
     st.builds(Cancelled, NAMES),
 )
-TIMES = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC))
 RUNS = st.builds(
     Run,
     tenant_id=NAMES, task_id=st.builds(new_id), shard=st.integers(0, 15), state=st.sampled_from(State), queue=NAMES, kind=NAMES,
@@ -57,6 +68,9 @@ def by_protobuf(run: Run, number: int, change: Change, actor: str, now: datetime
             part.result.SetInParent()
         elif field == "labels":
             part.labels.update(value)
+        elif field == "next_start_time":
+            if value is not None:
+                part.next_start_time.FromDatetime(value)
         else:
             setattr(part, field, value)
     return event

@@ -13,6 +13,7 @@ out = Console(width=None if sys.stdout.isatty() else 250)
 err = Console(stderr=True)
 
 STATE_STYLES = {
+    "scheduled": "dim",
     "pending": "dim",
     "running": "cyan",
     "completed": "green",

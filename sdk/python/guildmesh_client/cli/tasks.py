@@ -19,6 +19,8 @@ from rich.table import Table
 from guildmesh_client.cli.connection import Connection, connect
 from guildmesh_client.cli.errors import CommandError
 from guildmesh_client.cli.output import STATE_STYLES, err, out, print_json
+from guildmesh_client.cli.times import moment_of, seconds_of
+from guildmesh_client.options import TaskOptions, fill
 
 app = typer.Typer(help="Tasks: list, get, create, cancel, watch.", no_args_is_help=True)
 
@@ -93,15 +95,27 @@ def create_task(
     queue: Annotated[str, typer.Option(help="The queue; the default one if empty.")] = "",
     context: Annotated[str, typer.Option(help="A JSON object that goes with it.")] = "",
     priority: Annotated[int | None, typer.Option(min=1, max=10, help="1 to 10, the highest.")] = None,
+    delay: Annotated[str, typer.Option(help="How long until it may start, such as 90s, 15m, 2h or 1d.")] = "",
+    at: Annotated[str, typer.Option(help="When it may start, such as 2026-12-01T09:00:00+01:00.")] = "",
+    within: Annotated[str, typer.Option(help="How long until it must have ended, such as 2h.")] = "",
+    attempts: Annotated[int | None, typer.Option(min=1, max=20, help="How often a worker may start it.")] = None,
     request_id: Annotated[str, typer.Option(help="Sent again with the same id, it is created once.")] = "",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Watch it to its end.")] = False,
 ) -> None:
     """Create a task and print its id."""
-    task = task_pb2.Task(description=description, queue=queue)
-    if priority is not None:
-        task.priority = priority
-    if context:
-        task.context.update(_json_object(context))
+    task = task_pb2.Task()
+    if delay and at:
+        raise CommandError("Give --delay or --at, not both.")
+    options: TaskOptions = {
+        "queue": queue,
+        "priority": priority,
+        "max_attempts": attempts,
+        "context": _json_object(context) if context else None,
+        "delay": seconds_of(delay, "--delay") if delay else None,
+        "schedule_time": moment_of(at, "--at") if at else None,
+        "total_timeout": seconds_of(within, "--within") if within else None,
+    }
+    fill(task, description, options)
     with connect() as connection:
         stub = stubs.SchedulerServiceStub(connection.channel)
         request = pb.CreateTaskRequest(task=task, request_id=request_id)

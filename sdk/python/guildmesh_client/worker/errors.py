@@ -14,15 +14,17 @@ class TaskFailed(Exception):
         reason: machine-readable, such as "TOOL_FAILED": at most 63 of A-Z, 0-9 and _.
         message: for people.
         retryable: whether the task may be tried again while attempts remain.
+        retry_delay: seconds until then, instead of the back-off of the task's retry policy; such as a Retry-After that was heard.
     """
 
-    def __init__(self, reason: str, message: str = "", *, retryable: bool = False) -> None:
+    def __init__(self, reason: str, message: str = "", *, retryable: bool = False, retry_delay: float | None = None) -> None:
         super().__init__(f"{reason}: {message}" if message else reason)
         if not _REASON.match(reason):
             raise ValueError(f"reason {reason!r} must match {_REASON.pattern}")
         self.reason = reason
         self.message = message
         self.retryable = retryable
+        self.retry_delay = retry_delay
 
 
 class StepRefused(Exception):

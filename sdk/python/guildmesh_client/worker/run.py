@@ -12,11 +12,13 @@ from guildmesh_client.worker.task import Task
 
 log = logging.getLogger(__name__)
 
+_SPARE = 0.05
+
 
 class Run:
     """One attempt that runs, and the end of its lease."""
 
-    __slots__ = ("_over", "_until", "beaten", "running", "task")
+    __slots__ = ("_beaten_at", "_ends", "_heard", "_known", "_over", "_quiet", "_sent", "_until", "beaten", "running", "task")
 
     running: asyncio.Task[None]
     """what runs its function, once it has been started."""
@@ -28,6 +30,15 @@ class Run:
         """whether a heartbeat was ever told of it."""
         self._until = leased_until
         self._over = over
+        # A share of each limit is left, since the scheduler began to count a little before.
+        self._ends = float("inf")
+        if task.message.HasField("attempt_timeout"):
+            self._ends = task.told_at + task.remaining - task.message.attempt_timeout.ToMilliseconds() / 1000 * _SPARE
+        self._quiet: float | None = None
+        if task.message.HasField("heartbeat_timeout"):
+            self._quiet = task.message.heartbeat_timeout.ToMilliseconds() / 1000
+        # When progress was told that was sent last, and that the scheduler surely knows; and its last certain sign of life.
+        self._sent = self._known = self._heard = self._beaten_at = task.told_at
 
     def start(self, work: Coroutine[object, object, None]) -> None:
         """Runs `work`, which is to say itself when it is over."""
@@ -38,17 +49,30 @@ class Run:
         """Whether to send heartbeats: not when the attempt is over, or its lease may be another's."""
         return self.task.stop_reason in ("", "WORKER_STOPPED") and not self.running.done()
 
-    def heartbeat(self) -> pb.TaskHeartbeat:
-        """What to tell of it."""
+    def heartbeat(self, *, again: bool = False) -> pb.TaskHeartbeat:
+        """What to tell of it: its progress when there is some that the scheduler may not know, or `again` what it was told."""
         self.beaten = True
-        beat = pb.TaskHeartbeat(task_id=self.task.task_id, attempt=self.task.attempt)
-        if self.task.told_progress is not None:
-            beat.progress = self.task.told_progress
+        task = self.task
+        beat = pb.TaskHeartbeat(task_id=task.task_id, attempt=task.attempt)
+        if task.told_progress is not None and (again or task.told_at != self._known):
+            beat.progress = task.told_progress
+        self._sent = task.told_at
+        self._beaten_at = asyncio.get_running_loop().time()
         return beat
 
-    def leased_until(self, moment: float) -> None:
-        """Moves the end of the lease, by the monotonic clock."""
-        self._until = max(self._until, moment)
+    def renewed(self, until: float) -> None:
+        """A heartbeat was answered: the lease lasts until then, by the monotonic clock, and what it told is known."""
+        self._until = max(self._until, until)
+        self._known = self._sent
+        self._heard = max(self._heard, self._sent)
+
+    def heard(self, moment: float) -> None:
+        """The scheduler knows of a step that was told then."""
+        self._heard = max(self._heard, moment)
+
+    def has_urgent_news(self, now: float) -> bool:
+        """Whether the scheduler should hear before the next heartbeat that the work goes on."""
+        return self._quiet is not None and self.task.told_at != self._sent and now - self._beaten_at > self._quiet / 4
 
     def stop(self, reason: str) -> None:
         """Cancels the function."""
@@ -58,8 +82,17 @@ class Run:
             # What is cancelled before its first step never runs a line that could say that it is over.
             self.running.add_done_callback(lambda _: self._over(self))
 
-    def check_lease(self, moment: float) -> None:
-        """Cancels the function when its lease ends before `moment`, by the monotonic clock."""
-        if self._until <= moment and not self.task.stop_reason:
+    def check(self, now: float, spare: float) -> None:
+        """Cancels the function when its lease ends within `spare` seconds, or one of the attempt's own limits has passed.
+
+        The scheduler sees to the limits, too; but what it says may not arrive, and the next attempt must not run beside this one.
+        """
+        if self.task.stop_reason:
+            return
+        if self._until <= now + spare:
             log.warning("task %s attempt %d: the lease ends without a renewal", self.task.task_id, self.task.attempt)
             self.stop("LEASE_ENDED")
+        elif self._ends <= now:
+            self.stop("ATTEMPT_TIMEOUT")
+        elif self._quiet is not None and self._heard + self._quiet * (1 - _SPARE) <= now:
+            self.stop("HEARTBEAT_TIMEOUT")

@@ -24,7 +24,8 @@ class Task:
         message: the task as the scheduler tells it, with tenant_id, labels, created_by and the rest.
         task_id: id of the task.
         attempt: which start of the task this is: the fencing token of everything it does.
-        stop_reason: why the attempt is being stopped, once it is: CANCELLED, TIMEOUT, STALE_ATTEMPT, LEASE_ENDED, WORKER_STOPPED.
+        stop_reason: why the attempt is being stopped, once it is: CANCELLED, TIMEOUT, DEADLINE_EXCEEDED, ATTEMPT_TIMEOUT,
+            HEARTBEAT_TIMEOUT, STALE_ATTEMPT, LEASE_ENDED, WORKER_STOPPED.
     """
 
     def __init__(self, lease: pb.TaskLease, worker: Worker, moment: float) -> None:
@@ -36,6 +37,8 @@ class Task:
         self.attempt = message.attempt
         self.stop_reason = ""
         self.told_progress: float | None = None
+        self.told_at = moment
+        """when something was told of it last, by the monotonic clock."""
         self._worker = worker
         self._lease = lease
         self._moment = moment
@@ -57,7 +60,7 @@ class Task:
 
     @property
     def remaining(self) -> float:
-        """Seconds that the run may still take before its timeout, by this machine's monotonic clock."""
+        """Seconds that the attempt may still take before the first of its timeouts, by this machine's monotonic clock."""
         left = self._lease.remaining
         return max(0.0, self._moment + left.seconds + left.nanos / 1e9 - asyncio.get_running_loop().time())
 
@@ -67,8 +70,9 @@ class Task:
         return {step_id: from_value(result) for step_id, result in self._steps.items()}
 
     def progress(self, share: float) -> None:
-        """Tells how much is done, 0 to 1, with the next heartbeat."""
+        """Tells how much is done, 0 to 1, with the next heartbeat; under a heartbeat_timeout also that the work goes on."""
         self.told_progress = min(1.0, max(0.0, share))
+        self.told_at = asyncio.get_running_loop().time()
 
     @cached_property
     def _steps(self) -> dict[str, Value]:

@@ -49,9 +49,9 @@ _REFUSED = {
 class Worker:
     """Runs tasks. Everything it tells is fenced by the attempt, and told again after a reconnect until it is acknowledged.
 
-    A run is cancelled (asyncio.CancelledError in its function) when the scheduler says so, when its timeout passes, or when its
-    lease is about to end without a renewal, by the monotonic clock: whoever gets the task next never runs beside it, as long as
-    the function does not block the event loop and lets the cancellation through.
+    A run is cancelled (asyncio.CancelledError in its function) when the scheduler says so, such as when a timeout of its task has
+    passed, or when its lease is about to end without a renewal, by the monotonic clock: whoever gets the task next never runs
+    beside it, as long as the function does not block the event loop and lets the cancellation through.
 
     A scheduler that does not answer, though its connection stands, is left for another before that: when nothing at all is heard
     for a heartbeat interval while an answer is owed, or a heartbeat has waited for a whole lease, the worker opens another stream
@@ -170,10 +170,13 @@ class Worker:
         value = to_value(result)
         step = pb.TaskStep(task_id=task.task_id, attempt=task.attempt, step_id=step_id, result=value)
         future = self._reports.add_awaited(step)
+        told_at = asyncio.get_running_loop().time()
         self._send(step)
         refusal = await future
         if refusal is not None:
             raise StepRefused(refusal.reason, refusal.message)
+        if (run := self._run_of(task.task_id, task.attempt)) is not None:
+            run.heard(told_at)
         return value
 
     async def _work(self) -> None:
@@ -300,7 +303,7 @@ class Worker:
     def _take_over(self, stream: Stream) -> None:
         """Makes a welcomed stream the one on which everything is told, and closes the one before."""
         before, self._stream = self._stream, stream
-        stream.beat(self._heartbeats())
+        stream.beat(self._heartbeats(again=True))
         self._suspicious = self._suspicious and len(self._reports) > 0
         stream.report(self._reports.first() if self._suspicious else self._reports.all())
         if self._stopping.is_set():
@@ -311,8 +314,8 @@ class Worker:
             before.give_up(0.0 if before.mute else self._lease)
         self._offer()
 
-    def _heartbeats(self) -> list[pb.TaskHeartbeat]:
-        return [run.heartbeat() for run in self._runs if run.keeps_its_lease]
+    def _heartbeats(self, *, again: bool = False) -> list[pb.TaskHeartbeat]:
+        return [run.heartbeat(again=again) for run in self._runs if run.keeps_its_lease]
 
     def _run_of(self, task_id: str, attempt: int) -> Run | None:
         """The run of an attempt; None for an older one, too, which has been stopped for the newest."""
@@ -330,7 +333,7 @@ class Worker:
             sent = stream.renewed(renewal.task_id, renewal.attempt)
             run = self._run_of(renewal.task_id, renewal.attempt)
             if run is not None and sent is not None:
-                run.leased_until(sent + self._lease)
+                run.renewed(sent + self._lease)
         for cancel in response.cancels:
             run = self._run_of(cancel.task_id, cancel.attempt)
             stream.forget(cancel.task_id, cancel.attempt)
@@ -417,12 +420,13 @@ class Worker:
         while True:
             await asyncio.sleep(self._lease / 20)
             # With room to spare.
-            limit = loop.time() + self._lease / 5
+            now = loop.time()
             for run in list(self._runs):
-                run.check_lease(limit)
+                run.check(now, self._lease / 5)
             stream = self._stream
             if stream is None or stream.mute:
                 continue
+            stream.beat([run.heartbeat() for run in self._runs if run.keeps_its_lease and run.has_urgent_news(now)])
             if stream.silence() > self._interval * self._patience or stream.unanswered() > self._lease * self._patience:
                 self._give_up(stream, "hears nothing")
 
@@ -444,7 +448,10 @@ class Worker:
             if task.stop_reason in ("", "WORKER_STOPPED"):
                 report = _failure(task.task_id, task.attempt, "WORKER_STOPPED", "The worker stopped.", retryable=True)
         except TaskFailed as error:
-            report = _failure(task.task_id, task.attempt, error.reason, error.message, retryable=error.retryable)
+            failure = _failure(task.task_id, task.attempt, error.reason, error.message, retryable=error.retryable)
+            if error.retry_delay is not None:
+                failure.retry_delay.FromNanoseconds(round(error.retry_delay * 1e9))
+            report = failure
         except StepRefused as error:
             if error.reason != "STALE_ATTEMPT":
                 report = _failure(task.task_id, task.attempt, "INVALID_STEP", error.message, retryable=False)

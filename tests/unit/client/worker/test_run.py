@@ -177,3 +177,63 @@ async def test_a_stopped_worker_says_so_of_what_it_cuts_off() -> None:
     await desk.worker._cancel_runs("WORKER_STOPPED")
     assert [each.error.reason for each in desk.told if isinstance(each, pb.TaskFailure)] == ["WORKER_STOPPED"]
     assert desk.worker.running == 0
+
+
+def _timed(response: pb.WorkResponse, **limits: float) -> pb.WorkResponse:
+    for lease in response.leases:
+        for name, seconds in limits.items():
+            getattr(lease.task, name).FromNanoseconds(round(seconds * 1e9))
+        lease.remaining.FromNanoseconds(round(min(60.0, limits.get("attempt_timeout", 60.0)) * 1e9))
+    return response
+
+
+class Clock:
+    """A monotonic clock that stands still until it is moved."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self.now)
+
+
+def _endless(worker: Worker) -> None:
+    @worker.task("k")
+    async def wait(task: Task) -> JsonValue:
+        await asyncio.Event().wait()
+        return None
+
+
+async def test_an_attempt_is_stopped_a_little_before_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    desk = Desk()
+    _endless(desk.worker)
+    desk.hear(_timed(_leases(("a", 1)), attempt_timeout=10))
+    [run] = desk.worker._runs
+    run.check(clock.now + 9.4, 3.0)
+    assert run.task.stop_reason == ""
+    run.check(clock.now + 9.5, 3.0)
+    assert run.task.stop_reason == "ATTEMPT_TIMEOUT"
+
+
+async def test_a_run_is_stopped_when_the_scheduler_cannot_have_heard_of_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    desk = Desk()
+    _endless(desk.worker)
+    desk.hear(_timed(_leases(("a", 1), ("b", 1), ("c", 1)), heartbeat_timeout=20))
+    told, unanswered, stepping = sorted(desk.worker._runs, key=lambda run: run.task.task_id)
+    clock.now += 10
+    for run in (told, unanswered):
+        run.task.progress(0.5)
+        assert run.has_urgent_news(clock.now)
+        assert run.heartbeat().progress == 0.5
+        assert not run.has_urgent_news(clock.now), "it was said"
+    told.renewed(clock.now + 100)
+    stepping.heard(clock.now)
+    # A renewal that answers an older heartbeat knows no more than before.
+    stepping.renewed(clock.now + 100)
+    for run in (told, unanswered, stepping):
+        run.check(clock.now + 9.5, -100.0)
+    assert [run.task.stop_reason for run in (told, unanswered, stepping)] == ["", "HEARTBEAT_TIMEOUT", ""]
+    assert not told.heartbeat().HasField("progress"), "it is known"
+    assert told.heartbeat(again=True).progress == 0.5
+    told.check(clock.now + 19.5, -100.0)
+    assert told.task.stop_reason == "HEARTBEAT_TIMEOUT"

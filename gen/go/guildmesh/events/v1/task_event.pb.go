@@ -60,6 +60,7 @@ type TaskEvent struct {
 	//	*TaskEvent_Completed
 	//	*TaskEvent_Failed
 	//	*TaskEvent_Cancelled
+	//	*TaskEvent_Ready
 	Change        isTaskEvent_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -235,6 +236,15 @@ func (x *TaskEvent) GetCancelled() *TaskCancelled {
 	return nil
 }
 
+func (x *TaskEvent) GetReady() *TaskReady {
+	if x != nil {
+		if x, ok := x.Change.(*TaskEvent_Ready); ok {
+			return x.Ready
+		}
+	}
+	return nil
+}
+
 type isTaskEvent_Change interface {
 	isTaskEvent_Change()
 }
@@ -274,6 +284,11 @@ type TaskEvent_Cancelled struct {
 	Cancelled *TaskCancelled `protobuf:"bytes,26,opt,name=cancelled,proto3,oneof"`
 }
 
+type TaskEvent_Ready struct {
+	// ready: guildmesh.task.ready.v1.
+	Ready *TaskReady `protobuf:"bytes,27,opt,name=ready,proto3,oneof"`
+}
+
 func (*TaskEvent_Created) isTaskEvent_Change() {}
 
 func (*TaskEvent_Started) isTaskEvent_Change() {}
@@ -288,6 +303,8 @@ func (*TaskEvent_Failed) isTaskEvent_Change() {}
 
 func (*TaskEvent_Cancelled) isTaskEvent_Change() {}
 
+func (*TaskEvent_Ready) isTaskEvent_Change() {}
+
 // TaskCreated says that the task is kept.
 type TaskCreated struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -296,7 +313,9 @@ type TaskCreated struct {
 	// priority of the task.
 	Priority int32 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
 	// labels of the task.
-	Labels        map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// next_start_time is when the task becomes PENDING; unset when it is so from the beginning.
+	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -352,6 +371,50 @@ func (x *TaskCreated) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *TaskCreated) GetNextStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextStartTime
+	}
+	return nil
+}
+
+// TaskReady says that the task waits no longer for a moment, but for a worker.
+type TaskReady struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskReady) Reset() {
+	*x = TaskReady{}
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskReady) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskReady) ProtoMessage() {}
+
+func (x *TaskReady) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskReady.ProtoReflect.Descriptor instead.
+func (*TaskReady) Descriptor() ([]byte, []int) {
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{2}
+}
+
 // TaskStarted says that a worker has the task.
 type TaskStarted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -363,7 +426,7 @@ type TaskStarted struct {
 
 func (x *TaskStarted) Reset() {
 	*x = TaskStarted{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[2]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +438,7 @@ func (x *TaskStarted) String() string {
 func (*TaskStarted) ProtoMessage() {}
 
 func (x *TaskStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[2]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +451,7 @@ func (x *TaskStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStarted.ProtoReflect.Descriptor instead.
 func (*TaskStarted) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{2}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TaskStarted) GetWorkerId() string {
@@ -411,7 +474,7 @@ type TaskStepCompleted struct {
 
 func (x *TaskStepCompleted) Reset() {
 	*x = TaskStepCompleted{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[3]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +486,7 @@ func (x *TaskStepCompleted) String() string {
 func (*TaskStepCompleted) ProtoMessage() {}
 
 func (x *TaskStepCompleted) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[3]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +499,7 @@ func (x *TaskStepCompleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStepCompleted.ProtoReflect.Descriptor instead.
 func (*TaskStepCompleted) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{3}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TaskStepCompleted) GetStepId() string {
@@ -459,14 +522,16 @@ type TaskRetried struct {
 	// reason of the end, such as WORKER_LOST.
 	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	// message is for people.
-	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// next_start_time is when the task becomes PENDING again; unset when it is so at once.
+	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TaskRetried) Reset() {
 	*x = TaskRetried{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[4]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -478,7 +543,7 @@ func (x *TaskRetried) String() string {
 func (*TaskRetried) ProtoMessage() {}
 
 func (x *TaskRetried) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[4]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -491,7 +556,7 @@ func (x *TaskRetried) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRetried.ProtoReflect.Descriptor instead.
 func (*TaskRetried) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{4}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TaskRetried) GetReason() string {
@@ -508,6 +573,13 @@ func (x *TaskRetried) GetMessage() string {
 	return ""
 }
 
+func (x *TaskRetried) GetNextStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextStartTime
+	}
+	return nil
+}
+
 // TaskCompleted says that the task has a result.
 type TaskCompleted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -519,7 +591,7 @@ type TaskCompleted struct {
 
 func (x *TaskCompleted) Reset() {
 	*x = TaskCompleted{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[5]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +603,7 @@ func (x *TaskCompleted) String() string {
 func (*TaskCompleted) ProtoMessage() {}
 
 func (x *TaskCompleted) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[5]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +616,7 @@ func (x *TaskCompleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCompleted.ProtoReflect.Descriptor instead.
 func (*TaskCompleted) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{5}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TaskCompleted) GetResult() *structpb.Value {
@@ -557,7 +629,7 @@ func (x *TaskCompleted) GetResult() *structpb.Value {
 // TaskFailed says that the task failed for good.
 type TaskFailed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// reason of the failure, such as TIMEOUT.
+	// reason of the failure, such as TIMEOUT or DEADLINE_EXCEEDED.
 	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	// message is for people.
 	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
@@ -567,7 +639,7 @@ type TaskFailed struct {
 
 func (x *TaskFailed) Reset() {
 	*x = TaskFailed{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[6]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +651,7 @@ func (x *TaskFailed) String() string {
 func (*TaskFailed) ProtoMessage() {}
 
 func (x *TaskFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[6]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +664,7 @@ func (x *TaskFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskFailed.ProtoReflect.Descriptor instead.
 func (*TaskFailed) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{6}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TaskFailed) GetReason() string {
@@ -620,7 +692,7 @@ type TaskCancelled struct {
 
 func (x *TaskCancelled) Reset() {
 	*x = TaskCancelled{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[7]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +704,7 @@ func (x *TaskCancelled) String() string {
 func (*TaskCancelled) ProtoMessage() {}
 
 func (x *TaskCancelled) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[7]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +717,7 @@ func (x *TaskCancelled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCancelled.ProtoReflect.Descriptor instead.
 func (*TaskCancelled) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{7}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TaskCancelled) GetCause() string {
@@ -686,7 +758,7 @@ type TaskSnapshot struct {
 
 func (x *TaskSnapshot) Reset() {
 	*x = TaskSnapshot{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +770,7 @@ func (x *TaskSnapshot) String() string {
 func (*TaskSnapshot) ProtoMessage() {}
 
 func (x *TaskSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +783,7 @@ func (x *TaskSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSnapshot.ProtoReflect.Descriptor instead.
 func (*TaskSnapshot) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{8}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TaskSnapshot) GetTaskId() string {
@@ -795,7 +867,7 @@ var File_guildmesh_events_v1_task_event_proto protoreflect.FileDescriptor
 
 const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\n" +
-	"$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x06\n" +
+	"$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x06\n" +
 	"\tTaskEvent\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x05R\x06number\x12\x12\n" +
@@ -815,23 +887,27 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\aretried\x18\x17 \x01(\v2 .guildmesh.events.v1.TaskRetriedH\x00R\aretried\x12B\n" +
 	"\tcompleted\x18\x18 \x01(\v2\".guildmesh.events.v1.TaskCompletedH\x00R\tcompleted\x129\n" +
 	"\x06failed\x18\x19 \x01(\v2\x1f.guildmesh.events.v1.TaskFailedH\x00R\x06failed\x12B\n" +
-	"\tcancelled\x18\x1a \x01(\v2\".guildmesh.events.v1.TaskCancelledH\x00R\tcancelledB\b\n" +
-	"\x06change\"\xcc\x01\n" +
+	"\tcancelled\x18\x1a \x01(\v2\".guildmesh.events.v1.TaskCancelledH\x00R\tcancelled\x126\n" +
+	"\x05ready\x18\x1b \x01(\v2\x1e.guildmesh.events.v1.TaskReadyH\x00R\x05readyB\b\n" +
+	"\x06change\"\x90\x02\n" +
 	"\vTaskCreated\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\x05R\bpriority\x12D\n" +
-	"\x06labels\x18\x03 \x03(\v2,.guildmesh.events.v1.TaskCreated.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x03 \x03(\v2,.guildmesh.events.v1.TaskCreated.LabelsEntryR\x06labels\x12B\n" +
+	"\x0fnext_start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"*\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\v\n" +
+	"\tTaskReady\"*\n" +
 	"\vTaskStarted\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\"\\\n" +
 	"\x11TaskStepCompleted\x12\x17\n" +
 	"\astep_id\x18\x01 \x01(\tR\x06stepId\x12.\n" +
-	"\x06result\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x06result\"?\n" +
+	"\x06result\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x06result\"\x83\x01\n" +
 	"\vTaskRetried\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"?\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12B\n" +
+	"\x0fnext_start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\"?\n" +
 	"\rTaskCompleted\x12.\n" +
 	"\x06result\x18\x01 \x01(\v2\x16.google.protobuf.ValueR\x06result\">\n" +
 	"\n" +
@@ -867,39 +943,43 @@ func file_guildmesh_events_v1_task_event_proto_rawDescGZIP() []byte {
 	return file_guildmesh_events_v1_task_event_proto_rawDescData
 }
 
-var file_guildmesh_events_v1_task_event_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_guildmesh_events_v1_task_event_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_guildmesh_events_v1_task_event_proto_goTypes = []any{
 	(*TaskEvent)(nil),             // 0: guildmesh.events.v1.TaskEvent
 	(*TaskCreated)(nil),           // 1: guildmesh.events.v1.TaskCreated
-	(*TaskStarted)(nil),           // 2: guildmesh.events.v1.TaskStarted
-	(*TaskStepCompleted)(nil),     // 3: guildmesh.events.v1.TaskStepCompleted
-	(*TaskRetried)(nil),           // 4: guildmesh.events.v1.TaskRetried
-	(*TaskCompleted)(nil),         // 5: guildmesh.events.v1.TaskCompleted
-	(*TaskFailed)(nil),            // 6: guildmesh.events.v1.TaskFailed
-	(*TaskCancelled)(nil),         // 7: guildmesh.events.v1.TaskCancelled
-	(*TaskSnapshot)(nil),          // 8: guildmesh.events.v1.TaskSnapshot
-	nil,                           // 9: guildmesh.events.v1.TaskCreated.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 11: google.protobuf.Value
+	(*TaskReady)(nil),             // 2: guildmesh.events.v1.TaskReady
+	(*TaskStarted)(nil),           // 3: guildmesh.events.v1.TaskStarted
+	(*TaskStepCompleted)(nil),     // 4: guildmesh.events.v1.TaskStepCompleted
+	(*TaskRetried)(nil),           // 5: guildmesh.events.v1.TaskRetried
+	(*TaskCompleted)(nil),         // 6: guildmesh.events.v1.TaskCompleted
+	(*TaskFailed)(nil),            // 7: guildmesh.events.v1.TaskFailed
+	(*TaskCancelled)(nil),         // 8: guildmesh.events.v1.TaskCancelled
+	(*TaskSnapshot)(nil),          // 9: guildmesh.events.v1.TaskSnapshot
+	nil,                           // 10: guildmesh.events.v1.TaskCreated.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 12: google.protobuf.Value
 }
 var file_guildmesh_events_v1_task_event_proto_depIdxs = []int32{
-	10, // 0: guildmesh.events.v1.TaskEvent.event_time:type_name -> google.protobuf.Timestamp
+	11, // 0: guildmesh.events.v1.TaskEvent.event_time:type_name -> google.protobuf.Timestamp
 	1,  // 1: guildmesh.events.v1.TaskEvent.created:type_name -> guildmesh.events.v1.TaskCreated
-	2,  // 2: guildmesh.events.v1.TaskEvent.started:type_name -> guildmesh.events.v1.TaskStarted
-	3,  // 3: guildmesh.events.v1.TaskEvent.step_completed:type_name -> guildmesh.events.v1.TaskStepCompleted
-	4,  // 4: guildmesh.events.v1.TaskEvent.retried:type_name -> guildmesh.events.v1.TaskRetried
-	5,  // 5: guildmesh.events.v1.TaskEvent.completed:type_name -> guildmesh.events.v1.TaskCompleted
-	6,  // 6: guildmesh.events.v1.TaskEvent.failed:type_name -> guildmesh.events.v1.TaskFailed
-	7,  // 7: guildmesh.events.v1.TaskEvent.cancelled:type_name -> guildmesh.events.v1.TaskCancelled
-	9,  // 8: guildmesh.events.v1.TaskCreated.labels:type_name -> guildmesh.events.v1.TaskCreated.LabelsEntry
-	11, // 9: guildmesh.events.v1.TaskStepCompleted.result:type_name -> google.protobuf.Value
-	11, // 10: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
-	10, // 11: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	3,  // 2: guildmesh.events.v1.TaskEvent.started:type_name -> guildmesh.events.v1.TaskStarted
+	4,  // 3: guildmesh.events.v1.TaskEvent.step_completed:type_name -> guildmesh.events.v1.TaskStepCompleted
+	5,  // 4: guildmesh.events.v1.TaskEvent.retried:type_name -> guildmesh.events.v1.TaskRetried
+	6,  // 5: guildmesh.events.v1.TaskEvent.completed:type_name -> guildmesh.events.v1.TaskCompleted
+	7,  // 6: guildmesh.events.v1.TaskEvent.failed:type_name -> guildmesh.events.v1.TaskFailed
+	8,  // 7: guildmesh.events.v1.TaskEvent.cancelled:type_name -> guildmesh.events.v1.TaskCancelled
+	2,  // 8: guildmesh.events.v1.TaskEvent.ready:type_name -> guildmesh.events.v1.TaskReady
+	10, // 9: guildmesh.events.v1.TaskCreated.labels:type_name -> guildmesh.events.v1.TaskCreated.LabelsEntry
+	11, // 10: guildmesh.events.v1.TaskCreated.next_start_time:type_name -> google.protobuf.Timestamp
+	12, // 11: guildmesh.events.v1.TaskStepCompleted.result:type_name -> google.protobuf.Value
+	11, // 12: guildmesh.events.v1.TaskRetried.next_start_time:type_name -> google.protobuf.Timestamp
+	12, // 13: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
+	11, // 14: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_events_v1_task_event_proto_init() }
@@ -915,6 +995,7 @@ func file_guildmesh_events_v1_task_event_proto_init() {
 		(*TaskEvent_Completed)(nil),
 		(*TaskEvent_Failed)(nil),
 		(*TaskEvent_Cancelled)(nil),
+		(*TaskEvent_Ready)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -922,7 +1003,7 @@ func file_guildmesh_events_v1_task_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_events_v1_task_event_proto_rawDesc), len(file_guildmesh_events_v1_task_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -46,21 +46,27 @@ const (
 	ErrorReason_ERROR_REASON_INVALID_FILTER ErrorReason = 8
 	// ERROR_REASON_INVALID_ORDER_BY: a list cannot be put into this order.
 	ErrorReason_ERROR_REASON_INVALID_ORDER_BY ErrorReason = 9
+	// ERROR_REASON_DEADLINE_TOO_EARLY: the task would have to end before it may start.
+	ErrorReason_ERROR_REASON_DEADLINE_TOO_EARLY ErrorReason = 10
+	// ERROR_REASON_INVALID_TIME: a time is outside of the years 1 to 9999.
+	ErrorReason_ERROR_REASON_INVALID_TIME ErrorReason = 11
 )
 
 // Enum value maps for ErrorReason.
 var (
 	ErrorReason_name = map[int32]string{
-		0: "ERROR_REASON_UNSPECIFIED",
-		1: "ERROR_REASON_TASK_NOT_FOUND",
-		2: "ERROR_REASON_TASK_NOT_CANCELLABLE",
-		3: "ERROR_REASON_REQUEST_ID_REUSED",
-		4: "ERROR_REASON_QUEUE_NOT_FOUND",
-		5: "ERROR_REASON_PARENT_TASK_ENDED",
-		6: "ERROR_REASON_STALE_ATTEMPT",
-		7: "ERROR_REASON_HELLO_REQUIRED",
-		8: "ERROR_REASON_INVALID_FILTER",
-		9: "ERROR_REASON_INVALID_ORDER_BY",
+		0:  "ERROR_REASON_UNSPECIFIED",
+		1:  "ERROR_REASON_TASK_NOT_FOUND",
+		2:  "ERROR_REASON_TASK_NOT_CANCELLABLE",
+		3:  "ERROR_REASON_REQUEST_ID_REUSED",
+		4:  "ERROR_REASON_QUEUE_NOT_FOUND",
+		5:  "ERROR_REASON_PARENT_TASK_ENDED",
+		6:  "ERROR_REASON_STALE_ATTEMPT",
+		7:  "ERROR_REASON_HELLO_REQUIRED",
+		8:  "ERROR_REASON_INVALID_FILTER",
+		9:  "ERROR_REASON_INVALID_ORDER_BY",
+		10: "ERROR_REASON_DEADLINE_TOO_EARLY",
+		11: "ERROR_REASON_INVALID_TIME",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":          0,
@@ -73,6 +79,8 @@ var (
 		"ERROR_REASON_HELLO_REQUIRED":       7,
 		"ERROR_REASON_INVALID_FILTER":       8,
 		"ERROR_REASON_INVALID_ORDER_BY":     9,
+		"ERROR_REASON_DEADLINE_TOO_EARLY":   10,
+		"ERROR_REASON_INVALID_TIME":         11,
 	}
 )
 
@@ -107,7 +115,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xd1\v\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xea\r\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -128,7 +136,11 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\x1bERROR_REASON_HELLO_REQUIRED\x10\a\x1acʻ\x18_\b\t\x12[The first message on a Work stream must carry hello with a worker_id and the kinds it runs.\x12\x90\x01\n" +
 	"\x1bERROR_REASON_INVALID_FILTER\x10\b\x1aoʻ\x18k\b\x03\x12gThe filter cannot be used: 'colour' is not a field to filter by; the fields are state, queue, kind, …\x12\xa7\x01\n" +
 	"\x1dERROR_REASON_INVALID_ORDER_BY\x10\t\x1a\x83\x01ʻ\x18\x7f\b\x03\x12eTasks cannot be listed by 'priority'; use create_time or finish_time, with desc for the latest first.\x1a\x14\n" +
-	"\border_by\x12\bpriorityB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"\border_by\x12\bpriority\x12\x8f\x01\n" +
+	"\x1fERROR_REASON_DEADLINE_TOO_EARLY\x10\n" +
+	"\x1ajʻ\x18f\b\x03\x12bThe task would have to end before it may start; choose a later deadline or a longer total_timeout.\x12\x84\x01\n" +
+	"\x19ERROR_REASON_INVALID_TIME\x10\v\x1aeʻ\x18a\b\x03\x12Jdeadline is not a time of the years 1 to 9999; send it as RFC 3339 has it.\x1a\x11\n" +
+	"\x05field\x12\bdeadlineB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_error_reason_proto_rawDescOnce sync.Once

@@ -43,6 +43,8 @@ const (
 	TaskState_TASK_STATE_FAILED TaskState = 4
 	// TASK_STATE_CANCELLED was cancelled; terminal.
 	TaskState_TASK_STATE_CANCELLED TaskState = 5
+	// TASK_STATE_SCHEDULED waits for a moment: its schedule_time, or the end of its back-off; then it is PENDING.
+	TaskState_TASK_STATE_SCHEDULED TaskState = 6
 )
 
 // Enum value maps for TaskState.
@@ -54,6 +56,7 @@ var (
 		3: "TASK_STATE_COMPLETED",
 		4: "TASK_STATE_FAILED",
 		5: "TASK_STATE_CANCELLED",
+		6: "TASK_STATE_SCHEDULED",
 	}
 	TaskState_value = map[string]int32{
 		"TASK_STATE_UNSPECIFIED": 0,
@@ -62,6 +65,7 @@ var (
 		"TASK_STATE_COMPLETED":   3,
 		"TASK_STATE_FAILED":      4,
 		"TASK_STATE_CANCELLED":   5,
+		"TASK_STATE_SCHEDULED":   6,
 	}
 )
 
@@ -119,7 +123,7 @@ type Task struct {
 	Labels map[string]string `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// state of the task.
 	State TaskState `protobuf:"varint,12,opt,name=state,proto3,enum=guildmesh.scheduler.v1.TaskState" json:"state,omitempty"`
-	// status is the state in the plan's words: pending, running, completed, failed, cancelled.
+	// status is the state in the plan's words: pending, running, completed, failed, cancelled; and scheduled.
 	Status string `protobuf:"bytes,13,opt,name=status,proto3" json:"status,omitempty"`
 	// attempt counts the starts; it is the fencing token of the worker that runs the task.
 	Attempt int32 `protobuf:"varint,14,opt,name=attempt,proto3" json:"attempt,omitempty"`
@@ -138,7 +142,34 @@ type Task struct {
 	// start_time is when a worker first started the task.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// finish_time is when the task ended.
-	FinishTime    *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=finish_time,json=finishTime,proto3" json:"finish_time,omitempty"`
+	FinishTime *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=finish_time,json=finishTime,proto3" json:"finish_time,omitempty"`
+	// start is the earliest moment at which a worker may start the task; until then it is SCHEDULED. Unset, or past: at once.
+	//
+	// Types that are valid to be assigned to Start:
+	//
+	//	*Task_ScheduleTime
+	//	*Task_Delay
+	Start isTask_Start `protobuf_oneof:"start"`
+	// start_timeout is how long the task may wait for its first start once it may start, 1 s to 366 days; past it the task fails with
+	// reason START_TIMEOUT. Unset: as long as it takes.
+	StartTimeout *durationpb.Duration `protobuf:"bytes,25,opt,name=start_timeout,json=startTimeout,proto3" json:"start_timeout,omitempty"`
+	// attempt_timeout is how long one attempt may take, 1 s to 3,600 s; past it the attempt fails with reason ATTEMPT_TIMEOUT, and the
+	// task is tried again while attempts and time remain. Unset: only `timeout` counts, for all attempts together.
+	AttemptTimeout *durationpb.Duration `protobuf:"bytes,26,opt,name=attempt_timeout,json=attemptTimeout,proto3" json:"attempt_timeout,omitempty"`
+	// heartbeat_timeout is how long an attempt may go without telling progress or a step, 5 s to 3,600 s; past it the attempt fails with
+	// reason HEARTBEAT_TIMEOUT, and the task is tried again while attempts and time remain. Unset: that its worker lives is enough.
+	HeartbeatTimeout *durationpb.Duration `protobuf:"bytes,27,opt,name=heartbeat_timeout,json=heartbeatTimeout,proto3" json:"heartbeat_timeout,omitempty"`
+	// end is the moment at which the task fails with reason DEADLINE_EXCEEDED unless it has ended, whether it waits or runs.
+	//
+	// Types that are valid to be assigned to End:
+	//
+	//	*Task_Deadline
+	//	*Task_TotalTimeout
+	End isTask_End `protobuf_oneof:"end"`
+	// retry_policy says how long to wait between attempts, and after which failures not to try again (requirement row 12).
+	RetryPolicy *RetryPolicy `protobuf:"bytes,30,opt,name=retry_policy,json=retryPolicy,proto3" json:"retry_policy,omitempty"`
+	// next_start_time is when a SCHEDULED task becomes PENDING: at its schedule_time, or after its back-off. Unset in other states.
+	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,31,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -327,10 +358,215 @@ func (x *Task) GetFinishTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Task) GetStart() isTask_Start {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *Task) GetScheduleTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.Start.(*Task_ScheduleTime); ok {
+			return x.ScheduleTime
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetDelay() *durationpb.Duration {
+	if x != nil {
+		if x, ok := x.Start.(*Task_Delay); ok {
+			return x.Delay
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetStartTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.StartTimeout
+	}
+	return nil
+}
+
+func (x *Task) GetAttemptTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.AttemptTimeout
+	}
+	return nil
+}
+
+func (x *Task) GetHeartbeatTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.HeartbeatTimeout
+	}
+	return nil
+}
+
+func (x *Task) GetEnd() isTask_End {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+func (x *Task) GetDeadline() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.End.(*Task_Deadline); ok {
+			return x.Deadline
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetTotalTimeout() *durationpb.Duration {
+	if x != nil {
+		if x, ok := x.End.(*Task_TotalTimeout); ok {
+			return x.TotalTimeout
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetRetryPolicy() *RetryPolicy {
+	if x != nil {
+		return x.RetryPolicy
+	}
+	return nil
+}
+
+func (x *Task) GetNextStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextStartTime
+	}
+	return nil
+}
+
+type isTask_Start interface {
+	isTask_Start()
+}
+
+type Task_ScheduleTime struct {
+	// schedule_time is that moment.
+	ScheduleTime *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=schedule_time,json=scheduleTime,proto3,oneof"`
+}
+
+type Task_Delay struct {
+	// delay from the creation to that moment, at most 366 days.
+	Delay *durationpb.Duration `protobuf:"bytes,24,opt,name=delay,proto3,oneof"`
+}
+
+func (*Task_ScheduleTime) isTask_Start() {}
+
+func (*Task_Delay) isTask_Start() {}
+
+type isTask_End interface {
+	isTask_End()
+}
+
+type Task_Deadline struct {
+	// deadline is that moment.
+	Deadline *timestamppb.Timestamp `protobuf:"bytes,28,opt,name=deadline,proto3,oneof"`
+}
+
+type Task_TotalTimeout struct {
+	// total_timeout from the creation to that moment, 1 s to 366 days.
+	TotalTimeout *durationpb.Duration `protobuf:"bytes,29,opt,name=total_timeout,json=totalTimeout,proto3,oneof"`
+}
+
+func (*Task_Deadline) isTask_End() {}
+
+func (*Task_TotalTimeout) isTask_End() {}
+
+// RetryPolicy says how failed attempts are followed by others, in the words of gRPC's service config. The wait after attempt n is
+// initial_backoff × backoff_multiplier^(n-1), at most max_backoff, made longer or shorter by chance. A task whose worker was lost is
+// PENDING again at once.
+type RetryPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// initial_backoff after the first attempt, up to one day, default 1 s.
+	InitialBackoff *durationpb.Duration `protobuf:"bytes,1,opt,name=initial_backoff,json=initialBackoff,proto3" json:"initial_backoff,omitempty"`
+	// max_backoff is the longest wait, up to 7 days, default 10 s, or initial_backoff where that is longer.
+	MaxBackoff *durationpb.Duration `protobuf:"bytes,2,opt,name=max_backoff,json=maxBackoff,proto3" json:"max_backoff,omitempty"`
+	// backoff_multiplier by which each wait is longer than the one before, 1 to 10, default 2.
+	BackoffMultiplier *float64 `protobuf:"fixed64,3,opt,name=backoff_multiplier,json=backoffMultiplier,proto3,oneof" json:"backoff_multiplier,omitempty"`
+	// jitter is the share of a wait by which it may differ, 0 to 1, default 0.2 as in gRPC.
+	Jitter *float64 `protobuf:"fixed64,4,opt,name=jitter,proto3,oneof" json:"jitter,omitempty"`
+	// non_retryable_reasons are reasons of failures after which the task is not tried again, whatever the worker says; at most 32.
+	NonRetryableReasons []string `protobuf:"bytes,5,rep,name=non_retryable_reasons,json=nonRetryableReasons,proto3" json:"non_retryable_reasons,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *RetryPolicy) Reset() {
+	*x = RetryPolicy{}
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryPolicy) ProtoMessage() {}
+
+func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryPolicy.ProtoReflect.Descriptor instead.
+func (*RetryPolicy) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RetryPolicy) GetInitialBackoff() *durationpb.Duration {
+	if x != nil {
+		return x.InitialBackoff
+	}
+	return nil
+}
+
+func (x *RetryPolicy) GetMaxBackoff() *durationpb.Duration {
+	if x != nil {
+		return x.MaxBackoff
+	}
+	return nil
+}
+
+func (x *RetryPolicy) GetBackoffMultiplier() float64 {
+	if x != nil && x.BackoffMultiplier != nil {
+		return *x.BackoffMultiplier
+	}
+	return 0
+}
+
+func (x *RetryPolicy) GetJitter() float64 {
+	if x != nil && x.Jitter != nil {
+		return *x.Jitter
+	}
+	return 0
+}
+
+func (x *RetryPolicy) GetNonRetryableReasons() []string {
+	if x != nil {
+		return x.NonRetryableReasons
+	}
+	return nil
+}
+
 // TaskError says why a task failed.
 type TaskError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// reason is a machine-readable word such as TIMEOUT, WORKER_LOST, TOOL_FAILED.
+	// reason is a machine-readable word such as TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST, TOOL_FAILED.
 	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	// message is for people.
 	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
@@ -340,7 +576,7 @@ type TaskError struct {
 
 func (x *TaskError) Reset() {
 	*x = TaskError{}
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[1]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -352,7 +588,7 @@ func (x *TaskError) String() string {
 func (*TaskError) ProtoMessage() {}
 
 func (x *TaskError) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[1]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -365,7 +601,7 @@ func (x *TaskError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskError.ProtoReflect.Descriptor instead.
 func (*TaskError) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{1}
+	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *TaskError) GetReason() string {
@@ -395,7 +631,7 @@ type Queue struct {
 
 func (x *Queue) Reset() {
 	*x = Queue{}
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[2]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -407,7 +643,7 @@ func (x *Queue) String() string {
 func (*Queue) ProtoMessage() {}
 
 func (x *Queue) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[2]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -420,7 +656,7 @@ func (x *Queue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Queue.ProtoReflect.Descriptor instead.
 func (*Queue) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{2}
+	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Queue) GetQueue() string {
@@ -441,8 +677,7 @@ var File_guildmesh_scheduler_v1_task_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"!guildmesh/scheduler/v1/task.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\xbc\n" +
-	"\n" +
+	"!guildmesh/scheduler/v1/task.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\x9b\x10\n" +
 	"\x04Task\x12\x1d\n" +
 	"\atask_id\x18\x01 \x01(\tB\x04\xe2A\x01\x03R\x06taskId\x12!\n" +
 	"\ttenant_id\x18\x02 \x01(\tB\x04\xe2A\x01\x03R\btenantId\x12:\n" +
@@ -452,10 +687,10 @@ const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\acontext\x18\x06 \x01(\v2\x17.google.protobuf.StructB\n" +
 	"\xe2A\x01\x05\xc0\xbb\x18\x80\x80@R\acontext\x12.\n" +
 	"\bpriority\x18\a \x01(\x05B\r\xe2A\x01\x05\xbaH\x06\x1a\x04\x18\n" +
-	"(\x01H\x00R\bpriority\x88\x01\x01\x12H\n" +
+	"(\x01H\x02R\bpriority\x88\x01\x01\x12H\n" +
 	"\atimeout\x18\b \x01(\v2\x19.google.protobuf.DurationB\x13\xe2A\x01\x05\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\n" +
 	"R\atimeout\x125\n" +
-	"\fmax_attempts\x18\t \x01(\x05B\r\xe2A\x01\x05\xbaH\x06\x1a\x04\x18\x14(\x01H\x01R\vmaxAttempts\x88\x01\x01\x12h\n" +
+	"\fmax_attempts\x18\t \x01(\x05B\r\xe2A\x01\x05\xbaH\x06\x1a\x04\x18\x14(\x01H\x03R\vmaxAttempts\x88\x01\x01\x12h\n" +
 	"\x0eparent_task_id\x18\n" +
 	" \x01(\tBB\xe2A\x01\x05\xbaH;r927^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})?$R\fparentTaskId\x12]\n" +
 	"\x06labels\x18\v \x03(\v2(.guildmesh.scheduler.v1.Task.LabelsEntryB\x1b\xe2A\x01\x05\xbaH\x14\x9a\x01\x11\x10 \"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\xff\x01R\x06labels\x12=\n" +
@@ -473,25 +708,46 @@ const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\tstartTime\x12A\n" +
 	"\vfinish_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\n" +
-	"finishTime\x1a9\n" +
+	"finishTime\x12G\n" +
+	"\rschedule_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x05H\x00R\fscheduleTime\x12F\n" +
+	"\x05delay\x18\x18 \x01(\v2\x19.google.protobuf.DurationB\x13\xe2A\x01\x05\xbaH\f\xaa\x01\t\"\x05\b\x80\x8a\x8a\x0f2\x00H\x00R\x05delay\x12U\n" +
+	"\rstart_timeout\x18\x19 \x01(\v2\x19.google.protobuf.DurationB\x15\xe2A\x01\x05\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x8a\x8a\x0f2\x02\b\x01R\fstartTimeout\x12W\n" +
+	"\x0fattempt_timeout\x18\x1a \x01(\v2\x19.google.protobuf.DurationB\x13\xe2A\x01\x05\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x0eattemptTimeout\x12[\n" +
+	"\x11heartbeat_timeout\x18\x1b \x01(\v2\x19.google.protobuf.DurationB\x13\xe2A\x01\x05\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x05R\x10heartbeatTimeout\x12>\n" +
+	"\bdeadline\x18\x1c \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x05H\x01R\bdeadline\x12W\n" +
+	"\rtotal_timeout\x18\x1d \x01(\v2\x19.google.protobuf.DurationB\x15\xe2A\x01\x05\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x8a\x8a\x0f2\x02\b\x01H\x01R\ftotalTimeout\x12L\n" +
+	"\fretry_policy\x18\x1e \x01(\v2#.guildmesh.scheduler.v1.RetryPolicyB\x04\xe2A\x01\x05R\vretryPolicy\x12H\n" +
+	"\x0fnext_start_time\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\rnextStartTime\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
+	"\x05startB\x05\n" +
+	"\x03endB\v\n" +
 	"\t_priorityB\x0f\n" +
-	"\r_max_attempts\"f\n" +
+	"\r_max_attempts\"\xab\x03\n" +
+	"\vRetryPolicy\x12R\n" +
+	"\x0finitial_backoff\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\x0einitialBackoff\x12J\n" +
+	"\vmax_backoff\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$2\x00R\n" +
+	"maxBackoff\x12K\n" +
+	"\x12backoff_multiplier\x18\x03 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\xf0?H\x00R\x11backoffMultiplier\x88\x01\x01\x124\n" +
+	"\x06jitter\x18\x04 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\x06jitter\x88\x01\x01\x12W\n" +
+	"\x15non_retryable_reasons\x18\x05 \x03(\tB#\xbaH \x92\x01\x1d\x10 \"\x19r\x17\x10\x01\x18?2\x11^[A-Z][A-Z0-9_]*$R\x13nonRetryableReasonsB\x15\n" +
+	"\x13_backoff_multiplierB\t\n" +
+	"\a_jitter\"f\n" +
 	"\tTaskError\x124\n" +
 	"\x06reason\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18?2\x11^[A-Z][A-Z0-9_]*$R\x06reason\x12#\n" +
 	"\amessage\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18І\x03R\amessage\"?\n" +
 	"\x05Queue\x12\x1a\n" +
 	"\x05queue\x18\x01 \x01(\tB\x04\xe2A\x01\bR\x05queue\x12\x1a\n" +
-	"\bpriority\x18\x02 \x01(\x05R\bpriority*\xa2\x01\n" +
+	"\bpriority\x18\x02 \x01(\x05R\bpriority*\xbc\x01\n" +
 	"\tTaskState\x12\x1a\n" +
 	"\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12TASK_STATE_PENDING\x10\x01\x12\x16\n" +
 	"\x12TASK_STATE_RUNNING\x10\x02\x12\x18\n" +
 	"\x14TASK_STATE_COMPLETED\x10\x03\x12\x15\n" +
 	"\x11TASK_STATE_FAILED\x10\x04\x12\x18\n" +
-	"\x14TASK_STATE_CANCELLED\x10\x05B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"\x14TASK_STATE_CANCELLED\x10\x05\x12\x18\n" +
+	"\x14TASK_STATE_SCHEDULED\x10\x06B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_task_proto_rawDescOnce sync.Once
@@ -506,33 +762,45 @@ func file_guildmesh_scheduler_v1_task_proto_rawDescGZIP() []byte {
 }
 
 var file_guildmesh_scheduler_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_guildmesh_scheduler_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_guildmesh_scheduler_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_guildmesh_scheduler_v1_task_proto_goTypes = []any{
 	(TaskState)(0),                // 0: guildmesh.scheduler.v1.TaskState
 	(*Task)(nil),                  // 1: guildmesh.scheduler.v1.Task
-	(*TaskError)(nil),             // 2: guildmesh.scheduler.v1.TaskError
-	(*Queue)(nil),                 // 3: guildmesh.scheduler.v1.Queue
-	nil,                           // 4: guildmesh.scheduler.v1.Task.LabelsEntry
-	(*structpb.Struct)(nil),       // 5: google.protobuf.Struct
-	(*durationpb.Duration)(nil),   // 6: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 7: google.protobuf.Value
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*RetryPolicy)(nil),           // 2: guildmesh.scheduler.v1.RetryPolicy
+	(*TaskError)(nil),             // 3: guildmesh.scheduler.v1.TaskError
+	(*Queue)(nil),                 // 4: guildmesh.scheduler.v1.Queue
+	nil,                           // 5: guildmesh.scheduler.v1.Task.LabelsEntry
+	(*structpb.Struct)(nil),       // 6: google.protobuf.Struct
+	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
+	(*structpb.Value)(nil),        // 8: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_guildmesh_scheduler_v1_task_proto_depIdxs = []int32{
-	5, // 0: guildmesh.scheduler.v1.Task.context:type_name -> google.protobuf.Struct
-	6, // 1: guildmesh.scheduler.v1.Task.timeout:type_name -> google.protobuf.Duration
-	4, // 2: guildmesh.scheduler.v1.Task.labels:type_name -> guildmesh.scheduler.v1.Task.LabelsEntry
-	0, // 3: guildmesh.scheduler.v1.Task.state:type_name -> guildmesh.scheduler.v1.TaskState
-	7, // 4: guildmesh.scheduler.v1.Task.result:type_name -> google.protobuf.Value
-	2, // 5: guildmesh.scheduler.v1.Task.error:type_name -> guildmesh.scheduler.v1.TaskError
-	8, // 6: guildmesh.scheduler.v1.Task.create_time:type_name -> google.protobuf.Timestamp
-	8, // 7: guildmesh.scheduler.v1.Task.start_time:type_name -> google.protobuf.Timestamp
-	8, // 8: guildmesh.scheduler.v1.Task.finish_time:type_name -> google.protobuf.Timestamp
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	6,  // 0: guildmesh.scheduler.v1.Task.context:type_name -> google.protobuf.Struct
+	7,  // 1: guildmesh.scheduler.v1.Task.timeout:type_name -> google.protobuf.Duration
+	5,  // 2: guildmesh.scheduler.v1.Task.labels:type_name -> guildmesh.scheduler.v1.Task.LabelsEntry
+	0,  // 3: guildmesh.scheduler.v1.Task.state:type_name -> guildmesh.scheduler.v1.TaskState
+	8,  // 4: guildmesh.scheduler.v1.Task.result:type_name -> google.protobuf.Value
+	3,  // 5: guildmesh.scheduler.v1.Task.error:type_name -> guildmesh.scheduler.v1.TaskError
+	9,  // 6: guildmesh.scheduler.v1.Task.create_time:type_name -> google.protobuf.Timestamp
+	9,  // 7: guildmesh.scheduler.v1.Task.start_time:type_name -> google.protobuf.Timestamp
+	9,  // 8: guildmesh.scheduler.v1.Task.finish_time:type_name -> google.protobuf.Timestamp
+	9,  // 9: guildmesh.scheduler.v1.Task.schedule_time:type_name -> google.protobuf.Timestamp
+	7,  // 10: guildmesh.scheduler.v1.Task.delay:type_name -> google.protobuf.Duration
+	7,  // 11: guildmesh.scheduler.v1.Task.start_timeout:type_name -> google.protobuf.Duration
+	7,  // 12: guildmesh.scheduler.v1.Task.attempt_timeout:type_name -> google.protobuf.Duration
+	7,  // 13: guildmesh.scheduler.v1.Task.heartbeat_timeout:type_name -> google.protobuf.Duration
+	9,  // 14: guildmesh.scheduler.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	7,  // 15: guildmesh.scheduler.v1.Task.total_timeout:type_name -> google.protobuf.Duration
+	2,  // 16: guildmesh.scheduler.v1.Task.retry_policy:type_name -> guildmesh.scheduler.v1.RetryPolicy
+	9,  // 17: guildmesh.scheduler.v1.Task.next_start_time:type_name -> google.protobuf.Timestamp
+	7,  // 18: guildmesh.scheduler.v1.RetryPolicy.initial_backoff:type_name -> google.protobuf.Duration
+	7,  // 19: guildmesh.scheduler.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_task_proto_init() }
@@ -540,14 +808,20 @@ func file_guildmesh_scheduler_v1_task_proto_init() {
 	if File_guildmesh_scheduler_v1_task_proto != nil {
 		return
 	}
-	file_guildmesh_scheduler_v1_task_proto_msgTypes[0].OneofWrappers = []any{}
+	file_guildmesh_scheduler_v1_task_proto_msgTypes[0].OneofWrappers = []any{
+		(*Task_ScheduleTime)(nil),
+		(*Task_Delay)(nil),
+		(*Task_Deadline)(nil),
+		(*Task_TotalTimeout)(nil),
+	}
+	file_guildmesh_scheduler_v1_task_proto_msgTypes[1].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_task_proto_rawDesc), len(file_guildmesh_scheduler_v1_task_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -408,8 +408,10 @@ type TaskFailure struct {
 	Attempt int32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	// error says why.
 	Error *TaskError `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
-	// retryable failures are tried again while attempts remain, after an exponential back-off of 1 s to 10 s.
-	Retryable     bool `protobuf:"varint,4,opt,name=retryable,proto3" json:"retryable,omitempty"`
+	// retryable failures are tried again while attempts remain, after the back-off of the task's retry_policy.
+	Retryable bool `protobuf:"varint,4,opt,name=retryable,proto3" json:"retryable,omitempty"`
+	// retry_delay is how long to wait before the next attempt, at most one day, instead of the back-off (google.rpc.RetryInfo).
+	RetryDelay    *durationpb.Duration `protobuf:"bytes,5,opt,name=retry_delay,json=retryDelay,proto3" json:"retry_delay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -470,6 +472,13 @@ func (x *TaskFailure) GetRetryable() bool {
 		return x.Retryable
 	}
 	return false
+}
+
+func (x *TaskFailure) GetRetryDelay() *durationpb.Duration {
+	if x != nil {
+		return x.RetryDelay
+	}
+	return nil
 }
 
 // WorkResponse is what the scheduler tells.
@@ -641,7 +650,7 @@ type TaskLease struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// task to run, with its context; task.attempt is the fencing token of everything the worker says about it.
 	Task *Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
-	// remaining is how long the run may still take before its timeout.
+	// remaining is how long the attempt may still take before the first of its timeouts.
 	Remaining *durationpb.Duration `protobuf:"bytes,2,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// steps are the journal entries of earlier attempts, in the order they were written.
 	Steps []*TaskStep `protobuf:"bytes,3,rep,name=steps,proto3" json:"steps,omitempty"`
@@ -716,7 +725,7 @@ type TaskCancel struct {
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// attempt to stop.
 	Attempt int32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// reason is CANCELLED, TIMEOUT or STALE_ATTEMPT.
+	// reason is CANCELLED, TIMEOUT, DEADLINE_EXCEEDED, ATTEMPT_TIMEOUT, HEARTBEAT_TIMEOUT or STALE_ATTEMPT.
 	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1059,12 +1068,14 @@ const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\x0eTaskCompletion\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\x126\n" +
-	"\x06result\x18\x03 \x01(\v2\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\"\x9f\x01\n" +
+	"\x06result\x18\x03 \x01(\v2\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\"\xeb\x01\n" +
 	"\vTaskFailure\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\x12?\n" +
 	"\x05error\x18\x03 \x01(\v2!.guildmesh.scheduler.v1.TaskErrorB\x06\xbaH\x03\xc8\x01\x01R\x05error\x12\x1c\n" +
-	"\tretryable\x18\x04 \x01(\bR\tretryable\"\xdc\x03\n" +
+	"\tretryable\x18\x04 \x01(\bR\tretryable\x12J\n" +
+	"\vretry_delay\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\n" +
+	"retryDelay\"\xdc\x03\n" +
 	"\fWorkResponse\x12?\n" +
 	"\awelcome\x18\x01 \x01(\v2%.guildmesh.scheduler.v1.WorkerWelcomeR\awelcome\x129\n" +
 	"\x06leases\x18\x02 \x03(\v2!.guildmesh.scheduler.v1.TaskLeaseR\x06leases\x12<\n" +
@@ -1149,26 +1160,27 @@ var file_guildmesh_scheduler_v1_worker_service_proto_depIdxs = []int32{
 	14, // 5: guildmesh.scheduler.v1.TaskStep.result:type_name -> google.protobuf.Value
 	14, // 6: guildmesh.scheduler.v1.TaskCompletion.result:type_name -> google.protobuf.Value
 	15, // 7: guildmesh.scheduler.v1.TaskFailure.error:type_name -> guildmesh.scheduler.v1.TaskError
-	7,  // 8: guildmesh.scheduler.v1.WorkResponse.welcome:type_name -> guildmesh.scheduler.v1.WorkerWelcome
-	8,  // 9: guildmesh.scheduler.v1.WorkResponse.leases:type_name -> guildmesh.scheduler.v1.TaskLease
-	9,  // 10: guildmesh.scheduler.v1.WorkResponse.cancels:type_name -> guildmesh.scheduler.v1.TaskCancel
-	10, // 11: guildmesh.scheduler.v1.WorkResponse.acks:type_name -> guildmesh.scheduler.v1.TaskAck
-	13, // 12: guildmesh.scheduler.v1.WorkResponse.refusals:type_name -> guildmesh.scheduler.v1.TaskRefusal
-	11, // 13: guildmesh.scheduler.v1.WorkResponse.renewals:type_name -> guildmesh.scheduler.v1.TaskRenewal
-	12, // 14: guildmesh.scheduler.v1.WorkResponse.renew_token:type_name -> guildmesh.scheduler.v1.TokenRenewal
-	16, // 15: guildmesh.scheduler.v1.WorkerWelcome.lease_duration:type_name -> google.protobuf.Duration
-	16, // 16: guildmesh.scheduler.v1.WorkerWelcome.heartbeat_interval:type_name -> google.protobuf.Duration
-	17, // 17: guildmesh.scheduler.v1.TaskLease.task:type_name -> guildmesh.scheduler.v1.Task
-	16, // 18: guildmesh.scheduler.v1.TaskLease.remaining:type_name -> google.protobuf.Duration
-	3,  // 19: guildmesh.scheduler.v1.TaskLease.steps:type_name -> guildmesh.scheduler.v1.TaskStep
-	16, // 20: guildmesh.scheduler.v1.TokenRenewal.expires_in:type_name -> google.protobuf.Duration
-	0,  // 21: guildmesh.scheduler.v1.WorkerService.Work:input_type -> guildmesh.scheduler.v1.WorkRequest
-	6,  // 22: guildmesh.scheduler.v1.WorkerService.Work:output_type -> guildmesh.scheduler.v1.WorkResponse
-	22, // [22:23] is the sub-list for method output_type
-	21, // [21:22] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	16, // 8: guildmesh.scheduler.v1.TaskFailure.retry_delay:type_name -> google.protobuf.Duration
+	7,  // 9: guildmesh.scheduler.v1.WorkResponse.welcome:type_name -> guildmesh.scheduler.v1.WorkerWelcome
+	8,  // 10: guildmesh.scheduler.v1.WorkResponse.leases:type_name -> guildmesh.scheduler.v1.TaskLease
+	9,  // 11: guildmesh.scheduler.v1.WorkResponse.cancels:type_name -> guildmesh.scheduler.v1.TaskCancel
+	10, // 12: guildmesh.scheduler.v1.WorkResponse.acks:type_name -> guildmesh.scheduler.v1.TaskAck
+	13, // 13: guildmesh.scheduler.v1.WorkResponse.refusals:type_name -> guildmesh.scheduler.v1.TaskRefusal
+	11, // 14: guildmesh.scheduler.v1.WorkResponse.renewals:type_name -> guildmesh.scheduler.v1.TaskRenewal
+	12, // 15: guildmesh.scheduler.v1.WorkResponse.renew_token:type_name -> guildmesh.scheduler.v1.TokenRenewal
+	16, // 16: guildmesh.scheduler.v1.WorkerWelcome.lease_duration:type_name -> google.protobuf.Duration
+	16, // 17: guildmesh.scheduler.v1.WorkerWelcome.heartbeat_interval:type_name -> google.protobuf.Duration
+	17, // 18: guildmesh.scheduler.v1.TaskLease.task:type_name -> guildmesh.scheduler.v1.Task
+	16, // 19: guildmesh.scheduler.v1.TaskLease.remaining:type_name -> google.protobuf.Duration
+	3,  // 20: guildmesh.scheduler.v1.TaskLease.steps:type_name -> guildmesh.scheduler.v1.TaskStep
+	16, // 21: guildmesh.scheduler.v1.TokenRenewal.expires_in:type_name -> google.protobuf.Duration
+	0,  // 22: guildmesh.scheduler.v1.WorkerService.Work:input_type -> guildmesh.scheduler.v1.WorkRequest
+	6,  // 23: guildmesh.scheduler.v1.WorkerService.Work:output_type -> guildmesh.scheduler.v1.WorkResponse
+	23, // [23:24] is the sub-list for method output_type
+	22, // [22:23] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_worker_service_proto_init() }

@@ -45,6 +45,7 @@ class TaskEvent(_message.Message):
     COMPLETED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """task_id of the task."""
     number: _builtins.int
@@ -95,6 +96,10 @@ class TaskEvent(_message.Message):
     def cancelled(self) -> Global___TaskCancelled:
         """cancelled: guildmesh.task.cancelled.v1; the last event."""
 
+    @_builtins.property
+    def ready(self) -> Global___TaskReady:
+        """ready: guildmesh.task.ready.v1."""
+
     def __init__(
         self,
         *,
@@ -115,12 +120,13 @@ class TaskEvent(_message.Message):
         completed: Global___TaskCompleted | None = ...,
         failed: Global___TaskFailed | None = ...,
         cancelled: Global___TaskCancelled | None = ...,
+        ready: Global___TaskReady | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "change", b"change", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "retried", b"retried", "started", b"started", "step_completed", b"step_completed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "change", b"change", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "ready", b"ready", "retried", b"retried", "started", b"started", "step_completed", b"step_completed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cancelled", b"cancelled", "change", b"change", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "kind", b"kind", "number", b"number", "parent_task_id", b"parent_task_id", "queue", b"queue", "retried", b"retried", "started", b"started", "step_completed", b"step_completed", "task_id", b"task_id", "tenant_id", b"tenant_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cancelled", b"cancelled", "change", b"change", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "kind", b"kind", "number", b"number", "parent_task_id", b"parent_task_id", "queue", b"queue", "ready", b"ready", "retried", b"retried", "started", b"started", "step_completed", b"step_completed", "task_id", b"task_id", "tenant_id", b"tenant_id", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["created", "started", "step_completed", "retried", "completed", "failed", "cancelled"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["created", "started", "step_completed", "retried", "completed", "failed", "cancelled", "ready"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
@@ -155,6 +161,7 @@ class TaskCreated(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    NEXT_START_TIME_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """description is the task text."""
     priority: _builtins.int
@@ -163,20 +170,42 @@ class TaskCreated(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """labels of the task."""
 
+    @_builtins.property
+    def next_start_time(self) -> _timestamp_pb2.Timestamp:
+        """next_start_time is when the task becomes PENDING; unset when it is so from the beginning."""
+
     def __init__(
         self,
         *,
         description: _builtins.str = ...,
         priority: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        next_start_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_start_time", b"next_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "labels", b"labels", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "labels", b"labels", "next_start_time", b"next_start_time", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskCreated: _TypeAlias = TaskCreated  # noqa: Y015
+
+@_typing.final
+class TaskReady(_message.Message):
+    """TaskReady says that the task waits no longer for a moment, but for a worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskReady: _TypeAlias = TaskReady  # noqa: Y015
 
 @_typing.final
 class TaskStarted(_message.Message):
@@ -236,19 +265,25 @@ class TaskRetried(_message.Message):
 
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    NEXT_START_TIME_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """reason of the end, such as WORKER_LOST."""
     message: _builtins.str
     """message is for people."""
+    @_builtins.property
+    def next_start_time(self) -> _timestamp_pb2.Timestamp:
+        """next_start_time is when the task becomes PENDING again; unset when it is so at once."""
+
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
+        next_start_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_start_time", b"next_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "next_start_time", b"next_start_time", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -287,7 +322,7 @@ class TaskFailed(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """reason of the failure, such as TIMEOUT."""
+    """reason of the failure, such as TIMEOUT or DEADLINE_EXCEEDED."""
     message: _builtins.str
     """message is for people."""
     def __init__(

@@ -42,6 +42,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_INVALID_FILTER: the filter of a list cannot be read."""
     ERROR_REASON_INVALID_ORDER_BY: _ErrorReason.ValueType  # 9
     """ERROR_REASON_INVALID_ORDER_BY: a list cannot be put into this order."""
+    ERROR_REASON_DEADLINE_TOO_EARLY: _ErrorReason.ValueType  # 10
+    """ERROR_REASON_DEADLINE_TOO_EARLY: the task would have to end before it may start."""
+    ERROR_REASON_INVALID_TIME: _ErrorReason.ValueType  # 11
+    """ERROR_REASON_INVALID_TIME: a time is outside of the years 1 to 9999."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists the google.rpc.ErrorInfo reasons of the domain "scheduler.guildmesh.dev"."""
@@ -66,4 +70,8 @@ ERROR_REASON_INVALID_FILTER: ErrorReason.ValueType  # 8
 """ERROR_REASON_INVALID_FILTER: the filter of a list cannot be read."""
 ERROR_REASON_INVALID_ORDER_BY: ErrorReason.ValueType  # 9
 """ERROR_REASON_INVALID_ORDER_BY: a list cannot be put into this order."""
+ERROR_REASON_DEADLINE_TOO_EARLY: ErrorReason.ValueType  # 10
+"""ERROR_REASON_DEADLINE_TOO_EARLY: the task would have to end before it may start."""
+ERROR_REASON_INVALID_TIME: ErrorReason.ValueType  # 11
+"""ERROR_REASON_INVALID_TIME: a time is outside of the years 1 to 9999."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

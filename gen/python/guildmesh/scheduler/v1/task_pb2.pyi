@@ -40,6 +40,8 @@ class _TaskStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskState.V
     """TASK_STATE_FAILED has an error; terminal."""
     TASK_STATE_CANCELLED: _TaskState.ValueType  # 5
     """TASK_STATE_CANCELLED was cancelled; terminal."""
+    TASK_STATE_SCHEDULED: _TaskState.ValueType  # 6
+    """TASK_STATE_SCHEDULED waits for a moment: its schedule_time, or the end of its back-off; then it is PENDING."""
 
 class TaskState(_TaskState, metaclass=_TaskStateEnumTypeWrapper):
     """TaskState is where a task is in its life."""
@@ -56,6 +58,8 @@ TASK_STATE_FAILED: TaskState.ValueType  # 4
 """TASK_STATE_FAILED has an error; terminal."""
 TASK_STATE_CANCELLED: TaskState.ValueType  # 5
 """TASK_STATE_CANCELLED was cancelled; terminal."""
+TASK_STATE_SCHEDULED: TaskState.ValueType  # 6
+"""TASK_STATE_SCHEDULED waits for a moment: its schedule_time, or the end of its back-off; then it is PENDING."""
 Global___TaskState: _TypeAlias = TaskState  # noqa: Y015
 
 @_typing.final
@@ -106,6 +110,15 @@ class Task(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
+    SCHEDULE_TIME_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    START_TIMEOUT_FIELD_NUMBER: _builtins.int
+    ATTEMPT_TIMEOUT_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_TIMEOUT_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    TOTAL_TIMEOUT_FIELD_NUMBER: _builtins.int
+    RETRY_POLICY_FIELD_NUMBER: _builtins.int
+    NEXT_START_TIME_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """task_id is a UUIDv7 given by the scheduler."""
     tenant_id: _builtins.str
@@ -125,7 +138,7 @@ class Task(_message.Message):
     state: Global___TaskState.ValueType
     """state of the task."""
     status: _builtins.str
-    """status is the state in the plan's words: pending, running, completed, failed, cancelled."""
+    """status is the state in the plan's words: pending, running, completed, failed, cancelled; and scheduled."""
     attempt: _builtins.int
     """attempt counts the starts; it is the fencing token of the worker that runs the task."""
     progress: _builtins.float
@@ -166,6 +179,48 @@ class Task(_message.Message):
     def finish_time(self) -> _timestamp_pb2.Timestamp:
         """finish_time is when the task ended."""
 
+    @_builtins.property
+    def schedule_time(self) -> _timestamp_pb2.Timestamp:
+        """schedule_time is that moment."""
+
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """delay from the creation to that moment, at most 366 days."""
+
+    @_builtins.property
+    def start_timeout(self) -> _duration_pb2.Duration:
+        """start_timeout is how long the task may wait for its first start once it may start, 1 s to 366 days; past it the task fails with
+        reason START_TIMEOUT. Unset: as long as it takes.
+        """
+
+    @_builtins.property
+    def attempt_timeout(self) -> _duration_pb2.Duration:
+        """attempt_timeout is how long one attempt may take, 1 s to 3,600 s; past it the attempt fails with reason ATTEMPT_TIMEOUT, and the
+        task is tried again while attempts and time remain. Unset: only `timeout` counts, for all attempts together.
+        """
+
+    @_builtins.property
+    def heartbeat_timeout(self) -> _duration_pb2.Duration:
+        """heartbeat_timeout is how long an attempt may go without telling progress or a step, 5 s to 3,600 s; past it the attempt fails with
+        reason HEARTBEAT_TIMEOUT, and the task is tried again while attempts and time remain. Unset: that its worker lives is enough.
+        """
+
+    @_builtins.property
+    def deadline(self) -> _timestamp_pb2.Timestamp:
+        """deadline is that moment."""
+
+    @_builtins.property
+    def total_timeout(self) -> _duration_pb2.Duration:
+        """total_timeout from the creation to that moment, 1 s to 366 days."""
+
+    @_builtins.property
+    def retry_policy(self) -> Global___RetryPolicy:
+        """retry_policy says how long to wait between attempts, and after which failures not to try again (requirement row 12)."""
+
+    @_builtins.property
+    def next_start_time(self) -> _timestamp_pb2.Timestamp:
+        """next_start_time is when a SCHEDULED task becomes PENDING: at its schedule_time, or after its back-off. Unset in other states."""
+
     def __init__(
         self,
         *,
@@ -191,21 +246,92 @@ class Task(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
+        schedule_time: _timestamp_pb2.Timestamp | None = ...,
+        delay: _duration_pb2.Duration | None = ...,
+        start_timeout: _duration_pb2.Duration | None = ...,
+        attempt_timeout: _duration_pb2.Duration | None = ...,
+        heartbeat_timeout: _duration_pb2.Duration | None = ...,
+        deadline: _timestamp_pb2.Timestamp | None = ...,
+        total_timeout: _duration_pb2.Duration | None = ...,
+        retry_policy: Global___RetryPolicy | None = ...,
+        next_start_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "context", b"context", "create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "max_attempts", b"max_attempts", "priority", b"priority", "result", b"result", "start_time", b"start_time", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt_timeout", b"attempt_timeout", "context", b"context", "create_time", b"create_time", "deadline", b"deadline", "delay", b"delay", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "priority", b"priority", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt", b"attempt", "context", b"context", "create_time", b"create_time", "created_by", b"created_by", "description", b"description", "error", b"error", "finish_time", b"finish_time", "kind", b"kind", "labels", b"labels", "last_event_number", b"last_event_number", "max_attempts", b"max_attempts", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "queue", b"queue", "result", b"result", "start_time", b"start_time", "state", b"state", "status", b"status", "task_id", b"task_id", "tenant_id", b"tenant_id", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt", b"attempt", "attempt_timeout", b"attempt_timeout", "context", b"context", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "delay", b"delay", "description", b"description", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "kind", b"kind", "labels", b"labels", "last_event_number", b"last_event_number", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "queue", b"queue", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "state", b"state", "status", b"status", "task_id", b"task_id", "tenant_id", b"tenant_id", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_attempts: _TypeAlias = _typing.Literal["max_attempts"]  # noqa: Y015
     _WhichOneofArgType__max_attempts: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts"]  # noqa: Y015
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    _WhichOneofReturnType_end: _TypeAlias = _typing.Literal["deadline", "total_timeout"]  # noqa: Y015
+    _WhichOneofArgType_end: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
+    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["schedule_time", "delay"]  # noqa: Y015
+    _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_attempts) -> _WhichOneofReturnType__max_attempts | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_end) -> _WhichOneofReturnType_end | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class RetryPolicy(_message.Message):
+    """RetryPolicy says how failed attempts are followed by others, in the words of gRPC's service config. The wait after attempt n is
+    initial_backoff × backoff_multiplier^(n-1), at most max_backoff, made longer or shorter by chance. A task whose worker was lost is
+    PENDING again at once.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INITIAL_BACKOFF_FIELD_NUMBER: _builtins.int
+    MAX_BACKOFF_FIELD_NUMBER: _builtins.int
+    BACKOFF_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    JITTER_FIELD_NUMBER: _builtins.int
+    NON_RETRYABLE_REASONS_FIELD_NUMBER: _builtins.int
+    backoff_multiplier: _builtins.float
+    """backoff_multiplier by which each wait is longer than the one before, 1 to 10, default 2."""
+    jitter: _builtins.float
+    """jitter is the share of a wait by which it may differ, 0 to 1, default 0.2 as in gRPC."""
+    @_builtins.property
+    def initial_backoff(self) -> _duration_pb2.Duration:
+        """initial_backoff after the first attempt, up to one day, default 1 s."""
+
+    @_builtins.property
+    def max_backoff(self) -> _duration_pb2.Duration:
+        """max_backoff is the longest wait, up to 7 days, default 10 s, or initial_backoff where that is longer."""
+
+    @_builtins.property
+    def non_retryable_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """non_retryable_reasons are reasons of failures after which the task is not tried again, whatever the worker says; at most 32."""
+
+    def __init__(
+        self,
+        *,
+        initial_backoff: _duration_pb2.Duration | None = ...,
+        max_backoff: _duration_pb2.Duration | None = ...,
+        backoff_multiplier: _builtins.float | None = ...,
+        jitter: _builtins.float | None = ...,
+        non_retryable_reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_backoff_multiplier", b"_backoff_multiplier", "_jitter", b"_jitter", "backoff_multiplier", b"backoff_multiplier", "initial_backoff", b"initial_backoff", "jitter", b"jitter", "max_backoff", b"max_backoff"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backoff_multiplier", b"_backoff_multiplier", "_jitter", b"_jitter", "backoff_multiplier", b"backoff_multiplier", "initial_backoff", b"initial_backoff", "jitter", b"jitter", "max_backoff", b"max_backoff", "non_retryable_reasons", b"non_retryable_reasons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__backoff_multiplier: _TypeAlias = _typing.Literal["backoff_multiplier"]  # noqa: Y015
+    _WhichOneofArgType__backoff_multiplier: _TypeAlias = _typing.Literal["_backoff_multiplier", b"_backoff_multiplier"]  # noqa: Y015
+    _WhichOneofReturnType__jitter: _TypeAlias = _typing.Literal["jitter"]  # noqa: Y015
+    _WhichOneofArgType__jitter: _TypeAlias = _typing.Literal["_jitter", b"_jitter"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__backoff_multiplier) -> _WhichOneofReturnType__backoff_multiplier | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__jitter) -> _WhichOneofReturnType__jitter | None: ...
+
+Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
 
 @_typing.final
 class TaskError(_message.Message):
@@ -216,7 +342,7 @@ class TaskError(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """reason is a machine-readable word such as TIMEOUT, WORKER_LOST, TOOL_FAILED."""
+    """reason is a machine-readable word such as TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST, TOOL_FAILED."""
     message: _builtins.str
     """message is for people."""
     def __init__(

@@ -225,15 +225,20 @@ class TaskFailure(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """task_id of the task."""
     attempt: _builtins.int
     """attempt that failed."""
     retryable: _builtins.bool
-    """retryable failures are tried again while attempts remain, after an exponential back-off of 1 s to 10 s."""
+    """retryable failures are tried again while attempts remain, after the back-off of the task's retry_policy."""
     @_builtins.property
     def error(self) -> _task_pb2.TaskError:
         """error says why."""
+
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """retry_delay is how long to wait before the next attempt, at most one day, instead of the back-off (google.rpc.RetryInfo)."""
 
     def __init__(
         self,
@@ -242,10 +247,11 @@ class TaskFailure(_message.Message):
         attempt: _builtins.int = ...,
         error: _task_pb2.TaskError | None = ...,
         retryable: _builtins.bool = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "retry_delay", b"retry_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error", b"error", "retryable", b"retryable", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error", b"error", "retry_delay", b"retry_delay", "retryable", b"retryable", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -363,7 +369,7 @@ class TaskLease(_message.Message):
 
     @_builtins.property
     def remaining(self) -> _duration_pb2.Duration:
-        """remaining is how long the run may still take before its timeout."""
+        """remaining is how long the attempt may still take before the first of its timeouts."""
 
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskStep]:
@@ -399,7 +405,7 @@ class TaskCancel(_message.Message):
     attempt: _builtins.int
     """attempt to stop."""
     reason: _builtins.str
-    """reason is CANCELLED, TIMEOUT or STALE_ATTEMPT."""
+    """reason is CANCELLED, TIMEOUT, DEADLINE_EXCEEDED, ATTEMPT_TIMEOUT, HEARTBEAT_TIMEOUT or STALE_ATTEMPT."""
     def __init__(
         self,
         *,

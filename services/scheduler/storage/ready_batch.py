@@ -1,0 +1,35 @@
+"""Makes SCHEDULED tasks PENDING when their moment has come."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import asyncpg
+
+from services.scheduler.storage.changelog import ChangeLog
+from services.scheduler.storage.runs import COLUMNS, runs_of
+
+BATCH = 500
+
+# Replicas share the work: what one has locked the others skip.
+_DUE = f"""
+WITH locked AS MATERIALIZED (
+  SELECT {COLUMNS} FROM tasks WHERE state = 6 AND available_at <= statement_timestamp()
+  ORDER BY available_at LIMIT {BATCH} FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT *, clock_timestamp() AS now FROM locked
+"""  # noqa: S608 - constants only
+_NEXT = "SELECT min(available_at) - clock_timestamp() FROM tasks WHERE state = 6"
+
+
+async def make_ready(connection: asyncpg.Connection, log: ChangeLog) -> timedelta | None:
+    """Handles at most BATCH tasks in the caller's transaction; gives how long until the next is due, None when there is none."""
+    rows = await connection.fetch(_DUE)
+    runs, now = runs_of(rows)
+    for run in runs.values():
+        log.add(run, run.ready(), "scheduler", now)
+    await log.write(connection)
+    if len(rows) == BATCH:
+        return timedelta()
+    next_one: timedelta | None = await connection.fetchval(_NEXT)
+    return next_one
