@@ -194,16 +194,17 @@ def _story(life: _Life) -> Iterator[str]:
             continue
         if event.attempt != attempt:
             yield f"number {event.number}, {kind}, is of attempt {event.attempt}, not {attempt}"
-        elif kind in ("completed", "step_completed", "retried") and not running:
+        elif kind in ("completed", "step_completed", "retried", "waiting") and not running:
             yield f"number {event.number} is {kind}, when no attempt ran"
         if kind == "ready" and not due:
-            yield f"number {event.number} is ready, and it waited for no moment"
+            yield f"number {event.number} is ready, and it waited for nothing"
         elif kind == "ready" and event.event_time.ToMicroseconds() < due:
             yield f"number {event.number} is ready before its moment"
-        due = _due(event, kind)
-        running = running and kind == "step_completed"
-    if not life.state.ended and (due > 0) != (life.state is State.SCHEDULED):
-        yield f"it is {life.state.status}, and its log says that it {'waits for a moment' if due else 'waits for none'}"
+        if kind != "signalled":
+            due = _due(event, kind)
+        running = running and kind in ("step_completed", "signalled")
+    if not life.state.ended and (due > 0) != (life.state in (State.SCHEDULED, State.WAITING)):
+        yield f"it is {life.state.status}, and its log says that it {'waits for something' if due else 'waits for nothing'}"
     if life.attempt != attempt:
         yield f"it is at attempt {life.attempt}, and its log at {attempt}"
     if not life.state.ended and running != (life.state is State.RUNNING):
@@ -215,13 +216,15 @@ def _story(life: _Life) -> Iterator[str]:
 
 
 def _due(event: TaskEvent, kind: str) -> int:
-    """The moment that a task waits for after an event, in microseconds since 1970, or 0."""
+    """The moment that a task waits for after an event, in microseconds since 1970, or 0; 1 for a signal, which may come now."""
+    if kind == "waiting":
+        return 1
     change = getattr(event, kind) if kind in ("created", "retried") else None
     return change.next_start_time.ToMicroseconds() if change is not None and change.HasField("next_start_time") else 0
 
 
 _STATES = """
-SELECT task_id::text, state FROM tasks WHERE state NOT IN (1, 2, 6)
+SELECT task_id::text, state FROM tasks WHERE state NOT IN (1, 2, 6, 7)
 UNION ALL SELECT task_id::text, state FROM finished_tasks WHERE state NOT IN (3, 4, 5)
 """
 _TWICE = "SELECT t.task_id::text FROM tasks t JOIN finished_tasks f ON f.task_id = t.task_id AND f.tenant_id = t.tenant_id"

@@ -23,6 +23,7 @@ from services.scheduler.storage.batches import Batches
 from services.scheduler.storage.cancel import Cancellations
 from services.scheduler.storage.expiry import Expiry
 from services.scheduler.storage.partitions import Partitions
+from services.scheduler.storage.signals import Signals
 from services.scheduler.storage.tasks import Tasks
 from services.scheduler.usecases.cancel_task import CancelTask
 from services.scheduler.usecases.count_tasks import CountTasks
@@ -36,6 +37,7 @@ from services.scheduler.usecases.list_queues import ListQueues
 from services.scheduler.usecases.list_tasks import ListTasks
 from services.scheduler.usecases.queues import Queues
 from services.scheduler.usecases.run_task import RunTask
+from services.scheduler.usecases.signal_task import SignalTask
 from services.scheduler.usecases.sweep import Sweeper
 from services.scheduler.usecases.timer import Timer
 from services.scheduler.usecases.watch_task import WatchTask
@@ -61,6 +63,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
             get_task=GetTask(reader),
             list_tasks=ListTasks(reader),
             cancel_task=CancelTask(Cancellations(database, hub)),
+            signal_task=SignalTask(Signals(database, hub)),
             watch_task=WatchTask(reader, hub, settings.watch_poll_seconds),
             list_queues=ListQueues(reader),
             count_tasks=CountTasks(batches),

@@ -90,7 +90,9 @@ Scene = Callable[[Cluster, Client], Awaitable[None]]
 async def load(cluster: Cluster, client: Client) -> None:
     """Nothing but work and watchers."""
     for turn in range(3):
-        await client.submit({f"{client.tenant}-{turn}-{number}": ("", "nap", "steps", "later")[number % 4] for number in range(32)})
+        await client.submit(
+            {f"{client.tenant}-{turn}-{number}": ("", "nap", "steps", "later", "ask")[number % 5] for number in range(35)}
+        )
         for task_id in list(client.task_ids.values())[-10:]:
             client.watch(task_id)
 

@@ -31,15 +31,15 @@ class Event:
     task_id: str
     number: int
     type: str
-    """created, ready, started, step_completed, retried, completed, failed or cancelled."""
+    """created, ready, started, step_completed, retried, waiting, signalled, completed, failed or cancelled."""
     attempt: int
     digest: str = ""
     detail: str = ""
-    """step id of step_completed."""
+    """step id of step_completed, name of signalled."""
     time: float = 0.0
     """when it was made, in seconds since 1970."""
     due: float = 0.0
-    """of created and retried: the moment that the task waits for, or 0."""
+    """of created and retried: the moment that the task waits for, or 0; of waiting the first of all moments."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,10 @@ def _reports(evidence: Evidence, log: Mapping[str, Sequence[Event]]) -> Iterator
             task_id, step_id = operation.asked["task_id"], operation.asked["step_id"]
             if not any(event.detail == step_id for event in log.get(task_id, ()) if event.type == "step_completed"):
                 yield Problem("lost", task_id, f"the step {step_id} was acknowledged and is not in the log")
+        elif operation.what == "signal" and operation.outcome == OK:
+            task_id, signal = operation.asked["task_id"], operation.asked["signal"]
+            if not any(event.detail == signal for event in log.get(task_id, ()) if event.type == "signalled"):
+                yield Problem("lost", task_id, f"the signal {signal} was acknowledged and is not in the log")
     for task_id, operations in completions.items():
         row = evidence.tasks.get(task_id)
         accepted = [operation for operation in operations if operation.outcome == OK]
@@ -245,14 +249,17 @@ def _attempts(task_id: str, events: Sequence[Event]) -> Iterator[Problem]:
             yield Problem(
                 "unfenced", task_id, f"{event.type} of attempt {event.attempt} is number {event.number}, after {attempt}"
             )
-        elif event.type in ("completed", "step_completed", "retried") and not running:
+        elif event.type in ("completed", "step_completed", "retried", "waiting") and not running:
             yield Problem("unfenced", task_id, f"{event.type} is number {event.number}, when no attempt ran")
         if event.type == "ready" and not due:
-            yield Problem("unordered", task_id, f"number {event.number} is ready, and it waited for no moment")
+            yield Problem("unordered", task_id, f"number {event.number} is ready, and it waited for nothing")
         elif event.type == "ready" and event.time < due:
             yield Problem("early", task_id, f"it was ready {due - event.time:.3f} s before its moment")
-        due = event.due
-        running = running and event.type == "step_completed"
+        if event.type == "signalled" and [each.detail for each in events if each.type == "signalled"].count(event.detail) > 1:
+            yield Problem("doubled", task_id, f"number {event.number} is the signal {event.detail} once more")
+        if event.type != "signalled":
+            due = event.due
+        running = running and event.type in ("step_completed", "signalled")
 
 
 def _left(evidence: Evidence) -> Iterator[Problem]:

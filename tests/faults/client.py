@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+from google.protobuf.struct_pb2 import Value
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
 from guildmesh.scheduler.v1 import task_pb2
@@ -19,7 +20,7 @@ from tests.faults.checker import Event
 from tests.faults.cluster import Cluster, target_of
 from tests.faults.events import event_of
 from tests.faults.history import FAIL, INFO, OK, Recorder, sizes
-from tests.faults.worker import KIND
+from tests.faults.worker import KIND, SIGNAL
 from tests.support.service import metadata
 
 BATCH = 100
@@ -50,6 +51,7 @@ class Client:
         self._recorder = recorder
         self._cluster = cluster
         self._watching: set[asyncio.Task[None]] = set()
+        self._signalling: set[asyncio.Task[None]] = set()
 
     async def submit(self, wanted: Mapping[str, str], *, batch: bool = True) -> None:
         """Creates a task for each tag, with what it does; returns when each is answered."""
@@ -58,9 +60,37 @@ class Client:
             tags = list(left)[:BATCH]
             answered = await (self._batch(tags, left) if batch else self._single(tags, left))
             for tag in answered:
-                del left[tag]
+                if left.pop(tag) == "ask":
+                    self._signal_soon(self.task_ids[tag])
             if not answered:
                 await asyncio.sleep(0.1 * (0.5 + self._cluster.random.random()))
+
+    def _signal_soon(self, task_id: str) -> None:
+        """Signals a task at some moment, perhaps before it waits, perhaps twice at once."""
+        for _ in range(self._cluster.random.choice((1, 1, 2))):
+            task = asyncio.create_task(self._signal(task_id, self._cluster.random.uniform(0, 0.5)))
+            self._signalling.add(task)
+            task.add_done_callback(self._signalling.discard)
+
+    async def _signal(self, task_id: str, pause: float) -> None:
+        await asyncio.sleep(pause)
+        request = pb.SignalTaskRequest(task_id=task_id, signal=SIGNAL, value=Value(string_value=task_id))
+        while True:
+            number = self._recorder.invoke("signal", task_id=task_id, signal=SIGNAL)
+            try:
+                await self._stub.SignalTask(request, metadata=self._metadata, timeout=10)
+            except grpc.aio.AioRpcError as error:
+                if self._unknown(error):
+                    self._recorder.outcome(number, INFO, code=error.code().name)
+                    await asyncio.sleep(0.1)
+                    continue
+                # It has ended, perhaps by a signal of ours whose answer was lost.
+                self._recorder.outcome(number, FAIL, code=error.code().name)
+                if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                    self._cluster.surprises.append(f"a signal was refused: {error.details()}")
+            else:
+                self._recorder.outcome(number, OK)
+            return
 
     async def cancel(self, task_id: str) -> None:
         """Cancels a task, until it is answered."""

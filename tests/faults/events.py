@@ -10,6 +10,8 @@ from tests.faults.history import digest
 
 def _due(event: TaskEvent) -> float:
     change = event.WhichOneof("change") or ""
+    if change == "waiting":
+        return 1e-9
     part = getattr(event, change) if change in ("created", "retried") else None
     return part.next_start_time.ToNanoseconds() / 1e9 if part is not None and part.HasField("next_start_time") else 0.0
 
@@ -22,7 +24,7 @@ def event_of(event: TaskEvent) -> Event:
         type=event.WhichOneof("change") or "",
         attempt=event.attempt,
         digest=digest(event.SerializeToString(deterministic=True)),
-        detail=event.step_completed.step_id,
+        detail=event.signalled.signal or event.step_completed.step_id,
         time=event.event_time.ToNanoseconds() / 1e9,
         due=_due(event),
     )

@@ -113,6 +113,8 @@ async def _work(cluster: Cluster, client: Client, name: str, turn: int) -> None:
     tags = {f"{client.tenant}-{turn}-{number}": chance.choice(MIX) for number in range(_TASKS_A_TURN)}
     if "heartbeat" in name or "sweep" in name:
         tags |= dict.fromkeys(list(tags)[:4], "slow")
+    if "signal" in name:
+        tags |= dict.fromkeys(list(tags)[:4], "ask")
     if "ready" in name:
         tags |= dict.fromkeys(list(tags)[:4], "later")
     async with asyncio.TaskGroup() as group:
@@ -137,7 +139,7 @@ def _patience(shape: Shape, name: str) -> float:
         return 1.5 * shape.lease_seconds
     if name.startswith("relay.lane."):
         return 3 * shape.relay_lease_seconds
-    if name.startswith((*_RETENTION, "scheduler.ready.")):
+    if name.startswith((*_RETENTION, "scheduler.ready.", "scheduler.signal.")):
         return 1.0
     if name.startswith(("scheduler.heartbeat.", "relay.lease.")):
         return shape.lease_seconds / 2

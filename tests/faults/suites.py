@@ -20,7 +20,7 @@ from tests.faults.servers import restart, servers_of
 from tests.support.servers import running_kafka, running_postgres
 
 # Most tasks are quick; some need a journal, another attempt, several leases, or fail.
-MIX = ("", "", "", "nap", "nap", "steps", "retry", "fail", "later")
+MIX = ("", "", "", "nap", "nap", "steps", "retry", "fail", "later", "ask")
 # PostgreSQL ends what a silent scheduler began after 8 s at most, what it held is given back within a lease of 6 s,
 # and a slow task takes another 8 s then. TCP would take minutes, and the workers' keepalive is set to 80 s.
 _SILENT_SECONDS = 40.0

@@ -38,7 +38,11 @@ def good() -> Evidence:
         replace(event("e", 4, "retried", 1), due=20.0),
         replace(event("e", 5, "ready", 1), time=20.0),
         event("e", 6, "started", 2),
-        event("e", 7, "failed", 2),
+        replace(event("e", 7, "waiting", 2), due=1e-9),
+        event("e", 8, "signalled", 2, "go"),
+        replace(event("e", 9, "ready", 2), time=30.0),
+        event("e", 10, "started", 3),
+        event("e", 11, "failed", 3),
     ]
     return Evidence(
         history=[
@@ -48,6 +52,7 @@ def good() -> Evidence:
             operation("create", INFO, tag="C"),
             operation("create", FAIL, tag="D"),
             operation("create", OK, "e", tag="E"),
+            operation("signal", OK, task_id="e", signal="go"),
             operation("step", OK, task_id="a", attempt=1, step_id="first"),
             operation("complete", FAIL, task_id="a", attempt=1, result="r1"),
             operation("complete", INFO, task_id="a", attempt=2, result="r2"),
@@ -58,7 +63,7 @@ def good() -> Evidence:
         tasks={
             "a": TaskRow("a", "A", "COMPLETED", 2, 6, "r2"),
             "b": TaskRow("b", "B", "CANCELLED", 0, 2),
-            "e": TaskRow("e", "E", "FAILED", 2, 7),
+            "e": TaskRow("e", "E", "FAILED", 3, 11),
         },
         table=log,
         # The relay published a batch once more, in full.
@@ -68,7 +73,7 @@ def good() -> Evidence:
             StateRecord("a", "RUNNING", 3, "s3"),
             StateRecord("a", "COMPLETED", 6, "s6"),
             StateRecord("b", "CANCELLED", 2, "s2"),
-            StateRecord("e", "FAILED", 7, "s7"),
+            StateRecord("e", "FAILED", 11, "s11"),
         ],
         watches=[log[:6], log[6:8], log[:2]],
     )
@@ -76,7 +81,7 @@ def good() -> Evidence:
 
 def test_a_good_history_has_no_problem() -> None:
     assert check(good()) == []
-    assert good().size() == {"operations": 12, "unknown": 3, "tasks": 3, "events": 15, "records": 23, "watched": 10}
+    assert good().size() == {"operations": 13, "unknown": 3, "tasks": 3, "events": 19, "records": 27, "watched": 10}
 
 
 def without_task(evidence: Evidence) -> None:
@@ -207,6 +212,9 @@ BAD: dict[str, tuple[str, str, Callable[[Evidence], None]]] = {
         put("table", 9, event("e", 2, "started", 1)),
     ),
     "a moment was taken for come too early": ("early", "e", put("table", 9, replace(event("e", 2, "ready", 0), time=9.9))),
+    "a task that waits for a signal started": ("early", "e", put("table", 16, event("e", 9, "started", 3))),
+    "an acknowledged signal is not in the log": ("lost", "e", put("table", 15, event("e", 8, "signalled", 2, "other"))),
+    "a signal came twice": ("doubled", "e", put("table", 16, event("e", 9, "signalled", 2, "go"))),
     "a retry did not wait": ("early", "e", put("table", 12, event("e", 5, "started", 2))),
     "it was ready though it did not wait": ("unordered", "e", put("table", 8, event("e", 1, "created", 0))),
     "the outbox is not empty": ("left behind", "-", outbox),

@@ -26,6 +26,7 @@ from tests.faults.history import FAIL, OK, Recorder, digest
 from tests.support.service import metadata
 
 KIND = "faults"
+SIGNAL = "go"
 SETTINGS = "FAULTS_WORKER"
 AGENT = Principal("worker", "mesh", frozenset({"user"}))
 
@@ -44,6 +45,8 @@ class Told:
             self._invoke("complete", item.task_id, item.attempt, "", result=result)
         for step in request.steps:
             self._invoke("step", step.task_id, step.attempt, step.step_id, step_id=step.step_id)
+        for wait in request.waits:
+            self._invoke("wait", wait.task_id, wait.attempt, "", signal=wait.signal)
         for failure in request.failures:
             self._invoke("failure", failure.task_id, failure.attempt, "", reason=failure.error.reason)
 
@@ -106,6 +109,9 @@ async def do(task: Task, lease_seconds: float) -> Any:
             raise TaskFailed("HOPELESS", "every attempt fails")
         case "nap":
             await asyncio.sleep(0.02)
+        case "ask":
+            await task.step("before", lambda: _value(task.attempt))
+            await task.wait_for(SIGNAL, prompt="go on?", timeout=60)
         case "slow":
             # Longer than a lease: it lives by its heartbeats.
             await asyncio.sleep(1.3 * lease_seconds)

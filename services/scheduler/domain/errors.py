@@ -29,6 +29,28 @@ class TaskNotCancellable(FailedPrecondition):
         super().__init__(f"The task {task_id!r} is {status} and can no longer be cancelled.", task_id=task_id, status=status)
 
 
+class TaskEnded(FailedPrecondition):
+    """The task has ended, and gets no signals."""
+
+    reason = "TASK_ENDED"
+    domain = DOMAIN
+
+    def __init__(self, task_id: str, status: str) -> None:
+        super().__init__(
+            f"The task {task_id!r} is {status}; only a task that has not ended gets signals.", task_id=task_id, status=status
+        )
+
+
+class SignalAlreadySent(AlreadyExists):
+    """The task has another value for the signal, or a step of that name."""
+
+    reason = "SIGNAL_ALREADY_SENT"
+    domain = DOMAIN
+
+    def __init__(self, signal: str) -> None:
+        super().__init__(f"The task has the signal {signal!r} already, with another value; the first one counts.", signal=signal)
+
+
 class RequestIdReused(AlreadyExists):
     """The request id was used with another payload."""
 

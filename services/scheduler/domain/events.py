@@ -28,6 +28,26 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """An attempt ended, and the task waits for a signal."""
+
+    type: ClassVar[str] = "guildmesh.task.waiting.v1"
+    signal: str
+    prompt: str
+    expire_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """The task has got a signal, or the time to wait for it is over."""
+
+    type: ClassVar[str] = "guildmesh.task.signalled.v1"
+    signal: str
+    value: bytes | None
+    """google.protobuf.Value, serialized; None when none came in time."""
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """A worker has the task."""
 
@@ -80,7 +100,7 @@ class Cancelled:
     cause: str
 
 
-Change = Created | Ready | Started | StepCompleted | Retried | Completed | Failed | Cancelled
+Change = Created | Ready | Waiting | Signalled | Started | StepCompleted | Retried | Completed | Failed | Cancelled
 
 LAST_TYPES = frozenset({Completed.type, Failed.type, Cancelled.type})
 """Types after which a task has no more events."""

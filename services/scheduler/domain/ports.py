@@ -79,6 +79,19 @@ class TaskCanceller(Protocol):
         """
 
 
+class TaskSignaller(Protocol):
+    """Signals for one tenant."""
+
+    async def signal(self, tenant_id: str, task_id: str, signal: str, value: bytes, actor: str) -> Task:
+        """Keeps a signal of a task in one transaction, and makes a task that waits for it PENDING; the same one may come again.
+
+        Raises:
+            TaskNotFound: the tenant has no such task.
+            TaskEnded: it has ended.
+            SignalAlreadySent: it has another value for it.
+        """
+
+
 class TaskBatches(Protocol):
     """Statements over many tasks of any tenants, each one transaction."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 
-from services.scheduler.domain.events import Cancelled, Completed, Failed, Ready, Retried, Started
+from services.scheduler.domain.events import Cancelled, Completed, Failed, Ready, Retried, Started, Waiting
 from services.scheduler.domain.retry import decode_retry
 from services.scheduler.domain.task import State
 
@@ -61,6 +61,13 @@ class Run:
     """when the attempt fails unless it has told progress or a step."""
     retry: str | None = None
     """a RetryPolicy, encoded; None for the default."""
+    waits: int = 0
+    """how many of the attempts ended by waiting, which the limit of attempts does not count."""
+    signal: str | None = None
+    """the signal that a WAITING task waits for."""
+    prompt: str | None = None
+    time_left_ms: int | None = None
+    """how much of the timeout is left to a task that has waited and not started again; its clock stands still."""
     counted: State | None = None
     """the state that the counts know, which is the one in the database; None for a task that is not there yet."""
 
@@ -76,6 +83,11 @@ class Run:
             self.deadline = now + _milliseconds(self.timeout_ms)
             if self.end_by is not None and self.end_by < self.deadline:
                 self.deadline = self.end_by
+        elif self.time_left_ms is not None:
+            self.deadline = now + timedelta(milliseconds=self.time_left_ms)
+            if self.end_by is not None and self.end_by < self.deadline:
+                self.deadline = self.end_by
+            self.time_left_ms = None
         if self.attempt_timeout_ms is not None:
             self.attempt_ends = now + _milliseconds(self.attempt_timeout_ms)
         self.hear(now)
@@ -86,10 +98,26 @@ class Run:
         if self.heartbeat_timeout_ms is not None:
             self.quiet_ends = now + _milliseconds(self.heartbeat_timeout_ms)
 
-    def ready(self) -> Ready:
-        """The moment that the task waited for has come."""
+    def ready(self, now: datetime) -> Ready:
+        """What the task waited for has come."""
+        self.available_at = min(self.available_at, now)
         self.state = State.PENDING
+        self.signal = self.prompt = None
         return Ready()
+
+    def wait(self, signal: str, prompt: str, timeout: timedelta, now: datetime) -> Waiting | Failed:
+        """Ends the attempt until a signal comes. That time is no part of the timeout, and the attempt counts for no limit."""
+        if self.timed_out(now):
+            return self.time_out(now)
+        self.state = State.WAITING
+        self.waits += 1
+        self.signal, self.prompt = signal, prompt
+        self.worker_id = self.lease_expires = self.attempt_ends = self.quiet_ends = None
+        if self.deadline is not None:
+            self.time_left_ms = max(0, (self.deadline - now) // timedelta(milliseconds=1))
+            self.deadline = self.end_by
+        self.available_at = now + timeout
+        return Waiting(signal, prompt, self.available_at)
 
     def complete(self, result: bytes, now: datetime) -> Completed:
         """Ends the task with a result."""
@@ -129,13 +157,14 @@ class Run:
         policy = decode_retry(self.retry)
         if not retryable or reason in policy.non_retryable:
             return self.fail(reason, message, now)
-        if self.attempt >= self.max_attempts:
-            return self.fail(reason, f"{message} (attempt {self.attempt} of {self.max_attempts}, the last one)", now)
+        failures = self.attempt - self.waits
+        if failures >= self.max_attempts:
+            return self.fail(reason, f"{message} (attempt {failures} of {self.max_attempts}, the last one)", now)
         wait = timedelta()
         if delay is not None:
             wait = delay
         elif back_off:
-            wait = policy.back_off(self.attempt)
+            wait = policy.back_off(failures)
         self.state = State.SCHEDULED if wait else State.PENDING
         self.worker_id = None
         self.lease_expires = self.attempt_ends = self.quiet_ends = None

@@ -31,6 +31,7 @@ class State(IntEnum):
     FAILED = 4
     CANCELLED = 5
     SCHEDULED = 6
+    WAITING = 7
 
     @property
     def ended(self) -> bool:
@@ -154,6 +155,18 @@ class Task:
     error_message: str | None = None
     next_start_time: datetime | None = None
     """when a SCHEDULED task becomes PENDING."""
+    waiting_for: WaitingFor | None = None
+    """what a WAITING task waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingFor:
+    """A signal that a task waits for."""
+
+    signal: str
+    prompt: str
+    """what is asked of people."""
+    expire_time: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,20 @@ class FailureReport:
     back_off: bool = True
 
 
-Report = StepReport | CompletionReport | FailureReport
+@dataclass(frozen=True, slots=True)
+class WaitReport:
+    """The attempt ended to wait for a signal."""
+
+    tenant_id: str | None
+    worker_id: str
+    task_id: str
+    attempt: int
+    signal: str
+    prompt: str
+    timeout: timedelta
+
+
+Report = StepReport | CompletionReport | FailureReport | WaitReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +110,8 @@ class WorkerMessage:
     """task, attempt, result."""
     failures: tuple[tuple[str, int, str, str, bool, timedelta | None], ...] = ()
     """task, attempt, reason, message, retryable, how long to wait."""
+    waits: tuple[tuple[str, int, str, str, timedelta], ...] = ()
+    """task, attempt, signal, prompt, timeout."""
     drain: bool = False
 
 

@@ -204,6 +204,9 @@ def fill_task(message: pb.Task, task: domain.Task) -> None:
         message.start_time.CopyFrom(_timestamp(task.start_time))
     if task.finish_time is not None:
         message.finish_time.CopyFrom(_timestamp(task.finish_time))
+    if task.waiting_for is not None:
+        message.waiting_for.signal, message.waiting_for.prompt = task.waiting_for.signal, task.waiting_for.prompt
+        message.waiting_for.expire_time.CopyFrom(_timestamp(task.waiting_for.expire_time))
     if task.next_start_time is not None:
         message.next_start_time.CopyFrom(_timestamp(task.next_start_time))
 
@@ -224,14 +227,22 @@ def worker_message(request: worker_pb.WorkRequest) -> WorkerMessage:
         heartbeats=tuple(
             (beat.task_id, beat.attempt, beat.progress if beat.HasField("progress") else None) for beat in request.heartbeats
         ),
-        steps=tuple((step.task_id, step.attempt, step.step_id, _value_bytes(step.result)) for step in request.steps),
-        completions=tuple((done.task_id, done.attempt, _value_bytes(done.result)) for done in request.completions),
+        steps=tuple((step.task_id, step.attempt, step.step_id, value_bytes(step.result)) for step in request.steps),
+        completions=tuple((done.task_id, done.attempt, value_bytes(done.result)) for done in request.completions),
         failures=tuple(
             (failure.task_id, failure.attempt, failure.error.reason, failure.error.message, failure.retryable, _delay(failure))
             for failure in request.failures
         ),
+        waits=tuple((wait.task_id, wait.attempt, wait.signal, wait.prompt, _patience(wait)) for wait in request.waits),
         drain=request.drain,
     )
+
+
+_LONGEST_WAIT = timedelta(days=366)
+
+
+def _patience(wait: worker_pb.TaskWait) -> timedelta:
+    return wait.timeout.ToTimedelta() if wait.HasField("timeout") else _LONGEST_WAIT
 
 
 def _delay(failure: worker_pb.TaskFailure) -> timedelta | None:
@@ -313,7 +324,7 @@ def _changing_part(
     )
 
 
-def _value_bytes(value: Value) -> bytes:
+def value_bytes(value: Value) -> bytes:
     """The value, serialized; a Value that holds nothing (which JSON cannot say) is null."""
     if value.WhichOneof("kind") is None:
         value = Value(null_value=NULL_VALUE)

@@ -20,7 +20,7 @@ from services.common.errors import DomainError, Internal
 from services.common.grpcx.status import to_status
 from services.common.validation import validate_each
 from services.scheduler.domain.task import State, Task
-from services.scheduler.server.convert import new_task, submitted_task, task_filter, task_message
+from services.scheduler.server.convert import new_task, submitted_task, task_filter, task_message, value_bytes
 from services.scheduler.server.sse import as_sse
 from services.scheduler.usecases.cancel_task import CancelTask
 from services.scheduler.usecases.count_tasks import CountTasks
@@ -29,6 +29,7 @@ from services.scheduler.usecases.get_task import GetTask
 from services.scheduler.usecases.list_queues import ListQueues
 from services.scheduler.usecases.list_tasks import ListTasks
 from services.scheduler.usecases.run_task import RunTask
+from services.scheduler.usecases.signal_task import SignalTask
 from services.scheduler.usecases.watch_task import WatchTask
 
 log = structlog.get_logger(__name__)
@@ -45,6 +46,7 @@ class UseCases:
     get_task: GetTask
     list_tasks: ListTasks
     cancel_task: CancelTask
+    signal_task: SignalTask
     watch_task: WatchTask
     list_queues: ListQueues
     count_tasks: CountTasks
@@ -109,6 +111,15 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         """Cancels a task and its subtasks."""
         principal = current_call().principal
         task = await self._use_cases.cancel_task.execute(principal.tenant_id, request.task_id, request.cause, principal.subject)
+        return task_message(task)
+
+    async def SignalTask(self, request: pb.SignalTaskRequest, context: Any) -> task_pb2.Task:
+        """Sends a task a signal."""
+        principal = current_call().principal
+        value = value_bytes(request.value)
+        task = await self._use_cases.signal_task.execute(
+            principal.tenant_id, request.task_id, request.signal, value, principal.subject
+        )
         return task_message(task)
 
     async def WatchTask(self, request: pb.WatchTaskRequest, context: Any) -> AsyncIterator[TaskEvent]:

@@ -23,12 +23,13 @@ UPDATE tasks t SET
   state = c.state, attempt = c.attempt, next_event_number = c.next_event_number, available_at = c.available_at,
   worker_id = c.worker_id, lease_expires = c.lease_expires, start_time = c.start_time, deadline = c.deadline,
   progress = c.progress, has_steps = c.has_steps, log = t.log || c.log, log_events = c.log_events,
-  attempt_ends = c.attempt_ends, quiet_ends = c.quiet_ends
+  attempt_ends = c.attempt_ends, quiet_ends = c.quiet_ends, waits = c.waits, wait_signal = c.wait_signal,
+  wait_prompt = c.wait_prompt, time_left_ms = c.time_left_ms
 FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::int[], $6::timestamptz[], $7::text[], $8::timestamptz[],
   $9::timestamptz[], $10::timestamptz[], $11::real[], $12::bool[], $13::bytea[], $14::int[], $15::timestamptz[],
-  $16::timestamptz[])
+  $16::timestamptz[], $17::int[], $18::text[], $19::text[], $20::int[])
   AS c (tenant_id, task_id, state, attempt, next_event_number, available_at, worker_id, lease_expires, start_time, deadline,
-    progress, has_steps, log, log_events, attempt_ends, quiet_ends)
+    progress, has_steps, log, log_events, attempt_ends, quiet_ends, waits, wait_signal, wait_prompt, time_left_ms)
 WHERE t.task_id = c.task_id AND t.tenant_id = c.tenant_id AND t.task_id = ANY($2)
 """
 # What has ended moves, within the server, to where nothing changes any more.
@@ -241,6 +242,10 @@ class ChangeLog:
             [run.log_events for run in runs],
             [run.attempt_ends for run in runs],
             [run.quiet_ends for run in runs],
+            [run.waits for run in runs],
+            [run.signal for run in runs],
+            [run.prompt for run in runs],
+            [run.time_left_ms for run in runs],
         )
 
     async def _finish(self, connection: asyncpg.Connection, runs: Sequence[Run]) -> None:

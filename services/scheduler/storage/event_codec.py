@@ -15,7 +15,19 @@ from typing import Any
 from guildmesh.events.v1 import task_event_pb2 as pb
 
 from services.common.wire import message, number, text, timestamp
-from services.scheduler.domain.events import Cancelled, Change, Completed, Created, Failed, Ready, Retried, Started, StepCompleted
+from services.scheduler.domain.events import (
+    Cancelled,
+    Change,
+    Completed,
+    Created,
+    Failed,
+    Ready,
+    Retried,
+    Signalled,
+    Started,
+    StepCompleted,
+    Waiting,
+)
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 
@@ -108,6 +120,17 @@ def _ready(_change: Ready) -> bytes:
     return message(b"\xda\x01", b"")
 
 
+def _waiting(change: Waiting) -> bytes:
+    waiting = pb.TaskWaiting(signal=change.signal, prompt=change.prompt)
+    waiting.expire_time.FromDatetime(change.expire_time)
+    return message(b"\xe2\x01", waiting.SerializeToString())
+
+
+def _signalled(change: Signalled) -> bytes:
+    value = b"\x18\x01" if change.value is None else message(b"\x12", change.value)
+    return message(b"\xea\x01", text(b"\x0a", change.signal) + value)
+
+
 def _failed(change: Failed) -> bytes:
     return message(b"\xca\x01", pb.TaskFailed(reason=change.reason, message=change.message).SerializeToString())
 
@@ -133,6 +156,8 @@ def _created(change: Created) -> bytes:
 _BODIES: Mapping[type[Change], Callable[[Any], bytes]] = {
     Created: _created,
     Ready: _ready,
+    Waiting: _waiting,
+    Signalled: _signalled,
     Started: _started,
     Completed: _completed,
     StepCompleted: _step_completed,

@@ -35,7 +35,8 @@ _START = """
 UPDATE tasks t SET
   state = 2, attempt = t.attempt + 1, next_event_number = t.next_event_number + 1, worker_id = c.worker_id,
   lease_expires = $4::timestamptz + $5::interval, start_time = COALESCE(t.start_time, $4),
-  deadline = COALESCE(t.deadline, LEAST($4 + t.timeout_ms * interval '1 ms', t.end_by)), start_by = NULL,
+  deadline = CASE WHEN t.time_left_ms IS NULL THEN COALESCE(t.deadline, LEAST($4 + t.timeout_ms * interval '1 ms', t.end_by))
+    ELSE LEAST($4 + t.time_left_ms * interval '1 ms', t.end_by) END, time_left_ms = NULL, start_by = NULL,
   attempt_ends = $4 + t.attempt_timeout_ms * interval '1 ms', quiet_ends = $4 + t.heartbeat_timeout_ms * interval '1 ms',
   log = t.log || c.log, log_events = t.log_events + CASE WHEN c.log = '' THEN 0 ELSE 1 END
 FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS c (task_id, worker_id, log)

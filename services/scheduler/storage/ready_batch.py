@@ -1,4 +1,4 @@
-"""Makes SCHEDULED tasks PENDING when their moment has come."""
+"""Makes SCHEDULED tasks PENDING when their moment has come, and WAITING ones when they have waited long enough."""
 
 from __future__ import annotations
 
@@ -6,28 +6,38 @@ from datetime import timedelta
 
 import asyncpg
 
+from services.scheduler.domain.events import Signalled
+from services.scheduler.domain.task import State
 from services.scheduler.storage.changelog import ChangeLog
+from services.scheduler.storage.journal import Journal, signal_result
 from services.scheduler.storage.runs import COLUMNS, runs_of
 
 BATCH = 500
+_ACTOR = "scheduler"
 
 # Replicas share the work: what one has locked the others skip.
 _DUE = f"""
 WITH locked AS MATERIALIZED (
-  SELECT {COLUMNS} FROM tasks WHERE state = 6 AND available_at <= statement_timestamp()
+  SELECT {COLUMNS} FROM tasks WHERE state IN (6, 7) AND available_at <= statement_timestamp()
   ORDER BY available_at LIMIT {BATCH} FOR NO KEY UPDATE SKIP LOCKED
 )
 SELECT *, clock_timestamp() AS now FROM locked
 """  # noqa: S608 - constants only
-_NEXT = "SELECT min(available_at) - clock_timestamp() FROM tasks WHERE state = 6"
+_NEXT = "SELECT min(available_at) - clock_timestamp() FROM tasks WHERE state IN (6, 7)"
 
 
 async def make_ready(connection: asyncpg.Connection, log: ChangeLog) -> timedelta | None:
     """Handles at most BATCH tasks in the caller's transaction; gives how long until the next is due, None when there is none."""
     rows = await connection.fetch(_DUE)
     runs, now = runs_of(rows)
+    journal = Journal({})
     for run in runs.values():
-        log.add(run, run.ready(), "scheduler", now)
+        if run.state is State.WAITING and run.signal is not None:
+            signal = run.signal
+            number = log.add(run, Signalled(signal, None), _ACTOR, now)
+            journal.add(run, signal, number, run.attempt, signal_result(None))
+        log.add(run, run.ready(now), _ACTOR, now)
+    await journal.write(connection)
     await log.write(connection)
     if len(rows) == BATCH:
         return timedelta()

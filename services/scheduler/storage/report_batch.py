@@ -12,20 +12,11 @@ from services.common.ids import is_id
 from services.scheduler.domain.events import StepCompleted
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
-from services.scheduler.domain.worker import CompletionReport, FailureReport, Refusal, Report, StepReport
+from services.scheduler.domain.worker import CompletionReport, FailureReport, Refusal, Report, StepReport, WaitReport
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.complete_batch import complete_unchanged
+from services.scheduler.storage.journal import Journal
 from services.scheduler.storage.runs import Finished, cancel_children, lock_runs, read_finished
-
-_KNOWN_STEPS = """
-SELECT task_id, step_id FROM task_steps
-WHERE (tenant_id, task_id, step_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[]))
-  AND tenant_id = ANY($1) AND task_id = ANY($2)
-"""
-_WRITE_STEPS = """
-INSERT INTO task_steps (tenant_id, task_id, step_id, number, attempt, result)
-SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::int[], $5::int[], $6::bytea[])
-"""
 
 
 async def handle_reports(
@@ -39,7 +30,9 @@ async def handle_reports(
     named = {report.task_id for place, report in enumerate(reports) if place not in done and is_id(report.task_id)}
     runs, now = await lock_runs(connection, named)
     finished = await read_finished(connection, gone) if (gone := named - runs.keys()) else {}
-    journal = await _Journal.open(connection, runs, [r for r in reports if isinstance(r, StepReport)])
+    journal = await Journal.open(
+        connection, [(runs[r.task_id], step) for r in reports if r.task_id in runs and (step := _step_of(r))]
+    )
     ended: list[Run] = []
     answers: list[Refusal | None] = []
     for place, report in enumerate(reports):
@@ -61,7 +54,7 @@ async def handle_reports(
     return answers
 
 
-def _handle(report: Report, run: Run, now: datetime, journal: _Journal, log: ChangeLog, ended: list[Run]) -> Refusal | None:
+def _handle(report: Report, run: Run, now: datetime, journal: Journal, log: ChangeLog, ended: list[Run]) -> Refusal | None:
     if _is_repeat(report, run):
         return None
     if run.stop_reason(report.attempt):
@@ -69,7 +62,13 @@ def _handle(report: Report, run: Run, now: datetime, journal: _Journal, log: Cha
     match report:
         case StepReport():
             run.hear(now)
-            journal.add(report, run, now, log)
+            if journal.result(run, report.step_id) is None:
+                number = log.add(run, StepCompleted(report.step_id, report.result), report.worker_id, now)
+                journal.add(run, report.step_id, number, report.attempt, report.result)
+        case WaitReport():
+            log.add(run, run.wait(report.signal, report.prompt, report.timeout, now), report.worker_id, now)
+            if run.state is State.WAITING and journal.result(run, report.signal) is not None:
+                log.add(run, run.ready(now), report.worker_id, now)
         case CompletionReport():
             log.add(run, run.complete(report.result, now), report.worker_id, now)
         case FailureReport():
@@ -87,6 +86,16 @@ def _handle(report: Report, run: Run, now: datetime, journal: _Journal, log: Cha
     return None
 
 
+def _step_of(report: Report) -> str:
+    """The step or signal that a report is about."""
+    match report:
+        case StepReport():
+            return report.step_id
+        case WaitReport():
+            return report.signal
+    return ""
+
+
 def _answer_ended(report: Report, finished: Finished | None) -> Refusal | None:
     """None when this is what ended the task, told once more because its acknowledgement was lost."""
     if finished is None or report.tenant_id not in (None, finished.tenant_id):
@@ -96,12 +105,13 @@ def _answer_ended(report: Report, finished: Finished | None) -> Refusal | None:
 
 def _is_repeat(report: Report, run: Run) -> bool:
     """Whether this is what ended the attempt, told once more because its acknowledgement was lost."""
-    if isinstance(report, FailureReport) and run.attempt == report.attempt and run.state in _WAITING:
+    if isinstance(report, FailureReport | WaitReport) and run.attempt == report.attempt and run.state in _BETWEEN:
         return True
     return _ended_it(report, run.state, run.attempt, run.error_reason)
 
 
-_WAITING = (State.PENDING, State.SCHEDULED)
+_BETWEEN = (State.PENDING, State.SCHEDULED, State.WAITING)
+"""states between two attempts."""
 
 
 def _ended_it(report: Report, state: State, attempt: int, error_reason: str | None) -> bool:
@@ -117,34 +127,3 @@ def _ended_it(report: Report, state: State, attempt: int, error_reason: str | No
 
 def _stale(report: Report) -> Refusal:
     return Refusal("STALE_ATTEMPT", f"Attempt {report.attempt} of the task is over; stop working on it and drop its result.")
-
-
-class _Journal:
-    """The steps of one batch; a step that is in the journal is acknowledged and not written again."""
-
-    def __init__(self, known: set[tuple[str, str]]) -> None:
-        self._known = known
-        self._rows: list[tuple[str, str, str, int, int, bytes]] = []
-
-    @classmethod
-    async def open(cls, connection: asyncpg.Connection, runs: dict[str, Run], reports: Sequence[StepReport]) -> _Journal:
-        """Reads which of these steps are there already; their runs are locked."""
-        keys = [(runs[r.task_id].tenant_id, r.task_id, r.step_id) for r in reports if r.task_id in runs]
-        if not keys:
-            return cls(set())
-        rows = await connection.fetch(_KNOWN_STEPS, *(list(column) for column in zip(*keys, strict=True)))
-        return cls({(str(row["task_id"]), row["step_id"]) for row in rows})
-
-    def add(self, report: StepReport, run: Run, now: datetime, log: ChangeLog) -> None:
-        """Adds a step and its event, unless it is there."""
-        if (run.task_id, report.step_id) in self._known:
-            return
-        self._known.add((run.task_id, report.step_id))
-        run.has_steps = True
-        number = log.add(run, StepCompleted(report.step_id, report.result), report.worker_id, now)
-        self._rows.append((run.tenant_id, run.task_id, report.step_id, number, report.attempt, report.result))
-
-    async def write(self, connection: asyncpg.Connection) -> None:
-        """Writes the new steps."""
-        if self._rows:
-            await connection.execute(_WRITE_STEPS, *(list(column) for column in zip(*self._rows, strict=True)))

@@ -9,17 +9,18 @@ from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
 from services.common.db.driver import Driver
 from services.scheduler.domain.ports import Place, TaskPage
-from services.scheduler.domain.task import Queue, State, StoredEvent, Task
+from services.scheduler.domain.task import Queue, State, StoredEvent, Task, WaitingFor
 from services.scheduler.domain.task_filter import TaskFilter
 from services.scheduler.storage.event_log import split
 from services.scheduler.storage.listing import list_statement, place_behind, place_of
 
 _ACTIVE = """tenant_id, task_id, spec, create_time, {context} AS context, traceparent, state, attempt, progress,
   next_event_number - 1 AS last_event_number, start_time, NULL::timestamptz AS finish_time, NULL::bytea AS result,
-  NULL::text AS error_reason, NULL::text AS error_message, CASE WHEN state = 6 THEN available_at END AS next_start_time"""
+  NULL::text AS error_reason, NULL::text AS error_message, CASE WHEN state = 6 THEN available_at END AS next_start_time,
+  wait_signal, wait_prompt, CASE WHEN state = 7 THEN available_at END AS wait_expires"""
 _ENDED = """tenant_id, task_id, spec, create_time, {context} AS context, traceparent, state, attempt, progress,
   next_event_number - 1 AS last_event_number, start_time, finish_time, {result} AS result, error_reason, error_message,
-  NULL::timestamptz AS next_start_time"""
+  NULL::timestamptz AS next_start_time, NULL::text AS wait_signal, NULL::text AS wait_prompt, NULL::timestamptz AS wait_expires"""
 
 
 def _either(where: str) -> str:
@@ -114,6 +115,9 @@ def task_of(row: asyncpg.Record) -> Task:
         error_reason=row["error_reason"],
         error_message=row["error_message"],
         next_start_time=row["next_start_time"],
+        waiting_for=None
+        if row["wait_expires"] is None
+        else WaitingFor(row["wait_signal"], row["wait_prompt"], row["wait_expires"]),
     )
 
 

@@ -22,6 +22,7 @@ from services.scheduler.domain.worker import (
     Report,
     SchedulerMessage,
     StepReport,
+    WaitReport,
     WorkerMessage,
 )
 from services.scheduler.usecases.dispatch import Dispatcher
@@ -284,6 +285,7 @@ class WorkStream:
             run = unchanged.pop(task_id, None)
             (reports if run is None else completions).append(CompletionReport(tenant, worker, task_id, attempt, result, run))
         reports += [FailureReport(tenant, worker, *failure) for failure in message.failures]
+        reports += [WaitReport(tenant, worker, *wait) for wait in message.waits]
         self._commit(completions, self._work.completions)
         self._commit(reports, self._work.reports)
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import pytest
+from google.protobuf.struct_pb2 import Value
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import task_pb2
@@ -27,15 +28,18 @@ from services.common.db.migrations import migrate
 from services.scheduler.domain.errors import (
     ParentTaskEnded,
     RequestIdReused,
+    SignalAlreadySent,
     StaleAttempt,
+    TaskEnded,
     TaskNotCancellable,
 )
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.task import NewTask, State
-from services.scheduler.domain.worker import CompletionReport, FailureReport, Heartbeat, Report, StepReport
+from services.scheduler.domain.worker import CompletionReport, FailureReport, Heartbeat, Report, StepReport, WaitReport
 from services.scheduler.server.convert import new_task
 from services.scheduler.storage.batches import Batches
 from services.scheduler.storage.cancel import Cancellations
+from services.scheduler.storage.signals import Signals
 from services.scheduler.storage.tasks import Tasks
 from services.scheduler.usecases.hub import Hub
 from tests.integration.scheduler.conftest import MakeSettings
@@ -65,6 +69,7 @@ class World:
         self.dying = Batches(engine, hub, timedelta())
         self.cancellations = Cancellations(self.database, hub)
         self.tasks = Tasks(self.database)
+        self.signals = Signals(self.database, hub)
 
     def do(self, work: Awaitable[T]) -> T:
         """Waits for something."""
@@ -114,6 +119,10 @@ class Model:
     """its attempt_timeout has passed, and nobody has noticed."""
     quiet: bool = False
     """its heartbeat_timeout has passed, and nobody has noticed."""
+    waits: int = 0
+    """how many attempts ended by waiting."""
+    signal: str = ""
+    """what it waits for."""
     due: bool = False
     """the moment that it waits for has come."""
 
@@ -125,8 +134,25 @@ class Model:
         self.says("started")
 
     def ready(self) -> None:
-        self.state, self.due = State.PENDING, False
+        self.state, self.due, self.signal = State.PENDING, False, ""
         self.says("ready")
+
+    def wait(self, signal: str) -> None:
+        if self.late:
+            self.reason = self.late
+            self.end(State.FAILED, "failed")
+            return
+        self.state, self.signal, self.lost, self.slow, self.quiet = State.WAITING, signal, False, False, False
+        self.waits += 1
+        self.says("waiting")
+        if signal in self.steps:
+            self.ready()
+
+    def signalled(self, signal: str) -> None:
+        self.steps[signal] = self.attempt
+        self.says("signalled")
+        if self.state is State.WAITING and self.signal == signal:
+            self.ready()
 
     def end(self, state: State, kind: str) -> None:
         self.state = state
@@ -147,7 +173,7 @@ class Model:
         if self.late:
             self.reason = self.late
             self.end(State.FAILED, "failed")
-        elif not retryable or self.attempt >= self.max_attempts:
+        elif not retryable or self.attempt - self.waits >= self.max_attempts:
             self.reason = reason
             self.end(State.FAILED, "failed")
         else:
@@ -157,12 +183,13 @@ class Model:
             self.says("retried")
 
 
-REPORTS = ("complete", "step one", "step two", "fail", "fail now", "fail badly", "fail for good")
+REPORTS = ("complete", "step one", "step two", "fail", "fail now", "fail badly", "fail for good", "wait red", "wait blue")
+SIGNALS = ("signal red", "signal blue", "signal the awaited", "signal the awaited")
 TIMES = ("late", "overdue", "slow", "quiet", "due", "come", "come", "tick")
 # What moves a task on comes more often.
 MOVES = (
     *("lease", "lease", "lease", "lease", *REPORTS, "die", "die and sweep", "child", "beat", "beat and tell", "sweep"),
-    *(*TIMES, "cancel", "look"),
+    *(*TIMES, *SIGNALS, "cancel", "look"),
 )
 HOUR = timedelta(hours=1)
 Move = tuple[str, int, int, int]
@@ -182,6 +209,7 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
             self.kind = f"life-{uuid.uuid4().hex[:12]}"
             self.models: dict[str, Model] = {}
             self.requests: dict[str, tuple[str, list[Any]]] = {}
+            self.values: dict[tuple[str, str], int] = {}
             self.order = 0
 
         def at(self, place: int) -> Model:
@@ -263,12 +291,19 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                     self.pass_time(self.at(place), what)
                 case "come":
                     # Those that wait for a moment are few.
-                    resting = [model for model in self.models.values() if model.state is State.SCHEDULED]
+                    resting = [model for model in self.models.values() if model.state in (State.SCHEDULED, State.WAITING)]
                     if resting:
                         self.pass_time(resting[place % len(resting)], "due")
                     self.tick()
                 case "tick":
                     self.tick()
+                case "signal the awaited":
+                    waiting = [model for model in self.models.values() if model.state is State.WAITING]
+                    if waiting:
+                        model = waiting[place % len(waiting)]
+                        self.signal(model, model.signal, back)
+                case "signal red" | "signal blue":
+                    self.signal(self.at(place), what.removeprefix("signal "), back)
                 case "cancel":
                     self.cancel(self.at(place))
                 case "look":
@@ -348,6 +383,8 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                 return CompletionReport(*head, b"\x1a\x02" + f"{attempt:02d}".encode())
             if what.startswith("step "):
                 return StepReport(*head, what.removeprefix("step "), b"\x20\x01")
+            if what.startswith("wait "):
+                return WaitReport(*head, what.removeprefix("wait "), "please", HOUR)
             reason = "BAD" if what == "fail badly" else "BROKEN"
             delay = HOUR if what == "fail" and not model.timed else None
             waits = what in ("fail", "fail badly") and (model.timed or delay is not None)
@@ -359,10 +396,10 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
             if model.attempt == item.attempt:
                 if isinstance(item, CompletionReport) and model.state is State.COMPLETED:
                     return ""
-                if isinstance(item, FailureReport) and (
-                    model.state in (State.PENDING, State.SCHEDULED)
-                    or (model.state is State.FAILED and model.reason == item.reason)
-                ):
+                between = model.state in (State.PENDING, State.SCHEDULED, State.WAITING)
+                if isinstance(item, FailureReport | WaitReport) and between:
+                    return ""
+                if isinstance(item, FailureReport) and model.state is State.FAILED and model.reason == item.reason:
                     return ""
             if model.stop_reason(item.attempt):
                 return "STALE_ATTEMPT"
@@ -372,6 +409,8 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                 if item.step_id not in model.steps:
                     model.steps[item.step_id] = item.attempt
                     model.says("step_completed")
+            elif isinstance(item, WaitReport):
+                model.wait(item.signal)
             elif isinstance(item, CompletionReport):
                 model.result = item.result[2:].decode()
                 model.end(State.COMPLETED, "completed")
@@ -438,18 +477,38 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                         return
                     model.slow, model.quiet = model.slow or what == "slow", model.quiet or what == "quiet"
                 case "due":
-                    if model.state is not State.SCHEDULED:
+                    if model.state not in (State.SCHEDULED, State.WAITING):
                         return
                     model.due = True
             world.do(_pass(world.engine, model.task_id, column))
 
         def tick(self) -> None:
             """Those whose moment has come wait for a worker."""
-            due = [model for model in self.models.values() if model.due and model.state is State.SCHEDULED]
+            due = [model for model in self.models.values() if model.due and not model.state.ended]
             while world.do(world.batches.make_ready()) == timedelta():
                 pass
             for model in due:
-                model.ready()
+                if model.state is State.WAITING:
+                    model.signalled(model.signal)
+                else:
+                    model.ready()
+
+        def signal(self, model: Model, signal: str, back: int) -> None:
+            """A value for a name, which is the first, the same again, or another."""
+            value = Value(number_value=back).SerializeToString(deterministic=True)
+            signalling = world.signals.signal(TENANT, model.task_id, signal, value, "ada")
+            if model.state.ended:
+                with pytest.raises(TaskEnded):
+                    world.do(signalling)
+            elif signal not in model.steps:
+                world.do(signalling)
+                model.signalled(signal)
+                self.values[model.task_id, signal] = back
+            elif self.values.get((model.task_id, signal)) == back:
+                world.do(signalling)
+            else:
+                with pytest.raises(SignalAlreadySent):
+                    world.do(signalling)
 
         def cancel(self, model: Model) -> None:
             cancelling = world.cancellations.cancel(TENANT, model.task_id, "enough", "ada")
@@ -465,7 +524,7 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
             task = world.do(world.tasks.get(TENANT, model.task_id))
             assert task is not None
             found = (task.state, task.attempt, task.last_event_number, task.error_reason or "")
-            assert found == (model.state, model.attempt, len(model.events), model.reason)
+            assert found == (model.state, model.attempt, len(model.events), model.reason), model
             assert (task.result or b"")[2:].decode() == model.result
             state, newest, stored = world.do(world.tasks.events(TENANT, model.task_id, 0, 200))
             assert (state, newest) == (model.state, len(model.events))
@@ -505,6 +564,8 @@ _WANTED = (
     "failed",
     "cancelled",
     "ready",
+    "waiting",
+    "signalled",
 )
 _OFTEN = 5
 

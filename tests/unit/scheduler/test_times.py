@@ -55,12 +55,12 @@ def test_a_failed_attempt_waits_as_its_policy_says() -> None:
     change = run.fail_attempt("BROKEN", "it broke", NOW)
     assert change == Retried("BROKEN", "it broke", NOW + seconds(60))
     assert (run.state, run.available_at, run.worker_id, run.lease_expires) == (State.SCHEDULED, NOW + seconds(60), None, None)
-    assert run.ready() == Ready()
+    assert run.ready(NOW) == Ready()
     assert run.state is State.PENDING
     run.start("w", NOW, LEASE)
     # What a worker says of the wait counts more.
     assert run.fail_attempt("BUSY", "", NOW, delay=seconds(5)) == Retried("BUSY", "", NOW + seconds(5))
-    run.ready()
+    run.ready(NOW)
     run.start("w", NOW, LEASE)
     assert run.fail_attempt("BUSY", "", NOW, delay=seconds(0)) == Retried("BUSY", "", None)
     assert run.state is State.PENDING

@@ -14,6 +14,7 @@ err = Console(stderr=True)
 
 STATE_STYLES = {
     "scheduled": "dim",
+    "waiting": "magenta",
     "pending": "dim",
     "running": "cyan",
     "completed": "green",

@@ -1,4 +1,4 @@
-"""`guildmesh tasks`: list, show, create, cancel and watch tasks."""
+"""`guildmesh tasks`: list, show, create, cancel, signal and watch tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import grpc
 import typer
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.struct_pb2 import Value
 from guildmesh.events.v1 import task_event_pb2
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as stubs
@@ -22,7 +23,7 @@ from guildmesh_client.cli.output import STATE_STYLES, err, out, print_json
 from guildmesh_client.cli.times import moment_of, seconds_of
 from guildmesh_client.options import TaskOptions, fill
 
-app = typer.Typer(help="Tasks: list, get, create, cancel, watch.", no_args_is_help=True)
+app = typer.Typer(help="Tasks: list, get, create, cancel, signal, watch.", no_args_is_help=True)
 
 _SECONDS = 30.0
 _RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -132,6 +133,24 @@ def cancel_task(task_id: TaskId, cause: Annotated[str, typer.Option(help="Why, f
         stub = stubs.SchedulerServiceStub(connection.channel)
         request = pb.CancelTaskRequest(task_id=task_id, cause=cause)
         task = stub.CancelTask(request, metadata=connection.metadata, timeout=_SECONDS)
+    out.print(f"{task.task_id} is {task.status}", highlight=False)
+
+
+@app.command("signal")
+def signal_task(
+    task_id: TaskId,
+    signal: Annotated[str, typer.Argument(help="The name of the signal, such as approval.")],
+    value: Annotated[str, typer.Argument(help="Its value as JSON, such as true or '{\"approved\": true}'.")] = "null",
+) -> None:
+    """Send a task a signal, such as the answer that it waits for."""
+    try:
+        sent = ParseDict(json.loads(value), Value())
+    except ValueError as error:
+        raise CommandError(f"The value is not JSON: {error}; a text needs quotes, such as '\"yes\"'.") from error
+    with connect() as connection:
+        stub = stubs.SchedulerServiceStub(connection.channel)
+        request = pb.SignalTaskRequest(task_id=task_id, signal=signal, value=sent)
+        task = stub.SignalTask(request, metadata=connection.metadata, timeout=_SECONDS)
     out.print(f"{task.task_id} is {task.status}", highlight=False)
 
 

@@ -27,6 +27,16 @@ class TaskFailed(Exception):
         self.retry_delay = retry_delay
 
 
+class Parked(BaseException):
+    """Ends an attempt that waits for a signal: let it through. No Exception, so that `except Exception` does not hold it."""
+
+    def __init__(self, signal: str, prompt: str, timeout: float | None) -> None:
+        super().__init__(f"waits for the signal {signal!r}")
+        self.signal = signal
+        self.prompt = prompt
+        self.timeout = timeout
+
+
 class StepRefused(Exception):
     """The scheduler did not take a step: this attempt is over, or the step's result is not one it accepts."""
 

@@ -11,7 +11,7 @@ from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 
 Key: TypeAlias = tuple[str, int, str]
 """task, attempt, step; an empty step for the end of the attempt."""
-Report: TypeAlias = pb.TaskStep | pb.TaskCompletion | pb.TaskFailure
+Report: TypeAlias = pb.TaskStep | pb.TaskCompletion | pb.TaskFailure | pb.TaskWait
 
 
 class Reports:
@@ -78,5 +78,7 @@ def put(request: pb.WorkRequest, reports: Iterable[Report]) -> None:
             request.completions.append(report)
         elif isinstance(report, pb.TaskStep):
             request.steps.append(report)
+        elif isinstance(report, pb.TaskWait):
+            request.waits.append(report)
         else:
             request.failures.append(report)

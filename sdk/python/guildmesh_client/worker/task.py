@@ -11,6 +11,7 @@ from google.protobuf.struct_pb2 import Value
 from guildmesh.scheduler.v1 import task_pb2
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 
+from guildmesh_client.worker.errors import Parked
 from guildmesh_client.worker.json_values import JsonObject, JsonValue, from_struct, from_value
 
 if TYPE_CHECKING:
@@ -77,6 +78,27 @@ class Task:
     @cached_property
     def _steps(self) -> dict[str, Value]:
         return {step.step_id: step.result for step in self._lease.steps}
+
+    async def wait_for(self, signal: str, *, prompt: str = "", timeout: float | None = None) -> JsonValue:
+        """Gives the value of a signal of the task, such as a person's approval (SignalTask), and waits for it if need be.
+
+        While it waits no worker is kept: the attempt ends here, and when the signal is there the function is called again from
+        its beginning, in which `step` gives what was done. What comes before it and is no step is done again.
+
+        Args:
+            signal: its name, which no step may have.
+            prompt: what is asked of people.
+            timeout: seconds to wait; 366 days when None.
+
+        Raises:
+            TimeoutError: it did not come in time.
+        """
+        if signal not in self._steps:
+            raise Parked(signal, prompt, timeout)
+        fields = self._steps[signal].struct_value.fields
+        if "timed_out" in fields:
+            raise TimeoutError(f"the signal {signal!r} did not come in time")
+        return from_value(fields["value"])
 
     async def step(self, step_id: str, work: Callable[[], Awaitable[JsonValue]]) -> JsonValue:
         """Does `work` once for all attempts: its result is in the journal before this returns, and no later attempt repeats it.

@@ -20,7 +20,7 @@ from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
 
 from guildmesh_client.worker.channel import Connection, OpenChannel, opener
-from guildmesh_client.worker.errors import StepRefused, TaskFailed, WorkerRefused
+from guildmesh_client.worker.errors import Parked, StepRefused, TaskFailed, WorkerRefused
 from guildmesh_client.worker.json_values import JsonValue, put_value, to_value
 from guildmesh_client.worker.reports import Report, Reports, key_of
 from guildmesh_client.worker.run import Run
@@ -254,6 +254,8 @@ class Worker:
         task_id, attempt, step_id = key_of(report)
         if isinstance(report, pb.TaskCompletion):
             self._reports.replace(_failure(task_id, attempt, "INVALID_RESULT", message, retryable=False))
+        elif isinstance(report, pb.TaskWait):
+            self._reports.replace(_failure(task_id, attempt, "INVALID_WAIT", message, retryable=False))
         else:
             refusal = pb.TaskRefusal(
                 task_id=task_id, attempt=attempt, step_id=step_id, reason="INVALID_ARGUMENT", message=message
@@ -447,6 +449,8 @@ class Worker:
         except asyncio.CancelledError:
             if task.stop_reason in ("", "WORKER_STOPPED"):
                 report = _failure(task.task_id, task.attempt, "WORKER_STOPPED", "The worker stopped.", retryable=True)
+        except Parked as parked:
+            report = _wait(task, parked)
         except TaskFailed as error:
             failure = _failure(task.task_id, task.attempt, error.reason, error.message, retryable=error.retryable)
             if error.retry_delay is not None:
@@ -507,6 +511,13 @@ def _completion(task: Task, result: JsonValue) -> Report:
     except ValueError as error:
         return _failure(task.task_id, task.attempt, "INVALID_RESULT", str(error), retryable=False)
     return completion
+
+
+def _wait(task: Task, parked: Parked) -> Report:
+    wait = pb.TaskWait(task_id=task.task_id, attempt=task.attempt, signal=parked.signal, prompt=parked.prompt)
+    if parked.timeout is not None:
+        wait.timeout.FromNanoseconds(round(parked.timeout * 1e9))
+    return wait
 
 
 def _failure(task_id: str, attempt: int, reason: str, message: str, *, retryable: bool) -> pb.TaskFailure:

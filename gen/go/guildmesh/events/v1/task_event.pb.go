@@ -61,6 +61,8 @@ type TaskEvent struct {
 	//	*TaskEvent_Failed
 	//	*TaskEvent_Cancelled
 	//	*TaskEvent_Ready
+	//	*TaskEvent_Waiting
+	//	*TaskEvent_Signalled
 	Change        isTaskEvent_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -245,6 +247,24 @@ func (x *TaskEvent) GetReady() *TaskReady {
 	return nil
 }
 
+func (x *TaskEvent) GetWaiting() *TaskWaiting {
+	if x != nil {
+		if x, ok := x.Change.(*TaskEvent_Waiting); ok {
+			return x.Waiting
+		}
+	}
+	return nil
+}
+
+func (x *TaskEvent) GetSignalled() *TaskSignalled {
+	if x != nil {
+		if x, ok := x.Change.(*TaskEvent_Signalled); ok {
+			return x.Signalled
+		}
+	}
+	return nil
+}
+
 type isTaskEvent_Change interface {
 	isTaskEvent_Change()
 }
@@ -289,6 +309,16 @@ type TaskEvent_Ready struct {
 	Ready *TaskReady `protobuf:"bytes,27,opt,name=ready,proto3,oneof"`
 }
 
+type TaskEvent_Waiting struct {
+	// waiting: guildmesh.task.waiting.v1.
+	Waiting *TaskWaiting `protobuf:"bytes,28,opt,name=waiting,proto3,oneof"`
+}
+
+type TaskEvent_Signalled struct {
+	// signalled: guildmesh.task.signalled.v1.
+	Signalled *TaskSignalled `protobuf:"bytes,29,opt,name=signalled,proto3,oneof"`
+}
+
 func (*TaskEvent_Created) isTaskEvent_Change() {}
 
 func (*TaskEvent_Started) isTaskEvent_Change() {}
@@ -304,6 +334,10 @@ func (*TaskEvent_Failed) isTaskEvent_Change() {}
 func (*TaskEvent_Cancelled) isTaskEvent_Change() {}
 
 func (*TaskEvent_Ready) isTaskEvent_Change() {}
+
+func (*TaskEvent_Waiting) isTaskEvent_Change() {}
+
+func (*TaskEvent_Signalled) isTaskEvent_Change() {}
 
 // TaskCreated says that the task is kept.
 type TaskCreated struct {
@@ -378,7 +412,7 @@ func (x *TaskCreated) GetNextStartTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// TaskReady says that the task waits no longer for a moment, but for a worker.
+// TaskReady says that the task waits no longer for a moment or a signal, but for a worker.
 type TaskReady struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -415,6 +449,134 @@ func (*TaskReady) Descriptor() ([]byte, []int) {
 	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{2}
 }
 
+// TaskWaiting says that an attempt ended and the task waits for a signal.
+type TaskWaiting struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// signal is the name of the signal.
+	Signal string `protobuf:"bytes,1,opt,name=signal,proto3" json:"signal,omitempty"`
+	// prompt is for people: what is asked of them.
+	Prompt string `protobuf:"bytes,2,opt,name=prompt,proto3" json:"prompt,omitempty"`
+	// expire_time is when the task goes on without it.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskWaiting) Reset() {
+	*x = TaskWaiting{}
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskWaiting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskWaiting) ProtoMessage() {}
+
+func (x *TaskWaiting) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskWaiting.ProtoReflect.Descriptor instead.
+func (*TaskWaiting) Descriptor() ([]byte, []int) {
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TaskWaiting) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+func (x *TaskWaiting) GetPrompt() string {
+	if x != nil {
+		return x.Prompt
+	}
+	return ""
+}
+
+func (x *TaskWaiting) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// TaskSignalled says that the task has got a signal, or that the time to wait for it is over.
+type TaskSignalled struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// signal is the name of the signal.
+	Signal string `protobuf:"bytes,1,opt,name=signal,proto3" json:"signal,omitempty"`
+	// value of the signal.
+	Value *structpb.Value `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// timed_out says that none came in time.
+	TimedOut      bool `protobuf:"varint,3,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskSignalled) Reset() {
+	*x = TaskSignalled{}
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskSignalled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskSignalled) ProtoMessage() {}
+
+func (x *TaskSignalled) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskSignalled.ProtoReflect.Descriptor instead.
+func (*TaskSignalled) Descriptor() ([]byte, []int) {
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *TaskSignalled) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+func (x *TaskSignalled) GetValue() *structpb.Value {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *TaskSignalled) GetTimedOut() bool {
+	if x != nil {
+		return x.TimedOut
+	}
+	return false
+}
+
 // TaskStarted says that a worker has the task.
 type TaskStarted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -426,7 +588,7 @@ type TaskStarted struct {
 
 func (x *TaskStarted) Reset() {
 	*x = TaskStarted{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[3]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -438,7 +600,7 @@ func (x *TaskStarted) String() string {
 func (*TaskStarted) ProtoMessage() {}
 
 func (x *TaskStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[3]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -451,7 +613,7 @@ func (x *TaskStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStarted.ProtoReflect.Descriptor instead.
 func (*TaskStarted) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{3}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TaskStarted) GetWorkerId() string {
@@ -474,7 +636,7 @@ type TaskStepCompleted struct {
 
 func (x *TaskStepCompleted) Reset() {
 	*x = TaskStepCompleted{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[4]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +648,7 @@ func (x *TaskStepCompleted) String() string {
 func (*TaskStepCompleted) ProtoMessage() {}
 
 func (x *TaskStepCompleted) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[4]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +661,7 @@ func (x *TaskStepCompleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStepCompleted.ProtoReflect.Descriptor instead.
 func (*TaskStepCompleted) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{4}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TaskStepCompleted) GetStepId() string {
@@ -531,7 +693,7 @@ type TaskRetried struct {
 
 func (x *TaskRetried) Reset() {
 	*x = TaskRetried{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[5]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -543,7 +705,7 @@ func (x *TaskRetried) String() string {
 func (*TaskRetried) ProtoMessage() {}
 
 func (x *TaskRetried) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[5]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -556,7 +718,7 @@ func (x *TaskRetried) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRetried.ProtoReflect.Descriptor instead.
 func (*TaskRetried) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{5}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TaskRetried) GetReason() string {
@@ -591,7 +753,7 @@ type TaskCompleted struct {
 
 func (x *TaskCompleted) Reset() {
 	*x = TaskCompleted{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[6]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +765,7 @@ func (x *TaskCompleted) String() string {
 func (*TaskCompleted) ProtoMessage() {}
 
 func (x *TaskCompleted) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[6]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +778,7 @@ func (x *TaskCompleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCompleted.ProtoReflect.Descriptor instead.
 func (*TaskCompleted) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{6}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TaskCompleted) GetResult() *structpb.Value {
@@ -639,7 +801,7 @@ type TaskFailed struct {
 
 func (x *TaskFailed) Reset() {
 	*x = TaskFailed{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[7]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -651,7 +813,7 @@ func (x *TaskFailed) String() string {
 func (*TaskFailed) ProtoMessage() {}
 
 func (x *TaskFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[7]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -664,7 +826,7 @@ func (x *TaskFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskFailed.ProtoReflect.Descriptor instead.
 func (*TaskFailed) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{7}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TaskFailed) GetReason() string {
@@ -692,7 +854,7 @@ type TaskCancelled struct {
 
 func (x *TaskCancelled) Reset() {
 	*x = TaskCancelled{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +866,7 @@ func (x *TaskCancelled) String() string {
 func (*TaskCancelled) ProtoMessage() {}
 
 func (x *TaskCancelled) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +879,7 @@ func (x *TaskCancelled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCancelled.ProtoReflect.Descriptor instead.
 func (*TaskCancelled) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{8}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TaskCancelled) GetCause() string {
@@ -758,7 +920,7 @@ type TaskSnapshot struct {
 
 func (x *TaskSnapshot) Reset() {
 	*x = TaskSnapshot{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[9]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +932,7 @@ func (x *TaskSnapshot) String() string {
 func (*TaskSnapshot) ProtoMessage() {}
 
 func (x *TaskSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[9]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +945,7 @@ func (x *TaskSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSnapshot.ProtoReflect.Descriptor instead.
 func (*TaskSnapshot) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{9}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TaskSnapshot) GetTaskId() string {
@@ -867,7 +1029,7 @@ var File_guildmesh_events_v1_task_event_proto protoreflect.FileDescriptor
 
 const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\n" +
-	"$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x06\n" +
+	"$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\a\n" +
 	"\tTaskEvent\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x05R\x06number\x12\x12\n" +
@@ -888,7 +1050,9 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\tcompleted\x18\x18 \x01(\v2\".guildmesh.events.v1.TaskCompletedH\x00R\tcompleted\x129\n" +
 	"\x06failed\x18\x19 \x01(\v2\x1f.guildmesh.events.v1.TaskFailedH\x00R\x06failed\x12B\n" +
 	"\tcancelled\x18\x1a \x01(\v2\".guildmesh.events.v1.TaskCancelledH\x00R\tcancelled\x126\n" +
-	"\x05ready\x18\x1b \x01(\v2\x1e.guildmesh.events.v1.TaskReadyH\x00R\x05readyB\b\n" +
+	"\x05ready\x18\x1b \x01(\v2\x1e.guildmesh.events.v1.TaskReadyH\x00R\x05ready\x12<\n" +
+	"\awaiting\x18\x1c \x01(\v2 .guildmesh.events.v1.TaskWaitingH\x00R\awaiting\x12B\n" +
+	"\tsignalled\x18\x1d \x01(\v2\".guildmesh.events.v1.TaskSignalledH\x00R\tsignalledB\b\n" +
 	"\x06change\"\x90\x02\n" +
 	"\vTaskCreated\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\x12\x1a\n" +
@@ -898,7 +1062,16 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\v\n" +
-	"\tTaskReady\"*\n" +
+	"\tTaskReady\"z\n" +
+	"\vTaskWaiting\x12\x16\n" +
+	"\x06signal\x18\x01 \x01(\tR\x06signal\x12\x16\n" +
+	"\x06prompt\x18\x02 \x01(\tR\x06prompt\x12;\n" +
+	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"r\n" +
+	"\rTaskSignalled\x12\x16\n" +
+	"\x06signal\x18\x01 \x01(\tR\x06signal\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value\x12\x1b\n" +
+	"\ttimed_out\x18\x03 \x01(\bR\btimedOut\"*\n" +
 	"\vTaskStarted\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\"\\\n" +
 	"\x11TaskStepCompleted\x12\x17\n" +
@@ -943,43 +1116,49 @@ func file_guildmesh_events_v1_task_event_proto_rawDescGZIP() []byte {
 	return file_guildmesh_events_v1_task_event_proto_rawDescData
 }
 
-var file_guildmesh_events_v1_task_event_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_guildmesh_events_v1_task_event_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_guildmesh_events_v1_task_event_proto_goTypes = []any{
 	(*TaskEvent)(nil),             // 0: guildmesh.events.v1.TaskEvent
 	(*TaskCreated)(nil),           // 1: guildmesh.events.v1.TaskCreated
 	(*TaskReady)(nil),             // 2: guildmesh.events.v1.TaskReady
-	(*TaskStarted)(nil),           // 3: guildmesh.events.v1.TaskStarted
-	(*TaskStepCompleted)(nil),     // 4: guildmesh.events.v1.TaskStepCompleted
-	(*TaskRetried)(nil),           // 5: guildmesh.events.v1.TaskRetried
-	(*TaskCompleted)(nil),         // 6: guildmesh.events.v1.TaskCompleted
-	(*TaskFailed)(nil),            // 7: guildmesh.events.v1.TaskFailed
-	(*TaskCancelled)(nil),         // 8: guildmesh.events.v1.TaskCancelled
-	(*TaskSnapshot)(nil),          // 9: guildmesh.events.v1.TaskSnapshot
-	nil,                           // 10: guildmesh.events.v1.TaskCreated.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 12: google.protobuf.Value
+	(*TaskWaiting)(nil),           // 3: guildmesh.events.v1.TaskWaiting
+	(*TaskSignalled)(nil),         // 4: guildmesh.events.v1.TaskSignalled
+	(*TaskStarted)(nil),           // 5: guildmesh.events.v1.TaskStarted
+	(*TaskStepCompleted)(nil),     // 6: guildmesh.events.v1.TaskStepCompleted
+	(*TaskRetried)(nil),           // 7: guildmesh.events.v1.TaskRetried
+	(*TaskCompleted)(nil),         // 8: guildmesh.events.v1.TaskCompleted
+	(*TaskFailed)(nil),            // 9: guildmesh.events.v1.TaskFailed
+	(*TaskCancelled)(nil),         // 10: guildmesh.events.v1.TaskCancelled
+	(*TaskSnapshot)(nil),          // 11: guildmesh.events.v1.TaskSnapshot
+	nil,                           // 12: guildmesh.events.v1.TaskCreated.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 14: google.protobuf.Value
 }
 var file_guildmesh_events_v1_task_event_proto_depIdxs = []int32{
-	11, // 0: guildmesh.events.v1.TaskEvent.event_time:type_name -> google.protobuf.Timestamp
+	13, // 0: guildmesh.events.v1.TaskEvent.event_time:type_name -> google.protobuf.Timestamp
 	1,  // 1: guildmesh.events.v1.TaskEvent.created:type_name -> guildmesh.events.v1.TaskCreated
-	3,  // 2: guildmesh.events.v1.TaskEvent.started:type_name -> guildmesh.events.v1.TaskStarted
-	4,  // 3: guildmesh.events.v1.TaskEvent.step_completed:type_name -> guildmesh.events.v1.TaskStepCompleted
-	5,  // 4: guildmesh.events.v1.TaskEvent.retried:type_name -> guildmesh.events.v1.TaskRetried
-	6,  // 5: guildmesh.events.v1.TaskEvent.completed:type_name -> guildmesh.events.v1.TaskCompleted
-	7,  // 6: guildmesh.events.v1.TaskEvent.failed:type_name -> guildmesh.events.v1.TaskFailed
-	8,  // 7: guildmesh.events.v1.TaskEvent.cancelled:type_name -> guildmesh.events.v1.TaskCancelled
+	5,  // 2: guildmesh.events.v1.TaskEvent.started:type_name -> guildmesh.events.v1.TaskStarted
+	6,  // 3: guildmesh.events.v1.TaskEvent.step_completed:type_name -> guildmesh.events.v1.TaskStepCompleted
+	7,  // 4: guildmesh.events.v1.TaskEvent.retried:type_name -> guildmesh.events.v1.TaskRetried
+	8,  // 5: guildmesh.events.v1.TaskEvent.completed:type_name -> guildmesh.events.v1.TaskCompleted
+	9,  // 6: guildmesh.events.v1.TaskEvent.failed:type_name -> guildmesh.events.v1.TaskFailed
+	10, // 7: guildmesh.events.v1.TaskEvent.cancelled:type_name -> guildmesh.events.v1.TaskCancelled
 	2,  // 8: guildmesh.events.v1.TaskEvent.ready:type_name -> guildmesh.events.v1.TaskReady
-	10, // 9: guildmesh.events.v1.TaskCreated.labels:type_name -> guildmesh.events.v1.TaskCreated.LabelsEntry
-	11, // 10: guildmesh.events.v1.TaskCreated.next_start_time:type_name -> google.protobuf.Timestamp
-	12, // 11: guildmesh.events.v1.TaskStepCompleted.result:type_name -> google.protobuf.Value
-	11, // 12: guildmesh.events.v1.TaskRetried.next_start_time:type_name -> google.protobuf.Timestamp
-	12, // 13: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
-	11, // 14: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	3,  // 9: guildmesh.events.v1.TaskEvent.waiting:type_name -> guildmesh.events.v1.TaskWaiting
+	4,  // 10: guildmesh.events.v1.TaskEvent.signalled:type_name -> guildmesh.events.v1.TaskSignalled
+	12, // 11: guildmesh.events.v1.TaskCreated.labels:type_name -> guildmesh.events.v1.TaskCreated.LabelsEntry
+	13, // 12: guildmesh.events.v1.TaskCreated.next_start_time:type_name -> google.protobuf.Timestamp
+	13, // 13: guildmesh.events.v1.TaskWaiting.expire_time:type_name -> google.protobuf.Timestamp
+	14, // 14: guildmesh.events.v1.TaskSignalled.value:type_name -> google.protobuf.Value
+	14, // 15: guildmesh.events.v1.TaskStepCompleted.result:type_name -> google.protobuf.Value
+	13, // 16: guildmesh.events.v1.TaskRetried.next_start_time:type_name -> google.protobuf.Timestamp
+	14, // 17: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
+	13, // 18: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_events_v1_task_event_proto_init() }
@@ -996,6 +1175,8 @@ func file_guildmesh_events_v1_task_event_proto_init() {
 		(*TaskEvent_Failed)(nil),
 		(*TaskEvent_Cancelled)(nil),
 		(*TaskEvent_Ready)(nil),
+		(*TaskEvent_Waiting)(nil),
+		(*TaskEvent_Signalled)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1003,7 +1184,7 @@ func file_guildmesh_events_v1_task_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_events_v1_task_event_proto_rawDesc), len(file_guildmesh_events_v1_task_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -50,6 +50,10 @@ const (
 	ErrorReason_ERROR_REASON_DEADLINE_TOO_EARLY ErrorReason = 10
 	// ERROR_REASON_INVALID_TIME: a time is outside of the years 1 to 9999.
 	ErrorReason_ERROR_REASON_INVALID_TIME ErrorReason = 11
+	// ERROR_REASON_TASK_ENDED: the task has ended, and gets no signals.
+	ErrorReason_ERROR_REASON_TASK_ENDED ErrorReason = 12
+	// ERROR_REASON_SIGNAL_ALREADY_SENT: the task has another value for the signal, or a step of that name.
+	ErrorReason_ERROR_REASON_SIGNAL_ALREADY_SENT ErrorReason = 13
 )
 
 // Enum value maps for ErrorReason.
@@ -67,6 +71,8 @@ var (
 		9:  "ERROR_REASON_INVALID_ORDER_BY",
 		10: "ERROR_REASON_DEADLINE_TOO_EARLY",
 		11: "ERROR_REASON_INVALID_TIME",
+		12: "ERROR_REASON_TASK_ENDED",
+		13: "ERROR_REASON_SIGNAL_ALREADY_SENT",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":          0,
@@ -81,6 +87,8 @@ var (
 		"ERROR_REASON_INVALID_ORDER_BY":     9,
 		"ERROR_REASON_DEADLINE_TOO_EARLY":   10,
 		"ERROR_REASON_INVALID_TIME":         11,
+		"ERROR_REASON_TASK_ENDED":           12,
+		"ERROR_REASON_SIGNAL_ALREADY_SENT":  13,
 	}
 )
 
@@ -115,7 +123,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xea\r\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xde\x10\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -140,7 +148,12 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\x1fERROR_REASON_DEADLINE_TOO_EARLY\x10\n" +
 	"\x1ajʻ\x18f\b\x03\x12bThe task would have to end before it may start; choose a later deadline or a longer total_timeout.\x12\x84\x01\n" +
 	"\x19ERROR_REASON_INVALID_TIME\x10\v\x1aeʻ\x18a\b\x03\x12Jdeadline is not a time of the years 1 to 9999; send it as RFC 3339 has it.\x1a\x11\n" +
-	"\x05field\x12\bdeadlineB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"\x05field\x12\bdeadline\x12\xd7\x01\n" +
+	"\x17ERROR_REASON_TASK_ENDED\x10\f\x1a\xb9\x01ʻ\x18\xb4\x01\b\t\x12jThe task '01990000-0000-7000-8000-000000000000' is completed; only a task that has not ended gets signals.\x1a\x13\n" +
+	"\x06status\x12\tcompleted\x1a/\n" +
+	"\atask_id\x12$01990000-0000-7000-8000-000000000000\x12\x97\x01\n" +
+	" ERROR_REASON_SIGNAL_ALREADY_SENT\x10\r\x1aqʻ\x18m\b\x06\x12UThe task has the signal 'approval' already, with another value; the first one counts.\x1a\x12\n" +
+	"\x06signal\x12\bapprovalB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_error_reason_proto_rawDescOnce sync.Once

@@ -701,6 +701,70 @@ func (x *CancelTaskRequest) GetCause() string {
 	return ""
 }
 
+// SignalTaskRequest is the signal, and the task that gets it.
+type SignalTaskRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// task_id of the task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// signal is its name within the task, such as "approval".
+	Signal string `protobuf:"bytes,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	// value that the task gets: any JSON of at most 1 MiB; null when unset.
+	Value         *structpb.Value `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalTaskRequest) Reset() {
+	*x = SignalTaskRequest{}
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalTaskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalTaskRequest) ProtoMessage() {}
+
+func (x *SignalTaskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalTaskRequest.ProtoReflect.Descriptor instead.
+func (*SignalTaskRequest) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SignalTaskRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *SignalTaskRequest) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+func (x *SignalTaskRequest) GetValue() *structpb.Value {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
 // WatchTaskRequest says what to watch, and from where.
 type WatchTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -714,7 +778,7 @@ type WatchTaskRequest struct {
 
 func (x *WatchTaskRequest) Reset() {
 	*x = WatchTaskRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -726,7 +790,7 @@ func (x *WatchTaskRequest) String() string {
 func (*WatchTaskRequest) ProtoMessage() {}
 
 func (x *WatchTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -739,7 +803,7 @@ func (x *WatchTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTaskRequest.ProtoReflect.Descriptor instead.
 func (*WatchTaskRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{11}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchTaskRequest) GetTaskId() string {
@@ -769,7 +833,7 @@ type StreamTaskEventsRequest struct {
 
 func (x *StreamTaskEventsRequest) Reset() {
 	*x = StreamTaskEventsRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +845,7 @@ func (x *StreamTaskEventsRequest) String() string {
 func (*StreamTaskEventsRequest) ProtoMessage() {}
 
 func (x *StreamTaskEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +858,7 @@ func (x *StreamTaskEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamTaskEventsRequest.ProtoReflect.Descriptor instead.
 func (*StreamTaskEventsRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{12}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StreamTaskEventsRequest) GetTaskId() string {
@@ -820,7 +884,7 @@ type ListQueuesRequest struct {
 
 func (x *ListQueuesRequest) Reset() {
 	*x = ListQueuesRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[13]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +896,7 @@ func (x *ListQueuesRequest) String() string {
 func (*ListQueuesRequest) ProtoMessage() {}
 
 func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[13]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +909,7 @@ func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueuesRequest.ProtoReflect.Descriptor instead.
 func (*ListQueuesRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{13}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{14}
 }
 
 // ListQueuesResponse has all queues.
@@ -859,7 +923,7 @@ type ListQueuesResponse struct {
 
 func (x *ListQueuesResponse) Reset() {
 	*x = ListQueuesResponse{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[14]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +935,7 @@ func (x *ListQueuesResponse) String() string {
 func (*ListQueuesResponse) ProtoMessage() {}
 
 func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[14]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +948,7 @@ func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueuesResponse.ProtoReflect.Descriptor instead.
 func (*ListQueuesResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{14}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListQueuesResponse) GetQueues() []*Queue {
@@ -903,7 +967,7 @@ type CountTasksRequest struct {
 
 func (x *CountTasksRequest) Reset() {
 	*x = CountTasksRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[15]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +979,7 @@ func (x *CountTasksRequest) String() string {
 func (*CountTasksRequest) ProtoMessage() {}
 
 func (x *CountTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[15]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +992,7 @@ func (x *CountTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountTasksRequest.ProtoReflect.Descriptor instead.
 func (*CountTasksRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{15}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{16}
 }
 
 // CountTasksResponse has the number of tasks in each state.
@@ -944,7 +1008,7 @@ type CountTasksResponse struct {
 
 func (x *CountTasksResponse) Reset() {
 	*x = CountTasksResponse{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1020,7 @@ func (x *CountTasksResponse) String() string {
 func (*CountTasksResponse) ProtoMessage() {}
 
 func (x *CountTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1033,7 @@ func (x *CountTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountTasksResponse.ProtoReflect.Descriptor instead.
 func (*CountTasksResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{16}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CountTasksResponse) GetCounts() map[string]int64 {
@@ -999,7 +1063,7 @@ type QueueTaskCounts struct {
 
 func (x *QueueTaskCounts) Reset() {
 	*x = QueueTaskCounts{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[17]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1011,7 +1075,7 @@ func (x *QueueTaskCounts) String() string {
 func (*QueueTaskCounts) ProtoMessage() {}
 
 func (x *QueueTaskCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[17]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1024,7 +1088,7 @@ func (x *QueueTaskCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueTaskCounts.ProtoReflect.Descriptor instead.
 func (*QueueTaskCounts) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{17}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *QueueTaskCounts) GetQueue() string {
@@ -1097,7 +1161,11 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"[\n" +
 	"\x11CancelTaskRequest\x12&\n" +
 	"\atask_id\x18\x01 \x01(\tB\r\xe2A\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x1e\n" +
-	"\x05cause\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x05cause\"q\n" +
+	"\x05cause\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\x05cause\"\x99\x01\n" +
+	"\x11SignalTaskRequest\x12&\n" +
+	"\atask_id\x18\x01 \x01(\tB\r\xe2A\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12&\n" +
+	"\x06signal\x18\x02 \x01(\tB\x0e\xe2A\x01\x02\xbaH\ar\x05\x10\x01\x18\xff\x01R\x06signal\x124\n" +
+	"\x05value\x18\x03 \x01(\v2\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x05value\"q\n" +
 	"\x10WatchTaskRequest\x12&\n" +
 	"\atask_id\x18\x01 \x01(\tB\r\xe2A\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x125\n" +
 	"\x12after_event_number\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x10afterEventNumber\"z\n" +
@@ -1119,7 +1187,7 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x06counts\x18\x02 \x03(\v23.guildmesh.scheduler.v1.QueueTaskCounts.CountsEntryR\x06counts\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\xb6\f\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\xcb\r\n" +
 	"\x10SchedulerService\x12\x84\x01\n" +
 	"\n" +
 	"SubmitTask\x12).guildmesh.scheduler.v1.SubmitTaskRequest\x1a*.guildmesh.scheduler.v1.SubmitTaskResponse\"\x1f\xaa\xbb\x18\v\b\x02\x1a\agateway\x82\xd3\xe4\x93\x02\n" +
@@ -1132,6 +1200,8 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\tListTasks\x12(.guildmesh.scheduler.v1.ListTasksRequest\x1a).guildmesh.scheduler.v1.ListTasksResponse\")\xaa\xbb\x18\x14\b\x02\x1a\agateway\x1a\x05agent \x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/tasks\x12\x92\x01\n" +
 	"\n" +
 	"CancelTask\x12).guildmesh.scheduler.v1.CancelTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\";\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/tasks/{task_id}:cancel\x12\x92\x01\n" +
+	"\n" +
+	"SignalTask\x12).guildmesh.scheduler.v1.SignalTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\";\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/tasks/{task_id}:signal\x12\x92\x01\n" +
 	"\tWatchTask\x12(.guildmesh.scheduler.v1.WatchTaskRequest\x1a\x1e.guildmesh.events.v1.TaskEvent\"9\xaa\xbb\x18\x14\b\x02\x1a\agateway\x1a\x05agent \x01\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/tasks/{task_id}:watch0\x01\x12\x90\x01\n" +
 	"\x10StreamTaskEvents\x12/.guildmesh.scheduler.v1.StreamTaskEventsRequest\x1a\x14.google.api.HttpBody\"3\xaa\xbb\x18\r\b\x02\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/tasks/{task_id}/events0\x01\x12\x98\x01\n" +
 	"\n" +
@@ -1152,7 +1222,7 @@ func file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescData
 }
 
-var file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_guildmesh_scheduler_v1_scheduler_service_proto_goTypes = []any{
 	(*SubmitTaskRequest)(nil),        // 0: guildmesh.scheduler.v1.SubmitTaskRequest
 	(*SubmitTaskResponse)(nil),       // 1: guildmesh.scheduler.v1.SubmitTaskResponse
@@ -1165,65 +1235,70 @@ var file_guildmesh_scheduler_v1_scheduler_service_proto_goTypes = []any{
 	(*ListTasksRequest)(nil),         // 8: guildmesh.scheduler.v1.ListTasksRequest
 	(*ListTasksResponse)(nil),        // 9: guildmesh.scheduler.v1.ListTasksResponse
 	(*CancelTaskRequest)(nil),        // 10: guildmesh.scheduler.v1.CancelTaskRequest
-	(*WatchTaskRequest)(nil),         // 11: guildmesh.scheduler.v1.WatchTaskRequest
-	(*StreamTaskEventsRequest)(nil),  // 12: guildmesh.scheduler.v1.StreamTaskEventsRequest
-	(*ListQueuesRequest)(nil),        // 13: guildmesh.scheduler.v1.ListQueuesRequest
-	(*ListQueuesResponse)(nil),       // 14: guildmesh.scheduler.v1.ListQueuesResponse
-	(*CountTasksRequest)(nil),        // 15: guildmesh.scheduler.v1.CountTasksRequest
-	(*CountTasksResponse)(nil),       // 16: guildmesh.scheduler.v1.CountTasksResponse
-	(*QueueTaskCounts)(nil),          // 17: guildmesh.scheduler.v1.QueueTaskCounts
-	nil,                              // 18: guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
-	nil,                              // 19: guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
-	(*structpb.Struct)(nil),          // 20: google.protobuf.Struct
-	(*Task)(nil),                     // 21: guildmesh.scheduler.v1.Task
-	(*durationpb.Duration)(nil),      // 22: google.protobuf.Duration
-	(*status.Status)(nil),            // 23: google.rpc.Status
-	(TaskState)(0),                   // 24: guildmesh.scheduler.v1.TaskState
-	(*Queue)(nil),                    // 25: guildmesh.scheduler.v1.Queue
-	(*v1.TaskEvent)(nil),             // 26: guildmesh.events.v1.TaskEvent
-	(*httpbody.HttpBody)(nil),        // 27: google.api.HttpBody
+	(*SignalTaskRequest)(nil),        // 11: guildmesh.scheduler.v1.SignalTaskRequest
+	(*WatchTaskRequest)(nil),         // 12: guildmesh.scheduler.v1.WatchTaskRequest
+	(*StreamTaskEventsRequest)(nil),  // 13: guildmesh.scheduler.v1.StreamTaskEventsRequest
+	(*ListQueuesRequest)(nil),        // 14: guildmesh.scheduler.v1.ListQueuesRequest
+	(*ListQueuesResponse)(nil),       // 15: guildmesh.scheduler.v1.ListQueuesResponse
+	(*CountTasksRequest)(nil),        // 16: guildmesh.scheduler.v1.CountTasksRequest
+	(*CountTasksResponse)(nil),       // 17: guildmesh.scheduler.v1.CountTasksResponse
+	(*QueueTaskCounts)(nil),          // 18: guildmesh.scheduler.v1.QueueTaskCounts
+	nil,                              // 19: guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
+	nil,                              // 20: guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
+	(*structpb.Struct)(nil),          // 21: google.protobuf.Struct
+	(*Task)(nil),                     // 22: guildmesh.scheduler.v1.Task
+	(*durationpb.Duration)(nil),      // 23: google.protobuf.Duration
+	(*status.Status)(nil),            // 24: google.rpc.Status
+	(TaskState)(0),                   // 25: guildmesh.scheduler.v1.TaskState
+	(*structpb.Value)(nil),           // 26: google.protobuf.Value
+	(*Queue)(nil),                    // 27: guildmesh.scheduler.v1.Queue
+	(*v1.TaskEvent)(nil),             // 28: guildmesh.events.v1.TaskEvent
+	(*httpbody.HttpBody)(nil),        // 29: google.api.HttpBody
 }
 var file_guildmesh_scheduler_v1_scheduler_service_proto_depIdxs = []int32{
-	20, // 0: guildmesh.scheduler.v1.SubmitTaskRequest.context:type_name -> google.protobuf.Struct
-	21, // 1: guildmesh.scheduler.v1.CreateTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
-	21, // 2: guildmesh.scheduler.v1.RunTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
-	22, // 3: guildmesh.scheduler.v1.RunTaskRequest.wait:type_name -> google.protobuf.Duration
+	21, // 0: guildmesh.scheduler.v1.SubmitTaskRequest.context:type_name -> google.protobuf.Struct
+	22, // 1: guildmesh.scheduler.v1.CreateTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
+	22, // 2: guildmesh.scheduler.v1.RunTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
+	23, // 3: guildmesh.scheduler.v1.RunTaskRequest.wait:type_name -> google.protobuf.Duration
 	2,  // 4: guildmesh.scheduler.v1.BatchCreateTasksRequest.requests:type_name -> guildmesh.scheduler.v1.CreateTaskRequest
 	6,  // 5: guildmesh.scheduler.v1.BatchCreateTasksResponse.results:type_name -> guildmesh.scheduler.v1.BatchCreateTasksResult
-	23, // 6: guildmesh.scheduler.v1.BatchCreateTasksResult.error:type_name -> google.rpc.Status
-	24, // 7: guildmesh.scheduler.v1.ListTasksRequest.state:type_name -> guildmesh.scheduler.v1.TaskState
-	21, // 8: guildmesh.scheduler.v1.ListTasksResponse.tasks:type_name -> guildmesh.scheduler.v1.Task
-	25, // 9: guildmesh.scheduler.v1.ListQueuesResponse.queues:type_name -> guildmesh.scheduler.v1.Queue
-	18, // 10: guildmesh.scheduler.v1.CountTasksResponse.counts:type_name -> guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
-	17, // 11: guildmesh.scheduler.v1.CountTasksResponse.queues:type_name -> guildmesh.scheduler.v1.QueueTaskCounts
-	19, // 12: guildmesh.scheduler.v1.QueueTaskCounts.counts:type_name -> guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
-	0,  // 13: guildmesh.scheduler.v1.SchedulerService.SubmitTask:input_type -> guildmesh.scheduler.v1.SubmitTaskRequest
-	2,  // 14: guildmesh.scheduler.v1.SchedulerService.CreateTask:input_type -> guildmesh.scheduler.v1.CreateTaskRequest
-	3,  // 15: guildmesh.scheduler.v1.SchedulerService.RunTask:input_type -> guildmesh.scheduler.v1.RunTaskRequest
-	4,  // 16: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:input_type -> guildmesh.scheduler.v1.BatchCreateTasksRequest
-	7,  // 17: guildmesh.scheduler.v1.SchedulerService.GetTask:input_type -> guildmesh.scheduler.v1.GetTaskRequest
-	8,  // 18: guildmesh.scheduler.v1.SchedulerService.ListTasks:input_type -> guildmesh.scheduler.v1.ListTasksRequest
-	10, // 19: guildmesh.scheduler.v1.SchedulerService.CancelTask:input_type -> guildmesh.scheduler.v1.CancelTaskRequest
-	11, // 20: guildmesh.scheduler.v1.SchedulerService.WatchTask:input_type -> guildmesh.scheduler.v1.WatchTaskRequest
-	12, // 21: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:input_type -> guildmesh.scheduler.v1.StreamTaskEventsRequest
-	13, // 22: guildmesh.scheduler.v1.SchedulerService.ListQueues:input_type -> guildmesh.scheduler.v1.ListQueuesRequest
-	15, // 23: guildmesh.scheduler.v1.SchedulerService.CountTasks:input_type -> guildmesh.scheduler.v1.CountTasksRequest
-	1,  // 24: guildmesh.scheduler.v1.SchedulerService.SubmitTask:output_type -> guildmesh.scheduler.v1.SubmitTaskResponse
-	21, // 25: guildmesh.scheduler.v1.SchedulerService.CreateTask:output_type -> guildmesh.scheduler.v1.Task
-	21, // 26: guildmesh.scheduler.v1.SchedulerService.RunTask:output_type -> guildmesh.scheduler.v1.Task
-	5,  // 27: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:output_type -> guildmesh.scheduler.v1.BatchCreateTasksResponse
-	21, // 28: guildmesh.scheduler.v1.SchedulerService.GetTask:output_type -> guildmesh.scheduler.v1.Task
-	9,  // 29: guildmesh.scheduler.v1.SchedulerService.ListTasks:output_type -> guildmesh.scheduler.v1.ListTasksResponse
-	21, // 30: guildmesh.scheduler.v1.SchedulerService.CancelTask:output_type -> guildmesh.scheduler.v1.Task
-	26, // 31: guildmesh.scheduler.v1.SchedulerService.WatchTask:output_type -> guildmesh.events.v1.TaskEvent
-	27, // 32: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:output_type -> google.api.HttpBody
-	14, // 33: guildmesh.scheduler.v1.SchedulerService.ListQueues:output_type -> guildmesh.scheduler.v1.ListQueuesResponse
-	16, // 34: guildmesh.scheduler.v1.SchedulerService.CountTasks:output_type -> guildmesh.scheduler.v1.CountTasksResponse
-	24, // [24:35] is the sub-list for method output_type
-	13, // [13:24] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	24, // 6: guildmesh.scheduler.v1.BatchCreateTasksResult.error:type_name -> google.rpc.Status
+	25, // 7: guildmesh.scheduler.v1.ListTasksRequest.state:type_name -> guildmesh.scheduler.v1.TaskState
+	22, // 8: guildmesh.scheduler.v1.ListTasksResponse.tasks:type_name -> guildmesh.scheduler.v1.Task
+	26, // 9: guildmesh.scheduler.v1.SignalTaskRequest.value:type_name -> google.protobuf.Value
+	27, // 10: guildmesh.scheduler.v1.ListQueuesResponse.queues:type_name -> guildmesh.scheduler.v1.Queue
+	19, // 11: guildmesh.scheduler.v1.CountTasksResponse.counts:type_name -> guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
+	18, // 12: guildmesh.scheduler.v1.CountTasksResponse.queues:type_name -> guildmesh.scheduler.v1.QueueTaskCounts
+	20, // 13: guildmesh.scheduler.v1.QueueTaskCounts.counts:type_name -> guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
+	0,  // 14: guildmesh.scheduler.v1.SchedulerService.SubmitTask:input_type -> guildmesh.scheduler.v1.SubmitTaskRequest
+	2,  // 15: guildmesh.scheduler.v1.SchedulerService.CreateTask:input_type -> guildmesh.scheduler.v1.CreateTaskRequest
+	3,  // 16: guildmesh.scheduler.v1.SchedulerService.RunTask:input_type -> guildmesh.scheduler.v1.RunTaskRequest
+	4,  // 17: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:input_type -> guildmesh.scheduler.v1.BatchCreateTasksRequest
+	7,  // 18: guildmesh.scheduler.v1.SchedulerService.GetTask:input_type -> guildmesh.scheduler.v1.GetTaskRequest
+	8,  // 19: guildmesh.scheduler.v1.SchedulerService.ListTasks:input_type -> guildmesh.scheduler.v1.ListTasksRequest
+	10, // 20: guildmesh.scheduler.v1.SchedulerService.CancelTask:input_type -> guildmesh.scheduler.v1.CancelTaskRequest
+	11, // 21: guildmesh.scheduler.v1.SchedulerService.SignalTask:input_type -> guildmesh.scheduler.v1.SignalTaskRequest
+	12, // 22: guildmesh.scheduler.v1.SchedulerService.WatchTask:input_type -> guildmesh.scheduler.v1.WatchTaskRequest
+	13, // 23: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:input_type -> guildmesh.scheduler.v1.StreamTaskEventsRequest
+	14, // 24: guildmesh.scheduler.v1.SchedulerService.ListQueues:input_type -> guildmesh.scheduler.v1.ListQueuesRequest
+	16, // 25: guildmesh.scheduler.v1.SchedulerService.CountTasks:input_type -> guildmesh.scheduler.v1.CountTasksRequest
+	1,  // 26: guildmesh.scheduler.v1.SchedulerService.SubmitTask:output_type -> guildmesh.scheduler.v1.SubmitTaskResponse
+	22, // 27: guildmesh.scheduler.v1.SchedulerService.CreateTask:output_type -> guildmesh.scheduler.v1.Task
+	22, // 28: guildmesh.scheduler.v1.SchedulerService.RunTask:output_type -> guildmesh.scheduler.v1.Task
+	5,  // 29: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:output_type -> guildmesh.scheduler.v1.BatchCreateTasksResponse
+	22, // 30: guildmesh.scheduler.v1.SchedulerService.GetTask:output_type -> guildmesh.scheduler.v1.Task
+	9,  // 31: guildmesh.scheduler.v1.SchedulerService.ListTasks:output_type -> guildmesh.scheduler.v1.ListTasksResponse
+	22, // 32: guildmesh.scheduler.v1.SchedulerService.CancelTask:output_type -> guildmesh.scheduler.v1.Task
+	22, // 33: guildmesh.scheduler.v1.SchedulerService.SignalTask:output_type -> guildmesh.scheduler.v1.Task
+	28, // 34: guildmesh.scheduler.v1.SchedulerService.WatchTask:output_type -> guildmesh.events.v1.TaskEvent
+	29, // 35: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:output_type -> google.api.HttpBody
+	15, // 36: guildmesh.scheduler.v1.SchedulerService.ListQueues:output_type -> guildmesh.scheduler.v1.ListQueuesResponse
+	17, // 37: guildmesh.scheduler.v1.SchedulerService.CountTasks:output_type -> guildmesh.scheduler.v1.CountTasksResponse
+	26, // [26:38] is the sub-list for method output_type
+	14, // [14:26] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_scheduler_service_proto_init() }
@@ -1239,7 +1314,7 @@ func file_guildmesh_scheduler_v1_scheduler_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc), len(file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	SchedulerService_GetTask_FullMethodName          = "/guildmesh.scheduler.v1.SchedulerService/GetTask"
 	SchedulerService_ListTasks_FullMethodName        = "/guildmesh.scheduler.v1.SchedulerService/ListTasks"
 	SchedulerService_CancelTask_FullMethodName       = "/guildmesh.scheduler.v1.SchedulerService/CancelTask"
+	SchedulerService_SignalTask_FullMethodName       = "/guildmesh.scheduler.v1.SchedulerService/SignalTask"
 	SchedulerService_WatchTask_FullMethodName        = "/guildmesh.scheduler.v1.SchedulerService/WatchTask"
 	SchedulerService_StreamTaskEvents_FullMethodName = "/guildmesh.scheduler.v1.SchedulerService/StreamTaskEvents"
 	SchedulerService_ListQueues_FullMethodName       = "/guildmesh.scheduler.v1.SchedulerService/ListQueues"
@@ -60,6 +61,10 @@ type SchedulerServiceClient interface {
 	// CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
 	// Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.
 	CancelTask(ctx context.Context, in *CancelTaskRequest, opts ...grpc.CallOption) (*Task, error)
+	// SignalTask sends a task a value under a name, once: a task that waits for it goes on, any other finds it when it comes to wait. The
+	// first of several values counts; the same one may be sent again. So a person's approval is a signal, too.
+	// Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT.
+	SignalTask(ctx context.Context, in *SignalTaskRequest, opts ...grpc.CallOption) (*Task, error)
 	// WatchTask streams the task's events in order of their numbers, and ends after the last one.
 	// Fails with NOT_FOUND, reason TASK_NOT_FOUND.
 	WatchTask(ctx context.Context, in *WatchTaskRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[v1.TaskEvent], error)
@@ -150,6 +155,16 @@ func (c *schedulerServiceClient) CancelTask(ctx context.Context, in *CancelTaskR
 	return out, nil
 }
 
+func (c *schedulerServiceClient) SignalTask(ctx context.Context, in *SignalTaskRequest, opts ...grpc.CallOption) (*Task, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Task)
+	err := c.cc.Invoke(ctx, SchedulerService_SignalTask_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *schedulerServiceClient) WatchTask(ctx context.Context, in *WatchTaskRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[v1.TaskEvent], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &SchedulerService_ServiceDesc.Streams[0], SchedulerService_WatchTask_FullMethodName, cOpts...)
@@ -234,6 +249,10 @@ type SchedulerServiceServer interface {
 	// CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
 	// Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.
 	CancelTask(context.Context, *CancelTaskRequest) (*Task, error)
+	// SignalTask sends a task a value under a name, once: a task that waits for it goes on, any other finds it when it comes to wait. The
+	// first of several values counts; the same one may be sent again. So a person's approval is a signal, too.
+	// Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT.
+	SignalTask(context.Context, *SignalTaskRequest) (*Task, error)
 	// WatchTask streams the task's events in order of their numbers, and ends after the last one.
 	// Fails with NOT_FOUND, reason TASK_NOT_FOUND.
 	WatchTask(*WatchTaskRequest, grpc.ServerStreamingServer[v1.TaskEvent]) error
@@ -274,6 +293,9 @@ func (UnimplementedSchedulerServiceServer) ListTasks(context.Context, *ListTasks
 }
 func (UnimplementedSchedulerServiceServer) CancelTask(context.Context, *CancelTaskRequest) (*Task, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelTask not implemented")
+}
+func (UnimplementedSchedulerServiceServer) SignalTask(context.Context, *SignalTaskRequest) (*Task, error) {
+	return nil, status.Error(codes.Unimplemented, "method SignalTask not implemented")
 }
 func (UnimplementedSchedulerServiceServer) WatchTask(*WatchTaskRequest, grpc.ServerStreamingServer[v1.TaskEvent]) error {
 	return status.Error(codes.Unimplemented, "method WatchTask not implemented")
@@ -434,6 +456,24 @@ func _SchedulerService_CancelTask_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SchedulerService_SignalTask_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SignalTaskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SchedulerServiceServer).SignalTask(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SchedulerService_SignalTask_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SchedulerServiceServer).SignalTask(ctx, req.(*SignalTaskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _SchedulerService_WatchTask_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchTaskRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -526,6 +566,10 @@ var SchedulerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CancelTask",
 			Handler:    _SchedulerService_CancelTask_Handler,
+		},
+		{
+			MethodName: "SignalTask",
+			Handler:    _SchedulerService_SignalTask_Handler,
 		},
 		{
 			MethodName: "ListQueues",

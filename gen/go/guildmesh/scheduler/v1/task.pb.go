@@ -45,6 +45,8 @@ const (
 	TaskState_TASK_STATE_CANCELLED TaskState = 5
 	// TASK_STATE_SCHEDULED waits for a moment: its schedule_time, or the end of its back-off; then it is PENDING.
 	TaskState_TASK_STATE_SCHEDULED TaskState = 6
+	// TASK_STATE_WAITING waits for a signal, such as a person's answer; then it is PENDING. No worker is kept, and `timeout` stands still.
+	TaskState_TASK_STATE_WAITING TaskState = 7
 )
 
 // Enum value maps for TaskState.
@@ -57,6 +59,7 @@ var (
 		4: "TASK_STATE_FAILED",
 		5: "TASK_STATE_CANCELLED",
 		6: "TASK_STATE_SCHEDULED",
+		7: "TASK_STATE_WAITING",
 	}
 	TaskState_value = map[string]int32{
 		"TASK_STATE_UNSPECIFIED": 0,
@@ -66,6 +69,7 @@ var (
 		"TASK_STATE_FAILED":      4,
 		"TASK_STATE_CANCELLED":   5,
 		"TASK_STATE_SCHEDULED":   6,
+		"TASK_STATE_WAITING":     7,
 	}
 )
 
@@ -123,7 +127,7 @@ type Task struct {
 	Labels map[string]string `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// state of the task.
 	State TaskState `protobuf:"varint,12,opt,name=state,proto3,enum=guildmesh.scheduler.v1.TaskState" json:"state,omitempty"`
-	// status is the state in the plan's words: pending, running, completed, failed, cancelled; and scheduled.
+	// status is the state in the plan's words: pending, running, completed, failed, cancelled; and scheduled, waiting.
 	Status string `protobuf:"bytes,13,opt,name=status,proto3" json:"status,omitempty"`
 	// attempt counts the starts; it is the fencing token of the worker that runs the task.
 	Attempt int32 `protobuf:"varint,14,opt,name=attempt,proto3" json:"attempt,omitempty"`
@@ -170,6 +174,8 @@ type Task struct {
 	RetryPolicy *RetryPolicy `protobuf:"bytes,30,opt,name=retry_policy,json=retryPolicy,proto3" json:"retry_policy,omitempty"`
 	// next_start_time is when a SCHEDULED task becomes PENDING: at its schedule_time, or after its back-off. Unset in other states.
 	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,31,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
+	// waiting_for says what a WAITING task waits for. Unset in other states.
+	WaitingFor    *TaskWaitingFor `protobuf:"bytes,32,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -443,6 +449,13 @@ func (x *Task) GetNextStartTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Task) GetWaitingFor() *TaskWaitingFor {
+	if x != nil {
+		return x.WaitingFor
+	}
+	return nil
+}
+
 type isTask_Start interface {
 	isTask_Start()
 }
@@ -479,6 +492,70 @@ func (*Task_Deadline) isTask_End() {}
 
 func (*Task_TotalTimeout) isTask_End() {}
 
+// TaskWaitingFor is the signal that a task waits for, and what a person should know to send it.
+type TaskWaitingFor struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// signal is its name: SignalTask sends it.
+	Signal string `protobuf:"bytes,1,opt,name=signal,proto3" json:"signal,omitempty"`
+	// prompt is for people: what is asked of them, such as "Send this letter?".
+	Prompt string `protobuf:"bytes,2,opt,name=prompt,proto3" json:"prompt,omitempty"`
+	// expire_time is when the task goes on without it.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskWaitingFor) Reset() {
+	*x = TaskWaitingFor{}
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskWaitingFor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskWaitingFor) ProtoMessage() {}
+
+func (x *TaskWaitingFor) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskWaitingFor.ProtoReflect.Descriptor instead.
+func (*TaskWaitingFor) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *TaskWaitingFor) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+func (x *TaskWaitingFor) GetPrompt() string {
+	if x != nil {
+		return x.Prompt
+	}
+	return ""
+}
+
+func (x *TaskWaitingFor) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
 // RetryPolicy says how failed attempts are followed by others, in the words of gRPC's service config. The wait after attempt n is
 // initial_backoff × backoff_multiplier^(n-1), at most max_backoff, made longer or shorter by chance. A task whose worker was lost is
 // PENDING again at once.
@@ -500,7 +577,7 @@ type RetryPolicy struct {
 
 func (x *RetryPolicy) Reset() {
 	*x = RetryPolicy{}
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[1]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -512,7 +589,7 @@ func (x *RetryPolicy) String() string {
 func (*RetryPolicy) ProtoMessage() {}
 
 func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[1]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -525,7 +602,7 @@ func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryPolicy.ProtoReflect.Descriptor instead.
 func (*RetryPolicy) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{1}
+	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RetryPolicy) GetInitialBackoff() *durationpb.Duration {
@@ -576,7 +653,7 @@ type TaskError struct {
 
 func (x *TaskError) Reset() {
 	*x = TaskError{}
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[2]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -588,7 +665,7 @@ func (x *TaskError) String() string {
 func (*TaskError) ProtoMessage() {}
 
 func (x *TaskError) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[2]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -601,7 +678,7 @@ func (x *TaskError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskError.ProtoReflect.Descriptor instead.
 func (*TaskError) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{2}
+	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TaskError) GetReason() string {
@@ -631,7 +708,7 @@ type Queue struct {
 
 func (x *Queue) Reset() {
 	*x = Queue{}
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[3]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +720,7 @@ func (x *Queue) String() string {
 func (*Queue) ProtoMessage() {}
 
 func (x *Queue) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[3]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +733,7 @@ func (x *Queue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Queue.ProtoReflect.Descriptor instead.
 func (*Queue) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{3}
+	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Queue) GetQueue() string {
@@ -677,7 +754,7 @@ var File_guildmesh_scheduler_v1_task_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"!guildmesh/scheduler/v1/task.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\x9b\x10\n" +
+	"!guildmesh/scheduler/v1/task.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\xea\x10\n" +
 	"\x04Task\x12\x1d\n" +
 	"\atask_id\x18\x01 \x01(\tB\x04\xe2A\x01\x03R\x06taskId\x12!\n" +
 	"\ttenant_id\x18\x02 \x01(\tB\x04\xe2A\x01\x03R\btenantId\x12:\n" +
@@ -717,14 +794,21 @@ const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\bdeadline\x18\x1c \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x05H\x01R\bdeadline\x12W\n" +
 	"\rtotal_timeout\x18\x1d \x01(\v2\x19.google.protobuf.DurationB\x15\xe2A\x01\x05\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x8a\x8a\x0f2\x02\b\x01H\x01R\ftotalTimeout\x12L\n" +
 	"\fretry_policy\x18\x1e \x01(\v2#.guildmesh.scheduler.v1.RetryPolicyB\x04\xe2A\x01\x05R\vretryPolicy\x12H\n" +
-	"\x0fnext_start_time\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\rnextStartTime\x1a9\n" +
+	"\x0fnext_start_time\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\rnextStartTime\x12M\n" +
+	"\vwaiting_for\x18  \x01(\v2&.guildmesh.scheduler.v1.TaskWaitingForB\x04\xe2A\x01\x03R\n" +
+	"waitingFor\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
 	"\x05startB\x05\n" +
 	"\x03endB\v\n" +
 	"\t_priorityB\x0f\n" +
-	"\r_max_attempts\"\xab\x03\n" +
+	"\r_max_attempts\"}\n" +
+	"\x0eTaskWaitingFor\x12\x16\n" +
+	"\x06signal\x18\x01 \x01(\tR\x06signal\x12\x16\n" +
+	"\x06prompt\x18\x02 \x01(\tR\x06prompt\x12;\n" +
+	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"\xab\x03\n" +
 	"\vRetryPolicy\x12R\n" +
 	"\x0finitial_backoff\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\x0einitialBackoff\x12J\n" +
 	"\vmax_backoff\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$2\x00R\n" +
@@ -739,7 +823,7 @@ const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18І\x03R\amessage\"?\n" +
 	"\x05Queue\x12\x1a\n" +
 	"\x05queue\x18\x01 \x01(\tB\x04\xe2A\x01\bR\x05queue\x12\x1a\n" +
-	"\bpriority\x18\x02 \x01(\x05R\bpriority*\xbc\x01\n" +
+	"\bpriority\x18\x02 \x01(\x05R\bpriority*\xd4\x01\n" +
 	"\tTaskState\x12\x1a\n" +
 	"\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12TASK_STATE_PENDING\x10\x01\x12\x16\n" +
@@ -747,7 +831,8 @@ const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\x14TASK_STATE_COMPLETED\x10\x03\x12\x15\n" +
 	"\x11TASK_STATE_FAILED\x10\x04\x12\x18\n" +
 	"\x14TASK_STATE_CANCELLED\x10\x05\x12\x18\n" +
-	"\x14TASK_STATE_SCHEDULED\x10\x06B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"\x14TASK_STATE_SCHEDULED\x10\x06\x12\x16\n" +
+	"\x12TASK_STATE_WAITING\x10\aB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_task_proto_rawDescOnce sync.Once
@@ -762,45 +847,48 @@ func file_guildmesh_scheduler_v1_task_proto_rawDescGZIP() []byte {
 }
 
 var file_guildmesh_scheduler_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_guildmesh_scheduler_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_guildmesh_scheduler_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_guildmesh_scheduler_v1_task_proto_goTypes = []any{
 	(TaskState)(0),                // 0: guildmesh.scheduler.v1.TaskState
 	(*Task)(nil),                  // 1: guildmesh.scheduler.v1.Task
-	(*RetryPolicy)(nil),           // 2: guildmesh.scheduler.v1.RetryPolicy
-	(*TaskError)(nil),             // 3: guildmesh.scheduler.v1.TaskError
-	(*Queue)(nil),                 // 4: guildmesh.scheduler.v1.Queue
-	nil,                           // 5: guildmesh.scheduler.v1.Task.LabelsEntry
-	(*structpb.Struct)(nil),       // 6: google.protobuf.Struct
-	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 8: google.protobuf.Value
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*TaskWaitingFor)(nil),        // 2: guildmesh.scheduler.v1.TaskWaitingFor
+	(*RetryPolicy)(nil),           // 3: guildmesh.scheduler.v1.RetryPolicy
+	(*TaskError)(nil),             // 4: guildmesh.scheduler.v1.TaskError
+	(*Queue)(nil),                 // 5: guildmesh.scheduler.v1.Queue
+	nil,                           // 6: guildmesh.scheduler.v1.Task.LabelsEntry
+	(*structpb.Struct)(nil),       // 7: google.protobuf.Struct
+	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
+	(*structpb.Value)(nil),        // 9: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
 }
 var file_guildmesh_scheduler_v1_task_proto_depIdxs = []int32{
-	6,  // 0: guildmesh.scheduler.v1.Task.context:type_name -> google.protobuf.Struct
-	7,  // 1: guildmesh.scheduler.v1.Task.timeout:type_name -> google.protobuf.Duration
-	5,  // 2: guildmesh.scheduler.v1.Task.labels:type_name -> guildmesh.scheduler.v1.Task.LabelsEntry
+	7,  // 0: guildmesh.scheduler.v1.Task.context:type_name -> google.protobuf.Struct
+	8,  // 1: guildmesh.scheduler.v1.Task.timeout:type_name -> google.protobuf.Duration
+	6,  // 2: guildmesh.scheduler.v1.Task.labels:type_name -> guildmesh.scheduler.v1.Task.LabelsEntry
 	0,  // 3: guildmesh.scheduler.v1.Task.state:type_name -> guildmesh.scheduler.v1.TaskState
-	8,  // 4: guildmesh.scheduler.v1.Task.result:type_name -> google.protobuf.Value
-	3,  // 5: guildmesh.scheduler.v1.Task.error:type_name -> guildmesh.scheduler.v1.TaskError
-	9,  // 6: guildmesh.scheduler.v1.Task.create_time:type_name -> google.protobuf.Timestamp
-	9,  // 7: guildmesh.scheduler.v1.Task.start_time:type_name -> google.protobuf.Timestamp
-	9,  // 8: guildmesh.scheduler.v1.Task.finish_time:type_name -> google.protobuf.Timestamp
-	9,  // 9: guildmesh.scheduler.v1.Task.schedule_time:type_name -> google.protobuf.Timestamp
-	7,  // 10: guildmesh.scheduler.v1.Task.delay:type_name -> google.protobuf.Duration
-	7,  // 11: guildmesh.scheduler.v1.Task.start_timeout:type_name -> google.protobuf.Duration
-	7,  // 12: guildmesh.scheduler.v1.Task.attempt_timeout:type_name -> google.protobuf.Duration
-	7,  // 13: guildmesh.scheduler.v1.Task.heartbeat_timeout:type_name -> google.protobuf.Duration
-	9,  // 14: guildmesh.scheduler.v1.Task.deadline:type_name -> google.protobuf.Timestamp
-	7,  // 15: guildmesh.scheduler.v1.Task.total_timeout:type_name -> google.protobuf.Duration
-	2,  // 16: guildmesh.scheduler.v1.Task.retry_policy:type_name -> guildmesh.scheduler.v1.RetryPolicy
-	9,  // 17: guildmesh.scheduler.v1.Task.next_start_time:type_name -> google.protobuf.Timestamp
-	7,  // 18: guildmesh.scheduler.v1.RetryPolicy.initial_backoff:type_name -> google.protobuf.Duration
-	7,  // 19: guildmesh.scheduler.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	9,  // 4: guildmesh.scheduler.v1.Task.result:type_name -> google.protobuf.Value
+	4,  // 5: guildmesh.scheduler.v1.Task.error:type_name -> guildmesh.scheduler.v1.TaskError
+	10, // 6: guildmesh.scheduler.v1.Task.create_time:type_name -> google.protobuf.Timestamp
+	10, // 7: guildmesh.scheduler.v1.Task.start_time:type_name -> google.protobuf.Timestamp
+	10, // 8: guildmesh.scheduler.v1.Task.finish_time:type_name -> google.protobuf.Timestamp
+	10, // 9: guildmesh.scheduler.v1.Task.schedule_time:type_name -> google.protobuf.Timestamp
+	8,  // 10: guildmesh.scheduler.v1.Task.delay:type_name -> google.protobuf.Duration
+	8,  // 11: guildmesh.scheduler.v1.Task.start_timeout:type_name -> google.protobuf.Duration
+	8,  // 12: guildmesh.scheduler.v1.Task.attempt_timeout:type_name -> google.protobuf.Duration
+	8,  // 13: guildmesh.scheduler.v1.Task.heartbeat_timeout:type_name -> google.protobuf.Duration
+	10, // 14: guildmesh.scheduler.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	8,  // 15: guildmesh.scheduler.v1.Task.total_timeout:type_name -> google.protobuf.Duration
+	3,  // 16: guildmesh.scheduler.v1.Task.retry_policy:type_name -> guildmesh.scheduler.v1.RetryPolicy
+	10, // 17: guildmesh.scheduler.v1.Task.next_start_time:type_name -> google.protobuf.Timestamp
+	2,  // 18: guildmesh.scheduler.v1.Task.waiting_for:type_name -> guildmesh.scheduler.v1.TaskWaitingFor
+	10, // 19: guildmesh.scheduler.v1.TaskWaitingFor.expire_time:type_name -> google.protobuf.Timestamp
+	8,  // 20: guildmesh.scheduler.v1.RetryPolicy.initial_backoff:type_name -> google.protobuf.Duration
+	8,  // 21: guildmesh.scheduler.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_task_proto_init() }
@@ -814,14 +902,14 @@ func file_guildmesh_scheduler_v1_task_proto_init() {
 		(*Task_Deadline)(nil),
 		(*Task_TotalTimeout)(nil),
 	}
-	file_guildmesh_scheduler_v1_task_proto_msgTypes[1].OneofWrappers = []any{}
+	file_guildmesh_scheduler_v1_task_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_task_proto_rawDesc), len(file_guildmesh_scheduler_v1_task_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

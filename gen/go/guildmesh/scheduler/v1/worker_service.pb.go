@@ -41,7 +41,9 @@ type WorkRequest struct {
 	// failures end attempts with an error.
 	Failures []*TaskFailure `protobuf:"bytes,6,rep,name=failures,proto3" json:"failures,omitempty"`
 	// drain says that the worker takes no more tasks and closes the stream when its last one has ended.
-	Drain         bool `protobuf:"varint,7,opt,name=drain,proto3" json:"drain,omitempty"`
+	Drain bool `protobuf:"varint,7,opt,name=drain,proto3" json:"drain,omitempty"`
+	// waits end attempts until a signal comes.
+	Waits         []*TaskWait `protobuf:"bytes,8,rep,name=waits,proto3" json:"waits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -123,6 +125,13 @@ func (x *WorkRequest) GetDrain() bool {
 		return x.Drain
 	}
 	return false
+}
+
+func (x *WorkRequest) GetWaits() []*TaskWait {
+	if x != nil {
+		return x.Waits
+	}
+	return nil
 }
 
 // WorkerHello says who the worker is and what it runs.
@@ -481,6 +490,90 @@ func (x *TaskFailure) GetRetryDelay() *durationpb.Duration {
 	return nil
 }
 
+// TaskWait ends an attempt until a signal of the task comes, or the time is over. It counts as none of the max_attempts. The next
+// attempt finds the signal among its steps: step_id is the name of the signal, and the result is {"value": …} or {"timed_out": true}.
+// A signal that is there already makes the task PENDING at once.
+type TaskWait struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// task_id of the task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// attempt that waits.
+	Attempt int32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// signal to wait for; its name is a step of the task, which no other step may have.
+	Signal string `protobuf:"bytes,3,opt,name=signal,proto3" json:"signal,omitempty"`
+	// prompt is for people: what is asked of them.
+	Prompt string `protobuf:"bytes,4,opt,name=prompt,proto3" json:"prompt,omitempty"`
+	// timeout after which the task goes on without the signal, at most 366 days, which is the default.
+	Timeout       *durationpb.Duration `protobuf:"bytes,5,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskWait) Reset() {
+	*x = TaskWait{}
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskWait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskWait) ProtoMessage() {}
+
+func (x *TaskWait) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskWait.ProtoReflect.Descriptor instead.
+func (*TaskWait) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *TaskWait) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *TaskWait) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *TaskWait) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+func (x *TaskWait) GetPrompt() string {
+	if x != nil {
+		return x.Prompt
+	}
+	return ""
+}
+
+func (x *TaskWait) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
 // WorkResponse is what the scheduler tells.
 type WorkResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -490,7 +583,7 @@ type WorkResponse struct {
 	Leases []*TaskLease `protobuf:"bytes,2,rep,name=leases,proto3" json:"leases,omitempty"`
 	// cancels are attempts to stop at once; they need no answer.
 	Cancels []*TaskCancel `protobuf:"bytes,3,rep,name=cancels,proto3" json:"cancels,omitempty"`
-	// acks are steps, completions and failures that are durable.
+	// acks are steps, waits, completions and failures that are durable.
 	Acks []*TaskAck `protobuf:"bytes,4,rep,name=acks,proto3" json:"acks,omitempty"`
 	// refusals are messages that the scheduler did not accept.
 	Refusals []*TaskRefusal `protobuf:"bytes,5,rep,name=refusals,proto3" json:"refusals,omitempty"`
@@ -506,7 +599,7 @@ type WorkResponse struct {
 
 func (x *WorkResponse) Reset() {
 	*x = WorkResponse{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[6]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -518,7 +611,7 @@ func (x *WorkResponse) String() string {
 func (*WorkResponse) ProtoMessage() {}
 
 func (x *WorkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[6]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -531,7 +624,7 @@ func (x *WorkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkResponse.ProtoReflect.Descriptor instead.
 func (*WorkResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{6}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WorkResponse) GetWelcome() *WorkerWelcome {
@@ -603,7 +696,7 @@ type WorkerWelcome struct {
 
 func (x *WorkerWelcome) Reset() {
 	*x = WorkerWelcome{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[7]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +708,7 @@ func (x *WorkerWelcome) String() string {
 func (*WorkerWelcome) ProtoMessage() {}
 
 func (x *WorkerWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[7]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +721,7 @@ func (x *WorkerWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerWelcome.ProtoReflect.Descriptor instead.
 func (*WorkerWelcome) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{7}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WorkerWelcome) GetLeaseDuration() *durationpb.Duration {
@@ -652,7 +745,7 @@ type TaskLease struct {
 	Task *Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
 	// remaining is how long the attempt may still take before the first of its timeouts.
 	Remaining *durationpb.Duration `protobuf:"bytes,2,opt,name=remaining,proto3" json:"remaining,omitempty"`
-	// steps are the journal entries of earlier attempts, in the order they were written.
+	// steps are the journal entries of earlier attempts and the signals, in the order they were written.
 	Steps []*TaskStep `protobuf:"bytes,3,rep,name=steps,proto3" json:"steps,omitempty"`
 	// traceparent is the W3C trace context of the task's creation.
 	Traceparent   string `protobuf:"bytes,4,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
@@ -662,7 +755,7 @@ type TaskLease struct {
 
 func (x *TaskLease) Reset() {
 	*x = TaskLease{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[8]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +767,7 @@ func (x *TaskLease) String() string {
 func (*TaskLease) ProtoMessage() {}
 
 func (x *TaskLease) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[8]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +780,7 @@ func (x *TaskLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLease.ProtoReflect.Descriptor instead.
 func (*TaskLease) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{8}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TaskLease) GetTask() *Task {
@@ -733,7 +826,7 @@ type TaskCancel struct {
 
 func (x *TaskCancel) Reset() {
 	*x = TaskCancel{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[9]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +838,7 @@ func (x *TaskCancel) String() string {
 func (*TaskCancel) ProtoMessage() {}
 
 func (x *TaskCancel) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[9]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +851,7 @@ func (x *TaskCancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCancel.ProtoReflect.Descriptor instead.
 func (*TaskCancel) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{9}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TaskCancel) GetTaskId() string {
@@ -797,7 +890,7 @@ type TaskAck struct {
 
 func (x *TaskAck) Reset() {
 	*x = TaskAck{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[10]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +902,7 @@ func (x *TaskAck) String() string {
 func (*TaskAck) ProtoMessage() {}
 
 func (x *TaskAck) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[10]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +915,7 @@ func (x *TaskAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskAck.ProtoReflect.Descriptor instead.
 func (*TaskAck) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{10}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TaskAck) GetTaskId() string {
@@ -860,7 +953,7 @@ type TaskRenewal struct {
 
 func (x *TaskRenewal) Reset() {
 	*x = TaskRenewal{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[11]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +965,7 @@ func (x *TaskRenewal) String() string {
 func (*TaskRenewal) ProtoMessage() {}
 
 func (x *TaskRenewal) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[11]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +978,7 @@ func (x *TaskRenewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRenewal.ProtoReflect.Descriptor instead.
 func (*TaskRenewal) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{11}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TaskRenewal) GetTaskId() string {
@@ -913,7 +1006,7 @@ type TokenRenewal struct {
 
 func (x *TokenRenewal) Reset() {
 	*x = TokenRenewal{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1018,7 @@ func (x *TokenRenewal) String() string {
 func (*TokenRenewal) ProtoMessage() {}
 
 func (x *TokenRenewal) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1031,7 @@ func (x *TokenRenewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRenewal.ProtoReflect.Descriptor instead.
 func (*TokenRenewal) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{12}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TokenRenewal) GetExpiresIn() *durationpb.Duration {
@@ -967,7 +1060,7 @@ type TaskRefusal struct {
 
 func (x *TaskRefusal) Reset() {
 	*x = TaskRefusal{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[13]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -979,7 +1072,7 @@ func (x *TaskRefusal) String() string {
 func (*TaskRefusal) ProtoMessage() {}
 
 func (x *TaskRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[13]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -992,7 +1085,7 @@ func (x *TaskRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRefusal.ProtoReflect.Descriptor instead.
 func (*TaskRefusal) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{13}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TaskRefusal) GetTaskId() string {
@@ -1034,7 +1127,7 @@ var File_guildmesh_scheduler_v1_worker_service_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\n" +
-	"+guildmesh/scheduler/v1/worker_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a guildmesh/common/v1/policy.proto\x1a!guildmesh/scheduler/v1/task.proto\"\x8e\x03\n" +
+	"+guildmesh/scheduler/v1/worker_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a guildmesh/common/v1/policy.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xc6\x03\n" +
 	"\vWorkRequest\x129\n" +
 	"\x05hello\x18\x01 \x01(\v2#.guildmesh.scheduler.v1.WorkerHelloR\x05hello\x12$\n" +
 	"\acredits\x18\x02 \x01(\x05B\n" +
@@ -1045,7 +1138,8 @@ const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\x05steps\x18\x04 \x03(\v2 .guildmesh.scheduler.v1.TaskStepR\x05steps\x12H\n" +
 	"\vcompletions\x18\x05 \x03(\v2&.guildmesh.scheduler.v1.TaskCompletionR\vcompletions\x12?\n" +
 	"\bfailures\x18\x06 \x03(\v2#.guildmesh.scheduler.v1.TaskFailureR\bfailures\x12\x14\n" +
-	"\x05drain\x18\a \x01(\bR\x05drain\"\xac\x01\n" +
+	"\x05drain\x18\a \x01(\bR\x05drain\x126\n" +
+	"\x05waits\x18\b \x03(\v2 .guildmesh.scheduler.v1.TaskWaitR\x05waits\"\xac\x01\n" +
 	"\vWorkerHello\x12'\n" +
 	"\tworker_id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\bworkerId\x12(\n" +
@@ -1075,7 +1169,14 @@ const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\x05error\x18\x03 \x01(\v2!.guildmesh.scheduler.v1.TaskErrorB\x06\xbaH\x03\xc8\x01\x01R\x05error\x12\x1c\n" +
 	"\tretryable\x18\x04 \x01(\bR\tretryable\x12J\n" +
 	"\vretry_delay\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\n" +
-	"retryDelay\"\xdc\x03\n" +
+	"retryDelay\"\xc9\x01\n" +
+	"\bTaskWait\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\x05R\aattempt\x12\"\n" +
+	"\x06signal\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x06signal\x12 \n" +
+	"\x06prompt\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x90NR\x06prompt\x12D\n" +
+	"\atimeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\x8a\x8a\x0f2\x00R\atimeout\"\xdc\x03\n" +
 	"\fWorkResponse\x12?\n" +
 	"\awelcome\x18\x01 \x01(\v2%.guildmesh.scheduler.v1.WorkerWelcomeR\awelcome\x129\n" +
 	"\x06leases\x18\x02 \x03(\v2!.guildmesh.scheduler.v1.TaskLeaseR\x06leases\x12<\n" +
@@ -1130,7 +1231,7 @@ func file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescData
 }
 
-var file_guildmesh_scheduler_v1_worker_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_guildmesh_scheduler_v1_worker_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_guildmesh_scheduler_v1_worker_service_proto_goTypes = []any{
 	(*WorkRequest)(nil),         // 0: guildmesh.scheduler.v1.WorkRequest
 	(*WorkerHello)(nil),         // 1: guildmesh.scheduler.v1.WorkerHello
@@ -1138,18 +1239,19 @@ var file_guildmesh_scheduler_v1_worker_service_proto_goTypes = []any{
 	(*TaskStep)(nil),            // 3: guildmesh.scheduler.v1.TaskStep
 	(*TaskCompletion)(nil),      // 4: guildmesh.scheduler.v1.TaskCompletion
 	(*TaskFailure)(nil),         // 5: guildmesh.scheduler.v1.TaskFailure
-	(*WorkResponse)(nil),        // 6: guildmesh.scheduler.v1.WorkResponse
-	(*WorkerWelcome)(nil),       // 7: guildmesh.scheduler.v1.WorkerWelcome
-	(*TaskLease)(nil),           // 8: guildmesh.scheduler.v1.TaskLease
-	(*TaskCancel)(nil),          // 9: guildmesh.scheduler.v1.TaskCancel
-	(*TaskAck)(nil),             // 10: guildmesh.scheduler.v1.TaskAck
-	(*TaskRenewal)(nil),         // 11: guildmesh.scheduler.v1.TaskRenewal
-	(*TokenRenewal)(nil),        // 12: guildmesh.scheduler.v1.TokenRenewal
-	(*TaskRefusal)(nil),         // 13: guildmesh.scheduler.v1.TaskRefusal
-	(*structpb.Value)(nil),      // 14: google.protobuf.Value
-	(*TaskError)(nil),           // 15: guildmesh.scheduler.v1.TaskError
-	(*durationpb.Duration)(nil), // 16: google.protobuf.Duration
-	(*Task)(nil),                // 17: guildmesh.scheduler.v1.Task
+	(*TaskWait)(nil),            // 6: guildmesh.scheduler.v1.TaskWait
+	(*WorkResponse)(nil),        // 7: guildmesh.scheduler.v1.WorkResponse
+	(*WorkerWelcome)(nil),       // 8: guildmesh.scheduler.v1.WorkerWelcome
+	(*TaskLease)(nil),           // 9: guildmesh.scheduler.v1.TaskLease
+	(*TaskCancel)(nil),          // 10: guildmesh.scheduler.v1.TaskCancel
+	(*TaskAck)(nil),             // 11: guildmesh.scheduler.v1.TaskAck
+	(*TaskRenewal)(nil),         // 12: guildmesh.scheduler.v1.TaskRenewal
+	(*TokenRenewal)(nil),        // 13: guildmesh.scheduler.v1.TokenRenewal
+	(*TaskRefusal)(nil),         // 14: guildmesh.scheduler.v1.TaskRefusal
+	(*structpb.Value)(nil),      // 15: google.protobuf.Value
+	(*TaskError)(nil),           // 16: guildmesh.scheduler.v1.TaskError
+	(*durationpb.Duration)(nil), // 17: google.protobuf.Duration
+	(*Task)(nil),                // 18: guildmesh.scheduler.v1.Task
 }
 var file_guildmesh_scheduler_v1_worker_service_proto_depIdxs = []int32{
 	1,  // 0: guildmesh.scheduler.v1.WorkRequest.hello:type_name -> guildmesh.scheduler.v1.WorkerHello
@@ -1157,30 +1259,32 @@ var file_guildmesh_scheduler_v1_worker_service_proto_depIdxs = []int32{
 	3,  // 2: guildmesh.scheduler.v1.WorkRequest.steps:type_name -> guildmesh.scheduler.v1.TaskStep
 	4,  // 3: guildmesh.scheduler.v1.WorkRequest.completions:type_name -> guildmesh.scheduler.v1.TaskCompletion
 	5,  // 4: guildmesh.scheduler.v1.WorkRequest.failures:type_name -> guildmesh.scheduler.v1.TaskFailure
-	14, // 5: guildmesh.scheduler.v1.TaskStep.result:type_name -> google.protobuf.Value
-	14, // 6: guildmesh.scheduler.v1.TaskCompletion.result:type_name -> google.protobuf.Value
-	15, // 7: guildmesh.scheduler.v1.TaskFailure.error:type_name -> guildmesh.scheduler.v1.TaskError
-	16, // 8: guildmesh.scheduler.v1.TaskFailure.retry_delay:type_name -> google.protobuf.Duration
-	7,  // 9: guildmesh.scheduler.v1.WorkResponse.welcome:type_name -> guildmesh.scheduler.v1.WorkerWelcome
-	8,  // 10: guildmesh.scheduler.v1.WorkResponse.leases:type_name -> guildmesh.scheduler.v1.TaskLease
-	9,  // 11: guildmesh.scheduler.v1.WorkResponse.cancels:type_name -> guildmesh.scheduler.v1.TaskCancel
-	10, // 12: guildmesh.scheduler.v1.WorkResponse.acks:type_name -> guildmesh.scheduler.v1.TaskAck
-	13, // 13: guildmesh.scheduler.v1.WorkResponse.refusals:type_name -> guildmesh.scheduler.v1.TaskRefusal
-	11, // 14: guildmesh.scheduler.v1.WorkResponse.renewals:type_name -> guildmesh.scheduler.v1.TaskRenewal
-	12, // 15: guildmesh.scheduler.v1.WorkResponse.renew_token:type_name -> guildmesh.scheduler.v1.TokenRenewal
-	16, // 16: guildmesh.scheduler.v1.WorkerWelcome.lease_duration:type_name -> google.protobuf.Duration
-	16, // 17: guildmesh.scheduler.v1.WorkerWelcome.heartbeat_interval:type_name -> google.protobuf.Duration
-	17, // 18: guildmesh.scheduler.v1.TaskLease.task:type_name -> guildmesh.scheduler.v1.Task
-	16, // 19: guildmesh.scheduler.v1.TaskLease.remaining:type_name -> google.protobuf.Duration
-	3,  // 20: guildmesh.scheduler.v1.TaskLease.steps:type_name -> guildmesh.scheduler.v1.TaskStep
-	16, // 21: guildmesh.scheduler.v1.TokenRenewal.expires_in:type_name -> google.protobuf.Duration
-	0,  // 22: guildmesh.scheduler.v1.WorkerService.Work:input_type -> guildmesh.scheduler.v1.WorkRequest
-	6,  // 23: guildmesh.scheduler.v1.WorkerService.Work:output_type -> guildmesh.scheduler.v1.WorkResponse
-	23, // [23:24] is the sub-list for method output_type
-	22, // [22:23] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	6,  // 5: guildmesh.scheduler.v1.WorkRequest.waits:type_name -> guildmesh.scheduler.v1.TaskWait
+	15, // 6: guildmesh.scheduler.v1.TaskStep.result:type_name -> google.protobuf.Value
+	15, // 7: guildmesh.scheduler.v1.TaskCompletion.result:type_name -> google.protobuf.Value
+	16, // 8: guildmesh.scheduler.v1.TaskFailure.error:type_name -> guildmesh.scheduler.v1.TaskError
+	17, // 9: guildmesh.scheduler.v1.TaskFailure.retry_delay:type_name -> google.protobuf.Duration
+	17, // 10: guildmesh.scheduler.v1.TaskWait.timeout:type_name -> google.protobuf.Duration
+	8,  // 11: guildmesh.scheduler.v1.WorkResponse.welcome:type_name -> guildmesh.scheduler.v1.WorkerWelcome
+	9,  // 12: guildmesh.scheduler.v1.WorkResponse.leases:type_name -> guildmesh.scheduler.v1.TaskLease
+	10, // 13: guildmesh.scheduler.v1.WorkResponse.cancels:type_name -> guildmesh.scheduler.v1.TaskCancel
+	11, // 14: guildmesh.scheduler.v1.WorkResponse.acks:type_name -> guildmesh.scheduler.v1.TaskAck
+	14, // 15: guildmesh.scheduler.v1.WorkResponse.refusals:type_name -> guildmesh.scheduler.v1.TaskRefusal
+	12, // 16: guildmesh.scheduler.v1.WorkResponse.renewals:type_name -> guildmesh.scheduler.v1.TaskRenewal
+	13, // 17: guildmesh.scheduler.v1.WorkResponse.renew_token:type_name -> guildmesh.scheduler.v1.TokenRenewal
+	17, // 18: guildmesh.scheduler.v1.WorkerWelcome.lease_duration:type_name -> google.protobuf.Duration
+	17, // 19: guildmesh.scheduler.v1.WorkerWelcome.heartbeat_interval:type_name -> google.protobuf.Duration
+	18, // 20: guildmesh.scheduler.v1.TaskLease.task:type_name -> guildmesh.scheduler.v1.Task
+	17, // 21: guildmesh.scheduler.v1.TaskLease.remaining:type_name -> google.protobuf.Duration
+	3,  // 22: guildmesh.scheduler.v1.TaskLease.steps:type_name -> guildmesh.scheduler.v1.TaskStep
+	17, // 23: guildmesh.scheduler.v1.TokenRenewal.expires_in:type_name -> google.protobuf.Duration
+	0,  // 24: guildmesh.scheduler.v1.WorkerService.Work:input_type -> guildmesh.scheduler.v1.WorkRequest
+	7,  // 25: guildmesh.scheduler.v1.WorkerService.Work:output_type -> guildmesh.scheduler.v1.WorkResponse
+	25, // [25:26] is the sub-list for method output_type
+	24, // [24:25] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_worker_service_proto_init() }
@@ -1196,7 +1300,7 @@ func file_guildmesh_scheduler_v1_worker_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_worker_service_proto_rawDesc), len(file_guildmesh_scheduler_v1_worker_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -46,6 +46,8 @@ class TaskEvent(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    SIGNALLED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """task_id of the task."""
     number: _builtins.int
@@ -100,6 +102,14 @@ class TaskEvent(_message.Message):
     def ready(self) -> Global___TaskReady:
         """ready: guildmesh.task.ready.v1."""
 
+    @_builtins.property
+    def waiting(self) -> Global___TaskWaiting:
+        """waiting: guildmesh.task.waiting.v1."""
+
+    @_builtins.property
+    def signalled(self) -> Global___TaskSignalled:
+        """signalled: guildmesh.task.signalled.v1."""
+
     def __init__(
         self,
         *,
@@ -121,12 +131,14 @@ class TaskEvent(_message.Message):
         failed: Global___TaskFailed | None = ...,
         cancelled: Global___TaskCancelled | None = ...,
         ready: Global___TaskReady | None = ...,
+        waiting: Global___TaskWaiting | None = ...,
+        signalled: Global___TaskSignalled | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "change", b"change", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "ready", b"ready", "retried", b"retried", "started", b"started", "step_completed", b"step_completed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "change", b"change", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "ready", b"ready", "retried", b"retried", "signalled", b"signalled", "started", b"started", "step_completed", b"step_completed", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cancelled", b"cancelled", "change", b"change", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "kind", b"kind", "number", b"number", "parent_task_id", b"parent_task_id", "queue", b"queue", "ready", b"ready", "retried", b"retried", "started", b"started", "step_completed", b"step_completed", "task_id", b"task_id", "tenant_id", b"tenant_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cancelled", b"cancelled", "change", b"change", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "kind", b"kind", "number", b"number", "parent_task_id", b"parent_task_id", "queue", b"queue", "ready", b"ready", "retried", b"retried", "signalled", b"signalled", "started", b"started", "step_completed", b"step_completed", "task_id", b"task_id", "tenant_id", b"tenant_id", "type", b"type", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["created", "started", "step_completed", "retried", "completed", "failed", "cancelled", "ready"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["created", "started", "step_completed", "retried", "completed", "failed", "cancelled", "ready", "waiting", "signalled"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
@@ -192,7 +204,7 @@ Global___TaskCreated: _TypeAlias = TaskCreated  # noqa: Y015
 
 @_typing.final
 class TaskReady(_message.Message):
-    """TaskReady says that the task waits no longer for a moment, but for a worker."""
+    """TaskReady says that the task waits no longer for a moment or a signal, but for a worker."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -206,6 +218,70 @@ class TaskReady(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskReady: _TypeAlias = TaskReady  # noqa: Y015
+
+@_typing.final
+class TaskWaiting(_message.Message):
+    """TaskWaiting says that an attempt ended and the task waits for a signal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    signal: _builtins.str
+    """signal is the name of the signal."""
+    prompt: _builtins.str
+    """prompt is for people: what is asked of them."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """expire_time is when the task goes on without it."""
+
+    def __init__(
+        self,
+        *,
+        signal: _builtins.str = ...,
+        prompt: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "prompt", b"prompt", "signal", b"signal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskWaiting: _TypeAlias = TaskWaiting  # noqa: Y015
+
+@_typing.final
+class TaskSignalled(_message.Message):
+    """TaskSignalled says that the task has got a signal, or that the time to wait for it is over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    TIMED_OUT_FIELD_NUMBER: _builtins.int
+    signal: _builtins.str
+    """signal is the name of the signal."""
+    timed_out: _builtins.bool
+    """timed_out says that none came in time."""
+    @_builtins.property
+    def value(self) -> _struct_pb2.Value:
+        """value of the signal."""
+
+    def __init__(
+        self,
+        *,
+        signal: _builtins.str = ...,
+        value: _struct_pb2.Value | None = ...,
+        timed_out: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signal", b"signal", "timed_out", b"timed_out", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskSignalled: _TypeAlias = TaskSignalled  # noqa: Y015
 
 @_typing.final
 class TaskStarted(_message.Message):

@@ -46,6 +46,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_DEADLINE_TOO_EARLY: the task would have to end before it may start."""
     ERROR_REASON_INVALID_TIME: _ErrorReason.ValueType  # 11
     """ERROR_REASON_INVALID_TIME: a time is outside of the years 1 to 9999."""
+    ERROR_REASON_TASK_ENDED: _ErrorReason.ValueType  # 12
+    """ERROR_REASON_TASK_ENDED: the task has ended, and gets no signals."""
+    ERROR_REASON_SIGNAL_ALREADY_SENT: _ErrorReason.ValueType  # 13
+    """ERROR_REASON_SIGNAL_ALREADY_SENT: the task has another value for the signal, or a step of that name."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists the google.rpc.ErrorInfo reasons of the domain "scheduler.guildmesh.dev"."""
@@ -74,4 +78,8 @@ ERROR_REASON_DEADLINE_TOO_EARLY: ErrorReason.ValueType  # 10
 """ERROR_REASON_DEADLINE_TOO_EARLY: the task would have to end before it may start."""
 ERROR_REASON_INVALID_TIME: ErrorReason.ValueType  # 11
 """ERROR_REASON_INVALID_TIME: a time is outside of the years 1 to 9999."""
+ERROR_REASON_TASK_ENDED: ErrorReason.ValueType  # 12
+"""ERROR_REASON_TASK_ENDED: the task has ended, and gets no signals."""
+ERROR_REASON_SIGNAL_ALREADY_SENT: ErrorReason.ValueType  # 13
+"""ERROR_REASON_SIGNAL_ALREADY_SENT: the task has another value for the signal, or a step of that name."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

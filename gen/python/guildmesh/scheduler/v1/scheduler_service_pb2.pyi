@@ -367,6 +367,38 @@ class CancelTaskRequest(_message.Message):
 Global___CancelTaskRequest: _TypeAlias = CancelTaskRequest  # noqa: Y015
 
 @_typing.final
+class SignalTaskRequest(_message.Message):
+    """SignalTaskRequest is the signal, and the task that gets it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """task_id of the task."""
+    signal: _builtins.str
+    """signal is its name within the task, such as "approval"."""
+    @_builtins.property
+    def value(self) -> _struct_pb2.Value:
+        """value that the task gets: any JSON of at most 1 MiB; null when unset."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        signal: _builtins.str = ...,
+        value: _struct_pb2.Value | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signal", b"signal", "task_id", b"task_id", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalTaskRequest: _TypeAlias = SignalTaskRequest  # noqa: Y015
+
+@_typing.final
 class WatchTaskRequest(_message.Message):
     """WatchTaskRequest says what to watch, and from where."""
 

@@ -73,6 +73,11 @@ class SchedulerServiceStub:
                 request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CancelTaskRequest.SerializeToString,
                 response_deserializer=guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.FromString,
                 _registered_method=True)
+        self.SignalTask = channel.unary_unary(
+                '/guildmesh.scheduler.v1.SchedulerService/SignalTask',
+                request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.SignalTaskRequest.SerializeToString,
+                response_deserializer=guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.FromString,
+                _registered_method=True)
         self.WatchTask = channel.unary_stream(
                 '/guildmesh.scheduler.v1.SchedulerService/WatchTask',
                 request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchTaskRequest.SerializeToString,
@@ -154,6 +159,15 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignalTask(self, request, context):
+        """SignalTask sends a task a value under a name, once: a task that waits for it goes on, any other finds it when it comes to wait. The
+        first of several values counts; the same one may be sent again. So a person's approval is a signal, too.
+        Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchTask(self, request, context):
         """WatchTask streams the task's events in order of their numbers, and ends after the last one.
         Fails with NOT_FOUND, reason TASK_NOT_FOUND.
@@ -220,6 +234,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
             'CancelTask': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelTask,
                     request_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CancelTaskRequest.FromString,
+                    response_serializer=guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.SerializeToString,
+            ),
+            'SignalTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignalTask,
+                    request_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.SignalTaskRequest.FromString,
                     response_serializer=guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.SerializeToString,
             ),
             'WatchTask': grpc.unary_stream_rpc_method_handler(
@@ -432,6 +451,33 @@ class SchedulerService:
             target,
             '/guildmesh.scheduler.v1.SchedulerService/CancelTask',
             guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CancelTaskRequest.SerializeToString,
+            guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignalTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guildmesh.scheduler.v1.SchedulerService/SignalTask',
+            guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.SignalTaskRequest.SerializeToString,
             guildmesh_dot_scheduler_dot_v1_dot_task__pb2.Task.FromString,
             options,
             channel_credentials,

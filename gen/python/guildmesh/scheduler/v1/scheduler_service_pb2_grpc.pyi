@@ -61,6 +61,11 @@ class SchedulerServiceStub:
     """CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
     Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.
     """
+    SignalTask: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.SignalTaskRequest, _task_pb2.Task]
+    """SignalTask sends a task a value under a name, once: a task that waits for it goes on, any other finds it when it comes to wait. The
+    first of several values counts; the same one may be sent again. So a person's approval is a signal, too.
+    Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT.
+    """
     WatchTask: _grpc.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchTaskRequest, _task_event_pb2.TaskEvent]
     """WatchTask streams the task's events in order of their numbers, and ends after the last one.
     Fails with NOT_FOUND, reason TASK_NOT_FOUND.
@@ -103,6 +108,11 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     CancelTask: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.CancelTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
     """CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
     Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.
+    """
+    SignalTask: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.SignalTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
+    """SignalTask sends a task a value under a name, once: a task that waits for it goes on, any other finds it when it comes to wait. The
+    first of several values counts; the same one may be sent again. So a person's approval is a signal, too.
+    Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT.
     """
     WatchTask: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchTaskRequest, _task_event_pb2.TaskEvent]  # type: ignore[assignment]
     """WatchTask streams the task's events in order of their numbers, and ends after the last one.
@@ -185,6 +195,17 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_pb2.Task, _abc.Awaitable[_task_pb2.Task]]:
         """CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
         Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def SignalTask(
+        self,
+        request: _scheduler_service_pb2.SignalTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_pb2.Task, _abc.Awaitable[_task_pb2.Task]]:
+        """SignalTask sends a task a value under a name, once: a task that waits for it goes on, any other finds it when it comes to wait. The
+        first of several values counts; the same one may be sent again. So a person's approval is a signal, too.
+        Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT.
         """
 
     @_abc_1.abstractmethod

@@ -42,6 +42,8 @@ class _TaskStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskState.V
     """TASK_STATE_CANCELLED was cancelled; terminal."""
     TASK_STATE_SCHEDULED: _TaskState.ValueType  # 6
     """TASK_STATE_SCHEDULED waits for a moment: its schedule_time, or the end of its back-off; then it is PENDING."""
+    TASK_STATE_WAITING: _TaskState.ValueType  # 7
+    """TASK_STATE_WAITING waits for a signal, such as a person's answer; then it is PENDING. No worker is kept, and `timeout` stands still."""
 
 class TaskState(_TaskState, metaclass=_TaskStateEnumTypeWrapper):
     """TaskState is where a task is in its life."""
@@ -60,6 +62,8 @@ TASK_STATE_CANCELLED: TaskState.ValueType  # 5
 """TASK_STATE_CANCELLED was cancelled; terminal."""
 TASK_STATE_SCHEDULED: TaskState.ValueType  # 6
 """TASK_STATE_SCHEDULED waits for a moment: its schedule_time, or the end of its back-off; then it is PENDING."""
+TASK_STATE_WAITING: TaskState.ValueType  # 7
+"""TASK_STATE_WAITING waits for a signal, such as a person's answer; then it is PENDING. No worker is kept, and `timeout` stands still."""
 Global___TaskState: _TypeAlias = TaskState  # noqa: Y015
 
 @_typing.final
@@ -119,6 +123,7 @@ class Task(_message.Message):
     TOTAL_TIMEOUT_FIELD_NUMBER: _builtins.int
     RETRY_POLICY_FIELD_NUMBER: _builtins.int
     NEXT_START_TIME_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """task_id is a UUIDv7 given by the scheduler."""
     tenant_id: _builtins.str
@@ -138,7 +143,7 @@ class Task(_message.Message):
     state: Global___TaskState.ValueType
     """state of the task."""
     status: _builtins.str
-    """status is the state in the plan's words: pending, running, completed, failed, cancelled; and scheduled."""
+    """status is the state in the plan's words: pending, running, completed, failed, cancelled; and scheduled, waiting."""
     attempt: _builtins.int
     """attempt counts the starts; it is the fencing token of the worker that runs the task."""
     progress: _builtins.float
@@ -221,6 +226,10 @@ class Task(_message.Message):
     def next_start_time(self) -> _timestamp_pb2.Timestamp:
         """next_start_time is when a SCHEDULED task becomes PENDING: at its schedule_time, or after its back-off. Unset in other states."""
 
+    @_builtins.property
+    def waiting_for(self) -> Global___TaskWaitingFor:
+        """waiting_for says what a WAITING task waits for. Unset in other states."""
+
     def __init__(
         self,
         *,
@@ -255,10 +264,11 @@ class Task(_message.Message):
         total_timeout: _duration_pb2.Duration | None = ...,
         retry_policy: Global___RetryPolicy | None = ...,
         next_start_time: _timestamp_pb2.Timestamp | None = ...,
+        waiting_for: Global___TaskWaitingFor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt_timeout", b"attempt_timeout", "context", b"context", "create_time", b"create_time", "deadline", b"deadline", "delay", b"delay", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "priority", b"priority", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt_timeout", b"attempt_timeout", "context", b"context", "create_time", b"create_time", "deadline", b"deadline", "delay", b"delay", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "priority", b"priority", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "timeout", b"timeout", "total_timeout", b"total_timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt", b"attempt", "attempt_timeout", b"attempt_timeout", "context", b"context", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "delay", b"delay", "description", b"description", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "kind", b"kind", "labels", b"labels", "last_event_number", b"last_event_number", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "queue", b"queue", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "state", b"state", "status", b"status", "task_id", b"task_id", "tenant_id", b"tenant_id", "timeout", b"timeout", "total_timeout", b"total_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt", b"attempt", "attempt_timeout", b"attempt_timeout", "context", b"context", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "delay", b"delay", "description", b"description", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "kind", b"kind", "labels", b"labels", "last_event_number", b"last_event_number", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "queue", b"queue", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "state", b"state", "status", b"status", "task_id", b"task_id", "tenant_id", b"tenant_id", "timeout", b"timeout", "total_timeout", b"total_timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_attempts: _TypeAlias = _typing.Literal["max_attempts"]  # noqa: Y015
     _WhichOneofArgType__max_attempts: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts"]  # noqa: Y015
@@ -278,6 +288,38 @@ class Task(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class TaskWaitingFor(_message.Message):
+    """TaskWaitingFor is the signal that a task waits for, and what a person should know to send it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    signal: _builtins.str
+    """signal is its name: SignalTask sends it."""
+    prompt: _builtins.str
+    """prompt is for people: what is asked of them, such as "Send this letter?"."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """expire_time is when the task goes on without it."""
+
+    def __init__(
+        self,
+        *,
+        signal: _builtins.str = ...,
+        prompt: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "prompt", b"prompt", "signal", b"signal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskWaitingFor: _TypeAlias = TaskWaitingFor  # noqa: Y015
 
 @_typing.final
 class RetryPolicy(_message.Message):

@@ -29,7 +29,7 @@ from guildmesh.common.v1 import policy_pb2 as guildmesh_dot_common_dot_v1_dot_po
 from guildmesh.scheduler.v1 import task_pb2 as guildmesh_dot_scheduler_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+guildmesh/scheduler/v1/worker_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a guildmesh/common/v1/policy.proto\x1a!guildmesh/scheduler/v1/task.proto\"\x8e\x03\n\x0bWorkRequest\x12\x39\n\x05hello\x18\x01 \x01(\x0b\x32#.guildmesh.scheduler.v1.WorkerHelloR\x05hello\x12$\n\x07\x63redits\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00R\x07\x63redits\x12\x45\n\nheartbeats\x18\x03 \x03(\x0b\x32%.guildmesh.scheduler.v1.TaskHeartbeatR\nheartbeats\x12\x36\n\x05steps\x18\x04 \x03(\x0b\x32 .guildmesh.scheduler.v1.TaskStepR\x05steps\x12H\n\x0b\x63ompletions\x18\x05 \x03(\x0b\x32&.guildmesh.scheduler.v1.TaskCompletionR\x0b\x63ompletions\x12?\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32#.guildmesh.scheduler.v1.TaskFailureR\x08\x66\x61ilures\x12\x14\n\x05\x64rain\x18\x07 \x01(\x08R\x05\x64rain\"\xac\x01\n\x0bWorkerHello\x12\'\n\tworker_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x08workerId\x12(\n\x06queues\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x64\"\x06r\x04\x10\x01\x18?R\x06queues\x12)\n\x05kinds\x18\x03 \x03(\tB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01R\x05kinds\x12\x1f\n\x0b\x61ll_tenants\x18\x04 \x01(\x08R\nallTenants\"\x89\x01\n\rTaskHeartbeat\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x38\n\x08progress\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x08progress\x88\x01\x01\x42\x0b\n\t_progress\"\x9a\x01\n\x08TaskStep\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12#\n\x07step_id\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x06stepId\x12\x36\n\x06result\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\"{\n\x0eTaskCompletion\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x36\n\x06result\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\"\xeb\x01\n\x0bTaskFailure\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12?\n\x05\x65rror\x18\x03 \x01(\x0b\x32!.guildmesh.scheduler.v1.TaskErrorB\x06\xbaH\x03\xc8\x01\x01R\x05\x65rror\x12\x1c\n\tretryable\x18\x04 \x01(\x08R\tretryable\x12J\n\x0bretry_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00R\nretryDelay\"\xdc\x03\n\x0cWorkResponse\x12?\n\x07welcome\x18\x01 \x01(\x0b\x32%.guildmesh.scheduler.v1.WorkerWelcomeR\x07welcome\x12\x39\n\x06leases\x18\x02 \x03(\x0b\x32!.guildmesh.scheduler.v1.TaskLeaseR\x06leases\x12<\n\x07\x63\x61ncels\x18\x03 \x03(\x0b\x32\".guildmesh.scheduler.v1.TaskCancelR\x07\x63\x61ncels\x12\x33\n\x04\x61\x63ks\x18\x04 \x03(\x0b\x32\x1f.guildmesh.scheduler.v1.TaskAckR\x04\x61\x63ks\x12?\n\x08refusals\x18\x05 \x03(\x0b\x32#.guildmesh.scheduler.v1.TaskRefusalR\x08refusals\x12\x14\n\x05\x64rain\x18\x06 \x01(\x08R\x05\x64rain\x12?\n\x08renewals\x18\x07 \x03(\x0b\x32#.guildmesh.scheduler.v1.TaskRenewalR\x08renewals\x12\x45\n\x0brenew_token\x18\x08 \x01(\x0b\x32$.guildmesh.scheduler.v1.TokenRenewalR\nrenewToken\"\x9b\x01\n\rWorkerWelcome\x12@\n\x0elease_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\rleaseDuration\x12H\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\"\xd0\x01\n\tTaskLease\x12\x30\n\x04task\x18\x01 \x01(\x0b\x32\x1c.guildmesh.scheduler.v1.TaskR\x04task\x12\x37\n\tremaining\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\tremaining\x12\x36\n\x05steps\x18\x03 \x03(\x0b\x32 .guildmesh.scheduler.v1.TaskStepR\x05steps\x12 \n\x0btraceparent\x18\x04 \x01(\tR\x0btraceparent\"W\n\nTaskCancel\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\"U\n\x07TaskAck\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x17\n\x07step_id\x18\x03 \x01(\tR\x06stepId\"@\n\x0bTaskRenewal\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\"H\n\x0cTokenRenewal\x12\x38\n\nexpires_in\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\texpiresIn\"\x8b\x01\n\x0bTaskRefusal\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x04 \x01(\tR\x07message\x12\x17\n\x07step_id\x18\x05 \x01(\tR\x06stepId2~\n\rWorkerService\x12m\n\x04Work\x12#.guildmesh.scheduler.v1.WorkRequest\x1a$.guildmesh.scheduler.v1.WorkResponse\"\x16\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent(\x01\x30\x01\x42\x39Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+guildmesh/scheduler/v1/worker_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a guildmesh/common/v1/policy.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xc6\x03\n\x0bWorkRequest\x12\x39\n\x05hello\x18\x01 \x01(\x0b\x32#.guildmesh.scheduler.v1.WorkerHelloR\x05hello\x12$\n\x07\x63redits\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00R\x07\x63redits\x12\x45\n\nheartbeats\x18\x03 \x03(\x0b\x32%.guildmesh.scheduler.v1.TaskHeartbeatR\nheartbeats\x12\x36\n\x05steps\x18\x04 \x03(\x0b\x32 .guildmesh.scheduler.v1.TaskStepR\x05steps\x12H\n\x0b\x63ompletions\x18\x05 \x03(\x0b\x32&.guildmesh.scheduler.v1.TaskCompletionR\x0b\x63ompletions\x12?\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32#.guildmesh.scheduler.v1.TaskFailureR\x08\x66\x61ilures\x12\x14\n\x05\x64rain\x18\x07 \x01(\x08R\x05\x64rain\x12\x36\n\x05waits\x18\x08 \x03(\x0b\x32 .guildmesh.scheduler.v1.TaskWaitR\x05waits\"\xac\x01\n\x0bWorkerHello\x12\'\n\tworker_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x08workerId\x12(\n\x06queues\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x64\"\x06r\x04\x10\x01\x18?R\x06queues\x12)\n\x05kinds\x18\x03 \x03(\tB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01R\x05kinds\x12\x1f\n\x0b\x61ll_tenants\x18\x04 \x01(\x08R\nallTenants\"\x89\x01\n\rTaskHeartbeat\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x38\n\x08progress\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x08progress\x88\x01\x01\x42\x0b\n\t_progress\"\x9a\x01\n\x08TaskStep\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12#\n\x07step_id\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x06stepId\x12\x36\n\x06result\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\"{\n\x0eTaskCompletion\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x36\n\x06result\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\"\xeb\x01\n\x0bTaskFailure\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12?\n\x05\x65rror\x18\x03 \x01(\x0b\x32!.guildmesh.scheduler.v1.TaskErrorB\x06\xbaH\x03\xc8\x01\x01R\x05\x65rror\x12\x1c\n\tretryable\x18\x04 \x01(\x08R\tretryable\x12J\n\x0bretry_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00R\nretryDelay\"\xc9\x01\n\x08TaskWait\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\"\n\x06signal\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x06signal\x12 \n\x06prompt\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x90NR\x06prompt\x12\x44\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f\x32\x00R\x07timeout\"\xdc\x03\n\x0cWorkResponse\x12?\n\x07welcome\x18\x01 \x01(\x0b\x32%.guildmesh.scheduler.v1.WorkerWelcomeR\x07welcome\x12\x39\n\x06leases\x18\x02 \x03(\x0b\x32!.guildmesh.scheduler.v1.TaskLeaseR\x06leases\x12<\n\x07\x63\x61ncels\x18\x03 \x03(\x0b\x32\".guildmesh.scheduler.v1.TaskCancelR\x07\x63\x61ncels\x12\x33\n\x04\x61\x63ks\x18\x04 \x03(\x0b\x32\x1f.guildmesh.scheduler.v1.TaskAckR\x04\x61\x63ks\x12?\n\x08refusals\x18\x05 \x03(\x0b\x32#.guildmesh.scheduler.v1.TaskRefusalR\x08refusals\x12\x14\n\x05\x64rain\x18\x06 \x01(\x08R\x05\x64rain\x12?\n\x08renewals\x18\x07 \x03(\x0b\x32#.guildmesh.scheduler.v1.TaskRenewalR\x08renewals\x12\x45\n\x0brenew_token\x18\x08 \x01(\x0b\x32$.guildmesh.scheduler.v1.TokenRenewalR\nrenewToken\"\x9b\x01\n\rWorkerWelcome\x12@\n\x0elease_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\rleaseDuration\x12H\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\"\xd0\x01\n\tTaskLease\x12\x30\n\x04task\x18\x01 \x01(\x0b\x32\x1c.guildmesh.scheduler.v1.TaskR\x04task\x12\x37\n\tremaining\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\tremaining\x12\x36\n\x05steps\x18\x03 \x03(\x0b\x32 .guildmesh.scheduler.v1.TaskStepR\x05steps\x12 \n\x0btraceparent\x18\x04 \x01(\tR\x0btraceparent\"W\n\nTaskCancel\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\"U\n\x07TaskAck\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x17\n\x07step_id\x18\x03 \x01(\tR\x06stepId\"@\n\x0bTaskRenewal\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\"H\n\x0cTokenRenewal\x12\x38\n\nexpires_in\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\texpiresIn\"\x8b\x01\n\x0bTaskRefusal\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x04 \x01(\tR\x07message\x12\x17\n\x07step_id\x18\x05 \x01(\tR\x06stepId2~\n\rWorkerService\x12m\n\x04Work\x12#.guildmesh.scheduler.v1.WorkRequest\x1a$.guildmesh.scheduler.v1.WorkResponse\"\x16\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent(\x01\x30\x01\x42\x39Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,36 +57,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TASKFAILURE'].fields_by_name['error']._serialized_options = b'\272H\003\310\001\001'
   _globals['_TASKFAILURE'].fields_by_name['retry_delay']._loaded_options = None
   _globals['_TASKFAILURE'].fields_by_name['retry_delay']._serialized_options = b'\272H\013\252\001\010\"\004\010\200\243\0052\000'
+  _globals['_TASKWAIT'].fields_by_name['signal']._loaded_options = None
+  _globals['_TASKWAIT'].fields_by_name['signal']._serialized_options = b'\272H\007r\005\020\001\030\377\001'
+  _globals['_TASKWAIT'].fields_by_name['prompt']._loaded_options = None
+  _globals['_TASKWAIT'].fields_by_name['prompt']._serialized_options = b'\272H\005r\003\030\220N'
+  _globals['_TASKWAIT'].fields_by_name['timeout']._loaded_options = None
+  _globals['_TASKWAIT'].fields_by_name['timeout']._serialized_options = b'\272H\014\252\001\t\"\005\010\200\212\212\0172\000'
   _globals['_WORKERSERVICE'].methods_by_name['Work']._loaded_options = None
   _globals['_WORKERSERVICE'].methods_by_name['Work']._serialized_options = b'\252\273\030\022\010\002\032\007gateway\032\005agent'
   _globals['_WORKREQUEST']._serialized_start=232
-  _globals['_WORKREQUEST']._serialized_end=630
-  _globals['_WORKERHELLO']._serialized_start=633
-  _globals['_WORKERHELLO']._serialized_end=805
-  _globals['_TASKHEARTBEAT']._serialized_start=808
-  _globals['_TASKHEARTBEAT']._serialized_end=945
-  _globals['_TASKSTEP']._serialized_start=948
-  _globals['_TASKSTEP']._serialized_end=1102
-  _globals['_TASKCOMPLETION']._serialized_start=1104
-  _globals['_TASKCOMPLETION']._serialized_end=1227
-  _globals['_TASKFAILURE']._serialized_start=1230
-  _globals['_TASKFAILURE']._serialized_end=1465
-  _globals['_WORKRESPONSE']._serialized_start=1468
-  _globals['_WORKRESPONSE']._serialized_end=1944
-  _globals['_WORKERWELCOME']._serialized_start=1947
-  _globals['_WORKERWELCOME']._serialized_end=2102
-  _globals['_TASKLEASE']._serialized_start=2105
-  _globals['_TASKLEASE']._serialized_end=2313
-  _globals['_TASKCANCEL']._serialized_start=2315
-  _globals['_TASKCANCEL']._serialized_end=2402
-  _globals['_TASKACK']._serialized_start=2404
-  _globals['_TASKACK']._serialized_end=2489
-  _globals['_TASKRENEWAL']._serialized_start=2491
-  _globals['_TASKRENEWAL']._serialized_end=2555
-  _globals['_TOKENRENEWAL']._serialized_start=2557
-  _globals['_TOKENRENEWAL']._serialized_end=2629
-  _globals['_TASKREFUSAL']._serialized_start=2632
-  _globals['_TASKREFUSAL']._serialized_end=2771
-  _globals['_WORKERSERVICE']._serialized_start=2773
-  _globals['_WORKERSERVICE']._serialized_end=2899
+  _globals['_WORKREQUEST']._serialized_end=686
+  _globals['_WORKERHELLO']._serialized_start=689
+  _globals['_WORKERHELLO']._serialized_end=861
+  _globals['_TASKHEARTBEAT']._serialized_start=864
+  _globals['_TASKHEARTBEAT']._serialized_end=1001
+  _globals['_TASKSTEP']._serialized_start=1004
+  _globals['_TASKSTEP']._serialized_end=1158
+  _globals['_TASKCOMPLETION']._serialized_start=1160
+  _globals['_TASKCOMPLETION']._serialized_end=1283
+  _globals['_TASKFAILURE']._serialized_start=1286
+  _globals['_TASKFAILURE']._serialized_end=1521
+  _globals['_TASKWAIT']._serialized_start=1524
+  _globals['_TASKWAIT']._serialized_end=1725
+  _globals['_WORKRESPONSE']._serialized_start=1728
+  _globals['_WORKRESPONSE']._serialized_end=2204
+  _globals['_WORKERWELCOME']._serialized_start=2207
+  _globals['_WORKERWELCOME']._serialized_end=2362
+  _globals['_TASKLEASE']._serialized_start=2365
+  _globals['_TASKLEASE']._serialized_end=2573
+  _globals['_TASKCANCEL']._serialized_start=2575
+  _globals['_TASKCANCEL']._serialized_end=2662
+  _globals['_TASKACK']._serialized_start=2664
+  _globals['_TASKACK']._serialized_end=2749
+  _globals['_TASKRENEWAL']._serialized_start=2751
+  _globals['_TASKRENEWAL']._serialized_end=2815
+  _globals['_TOKENRENEWAL']._serialized_start=2817
+  _globals['_TOKENRENEWAL']._serialized_end=2889
+  _globals['_TASKREFUSAL']._serialized_start=2892
+  _globals['_TASKREFUSAL']._serialized_end=3031
+  _globals['_WORKERSERVICE']._serialized_start=3033
+  _globals['_WORKERSERVICE']._serialized_end=3159
 # @@protoc_insertion_point(module_scope)

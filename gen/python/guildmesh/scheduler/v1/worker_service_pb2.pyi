@@ -34,6 +34,7 @@ class WorkRequest(_message.Message):
     COMPLETIONS_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    WAITS_FIELD_NUMBER: _builtins.int
     credits: _builtins.int
     """credits are added to the number of tasks the scheduler may lease to this stream."""
     drain: _builtins.bool
@@ -58,6 +59,10 @@ class WorkRequest(_message.Message):
     def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskFailure]:
         """failures end attempts with an error."""
 
+    @_builtins.property
+    def waits(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskWait]:
+        """waits end attempts until a signal comes."""
+
     def __init__(
         self,
         *,
@@ -68,10 +73,11 @@ class WorkRequest(_message.Message):
         completions: _abc.Iterable[Global___TaskCompletion] | None = ...,
         failures: _abc.Iterable[Global___TaskFailure] | None = ...,
         drain: _builtins.bool = ...,
+        waits: _abc.Iterable[Global___TaskWait] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completions", b"completions", "credits", b"credits", "drain", b"drain", "failures", b"failures", "heartbeats", b"heartbeats", "hello", b"hello", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completions", b"completions", "credits", b"credits", "drain", b"drain", "failures", b"failures", "heartbeats", b"heartbeats", "hello", b"hello", "steps", b"steps", "waits", b"waits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -258,6 +264,49 @@ class TaskFailure(_message.Message):
 Global___TaskFailure: _TypeAlias = TaskFailure  # noqa: Y015
 
 @_typing.final
+class TaskWait(_message.Message):
+    """TaskWait ends an attempt until a signal of the task comes, or the time is over. It counts as none of the max_attempts. The next
+    attempt finds the signal among its steps: step_id is the name of the signal, and the result is {"value": …} or {"timed_out": true}.
+    A signal that is there already makes the task PENDING at once.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """task_id of the task."""
+    attempt: _builtins.int
+    """attempt that waits."""
+    signal: _builtins.str
+    """signal to wait for; its name is a step of the task, which no other step may have."""
+    prompt: _builtins.str
+    """prompt is for people: what is asked of them."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """timeout after which the task goes on without the signal, at most 366 days, which is the default."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        signal: _builtins.str = ...,
+        prompt: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "prompt", b"prompt", "signal", b"signal", "task_id", b"task_id", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskWait: _TypeAlias = TaskWait  # noqa: Y015
+
+@_typing.final
 class WorkResponse(_message.Message):
     """WorkResponse is what the scheduler tells."""
 
@@ -287,7 +336,7 @@ class WorkResponse(_message.Message):
 
     @_builtins.property
     def acks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskAck]:
-        """acks are steps, completions and failures that are durable."""
+        """acks are steps, waits, completions and failures that are durable."""
 
     @_builtins.property
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskRefusal]:
@@ -373,7 +422,7 @@ class TaskLease(_message.Message):
 
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskStep]:
-        """steps are the journal entries of earlier attempts, in the order they were written."""
+        """steps are the journal entries of earlier attempts and the signals, in the order they were written."""
 
     def __init__(
         self,

@@ -1,0 +1,54 @@
+"""Signals a task for one tenant, under its row security."""
+
+from __future__ import annotations
+
+from services.common.db.driver import Driver
+from services.common.failpoints import fail_point
+from services.scheduler.domain.errors import SignalAlreadySent, TaskEnded, TaskNotFound
+from services.scheduler.domain.events import Signalled
+from services.scheduler.domain.task import State, Task
+from services.scheduler.domain.wake import Wake
+from services.scheduler.storage.changelog import ChangeLog
+from services.scheduler.storage.journal import Journal, signal_result
+from services.scheduler.storage.runs import lock_runs
+from services.scheduler.storage.tasks import GET_TASK, task_of
+from services.scheduler.storage.waking import Waker
+
+
+class Signals:
+    """Signals for one tenant."""
+
+    def __init__(self, database: Driver, waker: Waker) -> None:
+        self._database = database
+        self._waker = waker
+
+    async def signal(self, tenant_id: str, task_id: str, signal: str, value: bytes, actor: str) -> Task:
+        """Signals in one transaction; raises TaskNotFound, TaskEnded or SignalAlreadySent."""
+        task, wake = await self._signal(tenant_id, task_id, signal, value, actor)
+        await fail_point("scheduler.signal.after_commit")
+        self._waker.wake(wake)
+        return task
+
+    async def _signal(self, tenant_id: str, task_id: str, signal: str, value: bytes, actor: str) -> tuple[Task, Wake]:
+        async with self._database.tenant(tenant_id) as connection:
+            runs, now = await lock_runs(connection, [task_id])
+            run = runs.get(task_id)
+            if run is None or run.tenant_id != tenant_id:
+                # A task that ends meanwhile is in one of the two tables at any moment.
+                row = await connection.fetchrow(GET_TASK, tenant_id, task_id)
+                if row is None:
+                    raise TaskNotFound(task_id)
+                raise TaskEnded(task_id, task_of(row).state.status)
+            log = ChangeLog(self._waker.origin, self._waker.watched, tenant_id)
+            journal = await Journal.open(connection, [(run, signal)])
+            result, known = signal_result(value), journal.result(run, signal)
+            if known is None:
+                journal.add(run, signal, log.add(run, Signalled(signal, value), actor, now), run.attempt, result)
+                if run.state is State.WAITING and run.signal == signal:
+                    log.add(run, run.ready(now), actor, now)
+            elif known != result:
+                raise SignalAlreadySent(signal)
+            await journal.write(connection)
+            await log.write(connection)
+            await fail_point("scheduler.signal.before_commit", connection.terminate)
+            return task_of(await connection.fetchrow(GET_TASK, tenant_id, task_id)), log.wake
