@@ -113,6 +113,9 @@ class TaskBatches(Protocol):
     async def sweep(self) -> int:
         """Ends what timed out and gives back what lost its worker; the number of tasks changed, 0 when there is no more."""
 
+    async def look_ahead(self) -> None:
+        """Keeps leases from looking where nothing waits; to be called every now and then."""
+
     async def count(self) -> dict[tuple[str, State], int]:
         """The number of tasks by queue and state."""
 

@@ -68,6 +68,8 @@ class Run:
     prompt: str | None = None
     time_left_ms: int | None = None
     """how much of the timeout is left to a task that has waited and not started again; its clock stands still."""
+    position: int = 0
+    """its place in the line; 0 for a task that is not there yet."""
     counted: State | None = None
     """the state that the counts know, which is the one in the database; None for a task that is not there yet."""
 
@@ -92,6 +94,15 @@ class Run:
             self.attempt_ends = now + _milliseconds(self.attempt_timeout_ms)
         self.hear(now)
         return Started(worker_id)
+
+    @property
+    def check_at(self) -> datetime | None:
+        """When the first of its limits is over."""
+        if self.state is State.RUNNING:
+            limits = (self.lease_expires, self.deadline, self.attempt_ends, self.quiet_ends)
+        else:
+            limits = (self.start_by if self.start_time is None else self.deadline, None, None, None)
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def hear(self, now: datetime) -> None:
         """The attempt tells something of what it does: its heartbeat timeout counts from now on."""

@@ -31,6 +31,8 @@ class Wake:
     """task, attempt and reason (CANCELLED, TIMEOUT, STALE_ATTEMPT) of runs that a worker must stop."""
     shards: int = 0
     """bits of the shards with new outbox rows."""
+    again: int | None = None
+    """the lowest position of tasks that wait for a worker again, or had to wait for something else first."""
     origin: str = ""
     """process that made the change and has woken its own already."""
     events: list[tuple[tuple[str, str], StoredEvent, Run]] = field(default_factory=list)
@@ -44,12 +46,13 @@ class Wake:
         self.buckets = None if self.buckets is None or other.buckets is None else self.buckets | other.buckets
         self.stops = None if self.stops is None or other.stops is None else self.stops + other.stops
         self.shards |= other.shards
+        self.again = other.again if self.again is None else self.again if other.again is None else min(self.again, other.again)
         self.events += other.events
 
 
 def everything() -> Wake:
     """A wake for all, after notifications may have been lost."""
-    return Wake(kinds=None, buckets=None, stops=None, shards=0xFFFF)
+    return Wake(kinds=None, buckets=None, stops=None, shards=0xFFFF, again=0)
 
 
 def bucket_of(task_id: str) -> int:
@@ -76,6 +79,7 @@ def decode(payload: str) -> Wake:
             buckets=None if packed is None else {value for (value,) in struct.iter_unpack("<H", packed)},
             stops=None if data["x"] is None else [(task, attempt, reason) for task, attempt, reason in data["x"]],
             shards=int(data["s"]),
+            again=None if data["a"] is None else int(data["a"]),
             origin=data["o"],
         )
     except (ValueError, KeyError, TypeError, struct.error):
@@ -85,4 +89,6 @@ def decode(payload: str) -> Wake:
 def _dump(wake: Wake, kinds: list[str] | None, buckets: Iterable[int] | None, stops: object) -> str:
     values = None if buckets is None else sorted(buckets)
     packed = None if values is None else base64.b64encode(struct.pack(f"<{len(values)}H", *values)).decode()
-    return json.dumps({"o": wake.origin, "s": wake.shards, "k": kinds, "b": packed, "x": stops}, separators=(",", ":"))
+    return json.dumps(
+        {"o": wake.origin, "s": wake.shards, "a": wake.again, "k": kinds, "b": packed, "x": stops}, separators=(",", ":")
+    )

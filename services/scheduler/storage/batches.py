@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import TypeVar
@@ -19,19 +20,24 @@ from services.common.errors import Aborted, DomainError
 from services.common.failpoints import fail_point
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.task import Lease, NewTask, Task
+from services.scheduler.domain.wake import Wake
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.counts import Counts, count_tasks, sum_up_counts
 from services.scheduler.storage.create_batch import create_tasks
 from services.scheduler.storage.heartbeat_batch import renew_leases
-from services.scheduler.storage.lease_batch import lease_tasks
+from services.scheduler.storage.lease_batch import first_waiting, lease_tasks
+from services.scheduler.storage.marks import PositionMark, TimeMark
+from services.scheduler.storage.ready_batch import BATCH as READY
 from services.scheduler.storage.ready_batch import make_ready
 from services.scheduler.storage.report_batch import handle_reports
+from services.scheduler.storage.sweep_batch import BATCH as SWEPT
 from services.scheduler.storage.sweep_batch import sweep_runs
 from services.scheduler.storage.waking import Waker
 
 R = TypeVar("R")
 _ATTEMPTS = 5
+_LOOK_SECONDS, _LOOK_SHARE = 3.0, 100
 
 
 class Batches:
@@ -42,6 +48,9 @@ class Batches:
         self._waker = waker
         self._lease = lease
         self._clock = DatabaseClock()
+        self._swept, self._timed, self._waiting = TimeMark(), TimeMark(), PositionMark()
+        self._look_at = 0.0
+        waker.listen(self._woken)
 
     async def create(self, tasks: Sequence[NewTask]) -> Sequence[Task | DomainError]:
         """Creates tasks with their first events; gives each its own answer, in order."""
@@ -55,8 +64,9 @@ class Batches:
 
     async def lease(self, demand: Demand, workers: Sequence[str]) -> Sequence[Lease]:
         """Starts at most one waiting task for each entry of `workers`, in order of priority."""
+        above = self._waiting.above(time.monotonic())
         return await self._commit(
-            lambda connection, log: lease_tasks(connection, log, demand, workers, self._lease),
+            lambda connection, log: lease_tasks(connection, log, demand, workers, self._lease, above),
             "scheduler.lease.before_commit",
             "scheduler.lease.after_commit",
         )
@@ -79,11 +89,39 @@ class Batches:
 
     async def sweep(self) -> int:
         """Handles a batch of overdue tasks; the number of them, 0 when there is none."""
-        return await self._commit(sweep_runs, "scheduler.sweep.before_commit", "scheduler.sweep.after_commit")
+        since = self._swept.since(time.monotonic())
+        number, looked = await self._commit(
+            lambda connection, log: sweep_runs(connection, log, since),
+            "scheduler.sweep.before_commit",
+            "scheduler.sweep.after_commit",
+        )
+        if number < SWEPT:
+            self._swept.done(looked)
+        return number
+
+    async def look_ahead(self) -> None:
+        """Sees from where on tasks wait, so that leases begin there; seldom, and the longer it takes the more seldom."""
+        begun = time.monotonic()
+        if begun < self._look_at:
+            return
+        self._waiting.begin()
+        async with self._database.transaction() as connection:
+            first, given = await first_waiting(connection)
+        now = time.monotonic()
+        self._waiting.seen(first, given, begun)
+        self._look_at = now + max(_LOOK_SECONDS, _LOOK_SHARE * (now - begun))
 
     async def make_ready(self) -> timedelta | None:
         """Makes a batch of SCHEDULED tasks PENDING that are due; how long until the next is, None when there is none."""
-        return await self._commit(make_ready, "scheduler.ready.before_commit", "scheduler.ready.after_commit")
+        since = self._timed.since(time.monotonic())
+        number, looked, left = await self._commit(
+            lambda connection, log: make_ready(connection, log, since),
+            "scheduler.ready.before_commit",
+            "scheduler.ready.after_commit",
+        )
+        if number < READY:
+            self._timed.done(looked)
+        return left
 
     async def count(self) -> Counts:
         """The number of tasks by queue and state."""
@@ -94,6 +132,10 @@ class Batches:
         """Keeps counting cheap."""
         async with self._database.transaction() as connection:
             await sum_up_counts(connection)
+
+    def _woken(self, wake: Wake) -> None:
+        if wake.again is not None:
+            self._waiting.back(wake.again)
 
     async def _commit(
         self,

@@ -57,7 +57,7 @@ _INSERT = """
 WITH made AS (
   INSERT INTO tasks (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent, retention_days,
     task_id, shard, spec, log, log_events, create_time, attempt, next_event_number, worker_id, lease_expires, start_time, context,
-    available_at, state, deadline{columns})
+    available_at, state, deadline, check_at{columns})
   SELECT p.tenant_id, p.queue, p.kind, p.queue_priority, p.priority, p.timeout_ms, p.max_attempts, p.traceparent,
     p.retention_days, c.task_id, get_byte($10, c.line::int - 1), c.spec, c.log, get_byte($15, c.line::int - 1), $11,
     s.attempt, s.attempt + 2, p.worker_id, s.now + s.lease, s.start_time, c.context, {values}
@@ -76,10 +76,13 @@ WITH made AS (
 ), {queued}
 SELECT {notified}
 """
-_PLAIN_VALUES = "s.now, s.state, s.now + s.running * p.timeout_ms * interval '1 ms'"
+_PLAIN_VALUES = """s.now, s.state, s.now + s.running * p.timeout_ms * interval '1 ms',
+    LEAST(s.now + s.lease, s.now + s.running * p.timeout_ms * interval '1 ms')"""
 # A task with times is SCHEDULED, or waits, or is some worker's already.
 _TIMED_VALUES = """COALESCE(c.start_at, s.now), CASE WHEN c.start_at IS NULL THEN s.state ELSE 6 END,
     CASE WHEN s.started THEN LEAST(s.now + p.timeout_ms * interval '1 ms', c.end_by) END,
+    CASE WHEN s.started THEN LEAST(s.now + s.lease, s.now + p.timeout_ms * interval '1 ms', c.end_by,
+      s.now + c.attempt_timeout_ms * interval '1 ms', s.now + c.heartbeat_timeout_ms * interval '1 ms') ELSE c.start_by END,
     CASE WHEN NOT s.started THEN c.start_by END, c.end_by, c.attempt_timeout_ms, c.heartbeat_timeout_ms,
     s.now + s.running * c.attempt_timeout_ms * interval '1 ms', s.now + s.running * c.heartbeat_timeout_ms * interval '1 ms',
     c.retry"""

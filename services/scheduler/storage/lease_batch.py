@@ -18,8 +18,8 @@ from services.scheduler.storage.runs import COLUMNS, run_of
 _TAKE = f"""
 WITH taken AS MATERIALIZED (
   SELECT p.* FROM unnest($1::text[]) AS k (kind) CROSS JOIN LATERAL (
-    SELECT {COLUMNS}, spec, context, create_time, queue_priority, position FROM tasks r
-    WHERE r.state = 1 AND r.kind = k.kind AND r.available_at <= statement_timestamp()
+    SELECT {COLUMNS}, spec, context, create_time, queue_priority FROM tasks r
+    WHERE r.state = 1 AND r.kind = k.kind AND r.position > $3 AND r.available_at <= statement_timestamp()
       AND (r.deadline IS NULL OR r.deadline > statement_timestamp())
       AND (r.start_by IS NULL OR r.start_by > statement_timestamp()) {{filters}}
     ORDER BY r.queue_priority DESC, r.priority DESC, r.position
@@ -38,10 +38,14 @@ UPDATE tasks t SET
   deadline = CASE WHEN t.time_left_ms IS NULL THEN COALESCE(t.deadline, LEAST($4 + t.timeout_ms * interval '1 ms', t.end_by))
     ELSE LEAST($4 + t.time_left_ms * interval '1 ms', t.end_by) END, time_left_ms = NULL, start_by = NULL,
   attempt_ends = $4 + t.attempt_timeout_ms * interval '1 ms', quiet_ends = $4 + t.heartbeat_timeout_ms * interval '1 ms',
+  check_at = LEAST($4::timestamptz + $5::interval, t.deadline, $4 + COALESCE(t.time_left_ms, t.timeout_ms) * interval '1 ms',
+    t.end_by, $4 + t.attempt_timeout_ms * interval '1 ms', $4 + t.heartbeat_timeout_ms * interval '1 ms'),
   log = t.log || c.log, log_events = t.log_events + CASE WHEN c.log = '' THEN 0 ELSE 1 END
 FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS c (task_id, worker_id, log)
 WHERE t.task_id = c.task_id AND t.task_id = ANY($1)
 """
+# Looks at all that wait, and at more while vacuum may not take what has waited.
+_FIRST = "SELECT min(position), COALESCE(pg_sequence_last_value('tasks_position_seq'), 0) FROM tasks WHERE state = 1"
 wait_seconds = BatchHistogram(
     "guildmesh_task_wait_seconds",
     "Time from when a task may start to its start.",
@@ -56,10 +60,10 @@ ORDER BY task_id, number
 
 
 async def lease_tasks(
-    connection: asyncpg.Connection, log: ChangeLog, demand: Demand, workers: Sequence[str], lease: timedelta
+    connection: asyncpg.Connection, log: ChangeLog, demand: Demand, workers: Sequence[str], lease: timedelta, above: int
 ) -> list[Lease]:
-    """Starts at most one task for each entry of `workers`, in the caller's transaction."""
-    filters, arguments = "", [sorted(demand.kinds), len(workers)]
+    """Starts at most one task for each entry of `workers`, in the caller's transaction; none waits at `above` or below it."""
+    filters, arguments = "", [sorted(demand.kinds), len(workers), above]
     if demand.tenant_id is not None:
         arguments.append(demand.tenant_id)
         filters += f" AND r.tenant_id = ${len(arguments)}"
@@ -83,6 +87,12 @@ async def lease_tasks(
     await _write(connection, started, log, now, lease)
     await log.write(connection, written=True)
     return leases
+
+
+async def first_waiting(connection: asyncpg.Connection) -> tuple[int | None, int]:
+    """The lowest position that waits for a worker, None when none does, and the highest that was given so far."""
+    first, given = await connection.fetchrow(_FIRST)
+    return first, given
 
 
 async def _write(connection: asyncpg.Connection, runs: Sequence[Run], log: ChangeLog, now: datetime, lease: timedelta) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import asyncpg
 
@@ -18,17 +18,21 @@ _ACTOR = "scheduler"
 # Replicas share the work: what one has locked the others skip.
 _DUE = f"""
 WITH locked AS MATERIALIZED (
-  SELECT {COLUMNS} FROM tasks WHERE state IN (6, 7) AND available_at <= statement_timestamp()
+  SELECT {COLUMNS} FROM tasks WHERE state IN (6, 7) AND available_at <= statement_timestamp() AND available_at > $1
   ORDER BY available_at LIMIT {BATCH} FOR NO KEY UPDATE SKIP LOCKED
 )
 SELECT *, clock_timestamp() AS now FROM locked
 """  # noqa: S608 - constants only
-_NEXT = "SELECT min(available_at) - clock_timestamp() FROM tasks WHERE state IN (6, 7)"
+_NEXT = "SELECT min(available_at) - clock_timestamp() FROM tasks WHERE state IN (6, 7) AND available_at > $1"
 
 
-async def make_ready(connection: asyncpg.Connection, log: ChangeLog) -> timedelta | None:
-    """Handles at most BATCH tasks in the caller's transaction; gives how long until the next is due, None when there is none."""
-    rows = await connection.fetch(_DUE)
+async def make_ready(connection: asyncpg.Connection, log: ChangeLog, since: datetime) -> tuple[int, datetime, timedelta | None]:
+    """Handles at most BATCH tasks that became due after `since`, in the caller's transaction.
+
+    Gives how many, at what time it looked, and how long until the next is due, None when there is none.
+    """
+    looked: datetime = await connection.fetchval("SELECT statement_timestamp()")
+    rows = await connection.fetch(_DUE, since)
     runs, now = runs_of(rows)
     journal = Journal({})
     for run in runs.values():
@@ -40,6 +44,5 @@ async def make_ready(connection: asyncpg.Connection, log: ChangeLog) -> timedelt
     await journal.write(connection)
     await log.write(connection)
     if len(rows) == BATCH:
-        return timedelta()
-    next_one: timedelta | None = await connection.fetchval(_NEXT)
-    return next_one
+        return BATCH, looked, timedelta()
+    return len(rows), looked, await connection.fetchval(_NEXT, since)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import asyncpg
 from prometheus_client import Counter
 
@@ -16,35 +18,37 @@ expired = Counter(
 
 BATCH = 500
 
-# The index holds every started task that has not ended: as many rows as there are running and retried tasks.
-_OVERDUE = f"""
+# A heartbeat moves the end of a lease and not this moment, so that it changes no index: what is found too early is put off.
+_DUE = f"""
 WITH locked AS MATERIALIZED (
-  SELECT {COLUMNS} FROM tasks
-  WHERE deadline IS NOT NULL
-    AND (deadline <= statement_timestamp() OR (state = 2 AND (lease_expires <= statement_timestamp()
-      OR attempt_ends <= statement_timestamp() OR quiet_ends <= statement_timestamp())))
-  ORDER BY task_id LIMIT {BATCH} FOR NO KEY UPDATE SKIP LOCKED
+  SELECT {COLUMNS} FROM tasks WHERE check_at <= statement_timestamp() AND check_at > $1
+  ORDER BY check_at LIMIT {BATCH} FOR NO KEY UPDATE SKIP LOCKED
 )
 SELECT *, clock_timestamp() AS now FROM locked
 """  # noqa: S608 - constants only
-# Those that have not started, of which the index holds only the ones that must by some moment.
-_LATE = f"""
-WITH locked AS MATERIALIZED (
-  SELECT {COLUMNS} FROM tasks WHERE start_by <= statement_timestamp()
-  ORDER BY start_by LIMIT {BATCH} FOR NO KEY UPDATE SKIP LOCKED
-)
-SELECT *, clock_timestamp() AS now FROM locked
-"""  # noqa: S608 - constants only
+_LATER = """
+UPDATE tasks t SET check_at = c.check_at FROM unnest($1::uuid[], $2::timestamptz[]) AS c (task_id, check_at)
+WHERE t.task_id = c.task_id AND t.task_id = ANY($1)
+"""
 _ACTOR = "scheduler"
 
 
-async def sweep_runs(connection: asyncpg.Connection, log: ChangeLog) -> int:
-    """Handles at most BATCH overdue runs in the caller's transaction; gives how many there were."""
-    rows = await connection.fetch(_OVERDUE) or await connection.fetch(_LATE)
+async def sweep_runs(connection: asyncpg.Connection, log: ChangeLog, since: datetime) -> tuple[int, datetime]:
+    """Handles at most BATCH runs with a limit that ended after `since`, in the caller's transaction.
+
+    Gives how many it looked at, and at what time.
+    """
+    looked: datetime = await connection.fetchval("SELECT statement_timestamp()")
+    rows = await connection.fetch(_DUE, since)
     runs, now = runs_of(rows)
     ended: list[Run] = []
+    early: list[Run] = []
     for run in list(runs.values()):
         running, attempt = run.state is State.RUNNING, run.attempt
+        limit = run.check_at
+        if limit is None or limit > now:
+            early.append(run)
+            continue
         change = run.time_out(now) if run.timed_out(now) else run.lose_attempt(now)
         log.add(run, change, _ACTOR, now)
         lost = change.reason == WORKER_LOST
@@ -54,6 +58,8 @@ async def sweep_runs(connection: asyncpg.Connection, log: ChangeLog) -> int:
             log.stop(run, attempt, "STALE_ATTEMPT" if lost else change.reason)
         if run.state.ended:
             ended.append(run)
+    if early:
+        await connection.execute(_LATER, [run.task_id for run in early], [run.check_at for run in early])
     await cancel_children(connection, log, ended, runs, "The parent task has ended.", _ACTOR)
     await log.write(connection)
-    return len(rows)
+    return len(rows), looked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from services.scheduler.domain.wake import Wake
@@ -17,6 +17,9 @@ class Waker(Protocol):
     @property
     def watched(self) -> Collection[tuple[str, str]]:
         """The tasks (tenant and id) whose events someone waits for in this process."""
+
+    def listen(self, callback: Callable[[Wake], None]) -> None:
+        """Has `callback` called with every wake, of this process's commits and of others'."""
 
     def wake(self, wake: Wake) -> None:
         """Tells the waiting where to look."""

@@ -26,6 +26,7 @@ class Sweeper:
             try:
                 while await self._batches.sweep():
                     pass
+                await self._batches.look_ahead()
                 await self._batches.sum_up_counts()
             except DomainError as error:
                 log.warning("sweep_failed", error=str(error))

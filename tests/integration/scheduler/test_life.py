@@ -179,7 +179,7 @@ async def test_steps_are_journaled_once_and_given_to_the_next_attempt(scheduler:
         assert (await worker.answer("refusals")).reason == "STALE_ATTEMPT"
         await worker.complete(again)
     changes = [event.WhichOneof("change") for event in await scheduler.watch(task.task_id)]
-    assert changes == ["created", "started", "step_completed", "retried", "started", "completed"]
+    assert changes == ["created", "started", "step_completed", "retried", "ready", "started", "completed"]
 
 
 async def test_a_step_and_the_completion_after_it_in_one_message_keep_their_order(scheduler: Scheduler) -> None:

@@ -546,7 +546,8 @@ _COLUMNS = {"slow": "attempt_ends", "quiet": "quiet_ends", "due": "available_at"
 async def _pass(engine: EngineDriver, task_id: str, column: str) -> None:
     async with engine.transaction() as connection:
         await connection.execute(
-            f"UPDATE tasks SET {column} = clock_timestamp() - interval '1 second' WHERE task_id = $1",
+            f"UPDATE tasks SET {column} = clock_timestamp() - interval '1 second', check_at = clock_timestamp()"
+            " WHERE task_id = $1",
             task_id,
         )
 

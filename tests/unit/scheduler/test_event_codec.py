@@ -20,8 +20,10 @@ from services.scheduler.domain.events import (
     Failed,
     Ready,
     Retried,
+    Signalled,
     Started,
     StepCompleted,
+    Waiting,
 )
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
@@ -36,6 +38,8 @@ TIMES = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)).map(lambda mome
 CHANGES: st.SearchStrategy[Change] = st.one_of(
     st.builds(Created, NAMES, st.integers(0, 10), st.dictionaries(NAMES, NAMES, max_size=3), st.none() | TIMES),
     st.just(Ready()),
+    st.builds(Waiting, NAMES, NAMES, TIMES),
+    st.builds(Signalled, NAMES, st.none() | RESULTS),
     st.builds(Started, NAMES),
     st.builds(StepCompleted, NAMES, RESULTS),
     st.builds(Retried, NAMES, NAMES, st.none() | TIMES),
@@ -66,6 +70,13 @@ def by_protobuf(run: Run, number: int, change: Change, actor: str, now: datetime
         if field == "result":
             part.result.MergeFromString(value)
             part.result.SetInParent()
+        elif field == "value":
+            part.timed_out = value is None
+            if value is not None:
+                part.value.MergeFromString(value)
+                part.value.SetInParent()
+        elif field == "expire_time":
+            part.expire_time.FromDatetime(value)
         elif field == "labels":
             part.labels.update(value)
         elif field == "next_start_time":
