@@ -28,6 +28,12 @@ class SchedulerSettings(ServiceSettings):
     sweep_seconds: float = Field(
         1.0, gt=0, validation_alias="GUILDMESH_SWEEP_SECONDS", description="how often lost workers and timeouts are looked for"
     )
+    schedule_poll_seconds: float = Field(
+        1.0,
+        gt=0,
+        validation_alias="GUILDMESH_SCHEDULE_POLL_SECONDS",
+        description="how often schedules that are due are looked for at least; a process also wakes when the next one is due",
+    )
     lease_poll_seconds: float = Field(
         2.0,
         gt=0,
