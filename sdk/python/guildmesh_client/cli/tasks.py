@@ -101,7 +101,7 @@ def create_task(
     if priority is not None:
         task.priority = priority
     if context:
-        task.context.update(_json_object(context))
+        task.context.update(json_object(context))
     with connect() as connection:
         stub = stubs.SchedulerServiceStub(connection.channel)
         request = pb.CreateTaskRequest(task=task, request_id=request_id)
@@ -172,7 +172,8 @@ def _detail(change: Any) -> str:
     return line if len(line) <= 500 else line[:499] + "…"
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """The object that --context gives; raises CommandError."""
     try:
         value = json.loads(text)
     except ValueError as error:
