@@ -172,7 +172,7 @@ def _other_verbs(rest: list[tuple[str, str, PublicMethod]]) -> Iterator[Json]:
         yield {
             "match": _path_match(template),
             "direct_response": {"status": 405},
-            "response_headers_to_add": [{"header": {"key": "allow", "value": ", ".join(verbs)}}],
+            "response_headers_to_add": [{"header": {"key": "allow", "value": ", ".join(sorted(verbs))}}],
             "typed_per_filter_config": _as_it_is(),
         }
 
