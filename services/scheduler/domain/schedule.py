@@ -11,7 +11,7 @@ from itertools import chain, islice
 
 from services.common.errors import InvalidRequest
 from services.scheduler.domain.cron import Cron, cron_of
-from services.scheduler.domain.errors import BackfillTooLarge
+from services.scheduler.domain.errors import BackfillTooLarge, InvalidCron, InvalidTimeZone
 
 DEFAULT_TIME_ZONE = "UTC"
 DEFAULT_CATCH_UP = timedelta(days=1)
@@ -138,7 +138,11 @@ class Schedule:
         """When the next runs are due."""
         if self.next_time is None:
             return []
-        return [self.due(time) for time in islice(self.upcoming(), PREVIEWED)]
+        try:
+            return [self.due(time) for time in islice(self.upcoming(), PREVIEWED)]
+        except (InvalidCron, InvalidTimeZone):
+            # Whoever tries to start that run will pause it. Until then it can be looked at.
+            return [self.due(self.next_time)]
 
     def upcoming(self) -> Iterator[datetime]:
         """The times that are not dealt with, in order."""

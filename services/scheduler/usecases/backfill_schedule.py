@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from services.common.errors import InvalidRequest
+from services.scheduler.domain.errors import RequestIdReused
 from services.scheduler.domain.ports import MakeTask, ScheduleStore
 from services.scheduler.domain.schedule import Schedule
 from services.scheduler.domain.task import NewTask, Task
@@ -37,4 +38,8 @@ class BackfillSchedule:
 
         if last < first:
             raise InvalidRequest([("end_time", "must not be before start_time")])
-        return await self._store.start(tenant_id, schedule_id, runs)
+        try:
+            return await self._store.start(tenant_id, schedule_id, runs)
+        except RequestIdReused:
+            # Told with the caller's own id, not with the ones that were made of it.
+            raise RequestIdReused(request_id) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from services.scheduler.domain.errors import RequestIdReused
 from services.scheduler.domain.ports import MakeTask, ScheduleStore
 from services.scheduler.domain.schedule import Schedule
 from services.scheduler.domain.task import NewTask, Task
@@ -28,4 +29,8 @@ class TriggerSchedule:
             own = schedule.request_id("trigger", request_id) if request_id else ""
             return [self._make_task(schedule, None, subject, own)]
 
-        return (await self._store.start(tenant_id, schedule_id, runs))[0]
+        try:
+            return (await self._store.start(tenant_id, schedule_id, runs))[0]
+        except RequestIdReused:
+            # Told with the caller's own id, not with the one that was made of it.
+            raise RequestIdReused(request_id) from None

@@ -542,7 +542,10 @@ async def test_a_trigger_starts_one_run_now_also_of_a_paused_schedule(client: Cl
     schedule = await client.get("s")
     assert (schedule.run_count, schedule.last_task_id, schedule.paused) == (2, other, True)
     await client.update("s", "task", task=task_pb2.Task(description="another"))
-    assert await refused(client.call("TriggerSchedule", request)) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
+    with pytest.raises(grpc.aio.AioRpcError) as reused:
+        await client.call("TriggerSchedule", request)
+    assert reused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert error_info(reused.value) == ("REQUEST_ID_REUSED", {"request_id": "once"})
     store.sound()
 
 

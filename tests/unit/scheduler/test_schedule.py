@@ -196,6 +196,10 @@ def test_a_schedule_that_cannot_run_is_paused_and_says_why() -> None:
     assert schedule.etag != before
 
 
+def test_a_schedule_whose_zone_is_no_longer_known_can_be_looked_at() -> None:
+    assert a_schedule(time_zone="Mars/Base").preview() == [TEN]
+
+
 def test_only_the_latest_tasks_are_kept_in_mind() -> None:
     schedule = a_schedule()
     ids = [new_id() for _ in range(MOST_TRACKED + 50)]

@@ -160,8 +160,8 @@ type Schedule struct {
 	// forward, a run at a time that is left out starts right after the gap; when they go back, it starts once, at the first of the two.
 	// Where minute or hour begins with `*`, runs follow the real minutes and hours instead.
 	TimeZone string `protobuf:"bytes,4,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
-	// task is what each run creates, as CreateTask takes it: without a parent, and with at most 30 labels, since each run adds two:
-	// `guildmesh.schedule_id` and `guildmesh.schedule_time` (the time that cron names, in UTC).
+	// task is what each run creates, as CreateTask takes it: without a parent, and with at most 30 labels, since a run adds two:
+	// `guildmesh.schedule_id`, and `guildmesh.schedule_time`, the time that cron names, in UTC (not for TriggerSchedule).
 	Task *Task `protobuf:"bytes,5,opt,name=task,proto3" json:"task,omitempty"`
 	// overlap_policy says what happens when a run is due while tasks of earlier ones have not ended; unspecified means SKIP.
 	OverlapPolicy OverlapPolicy `protobuf:"varint,6,opt,name=overlap_policy,json=overlapPolicy,proto3,enum=guildmesh.scheduler.v1.OverlapPolicy" json:"overlap_policy,omitempty"`
