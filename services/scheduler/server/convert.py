@@ -21,14 +21,14 @@ from services.scheduler.domain.task_filter import Condition, TaskFilter, parse_f
 from services.scheduler.domain.worker import Hello, SchedulerMessage, WorkerMessage
 
 _NO_LABELS: Mapping[str, str] = {}
-OUTPUT_ONLY = tuple(
+_OUTPUT_ONLY = tuple(
     field.name
     for field in pb.Task.DESCRIPTOR.fields
     if field_behavior_pb2.OUTPUT_ONLY in field.GetOptions().Extensions[field_behavior_pb2.field_behavior]
 )
 
 
-_INPUT = {field.number for field in pb.Task.DESCRIPTOR.fields if field.name not in OUTPUT_ONLY}
+_INPUT = {field.number for field in pb.Task.DESCRIPTOR.fields if field.name not in _OUTPUT_ONLY}
 
 
 def submitted_task(request: service_pb.SubmitTaskRequest, tenant_id: str, subject: str, traceparent: str) -> domain.NewTask:
@@ -50,7 +50,7 @@ def new_task(
     task = request.task
     for field, _ in task.ListFields():
         if field.number not in _INPUT:
-            for name in OUTPUT_ONLY:
+            for name in _OUTPUT_ONLY:
                 task.ClearField(name)  # type: ignore[arg-type]
             break
     context = None

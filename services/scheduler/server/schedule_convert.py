@@ -9,12 +9,12 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from guildmesh.scheduler.v1 import schedule_pb2 as pb
 from guildmesh.scheduler.v1 import schedule_service_pb2 as service_pb
-from guildmesh.scheduler.v1 import scheduler_service_pb2, task_pb2
+from guildmesh.scheduler.v1 import scheduler_service_pb2
 
 from services.common.errors import InvalidRequest
 from services.scheduler.domain import schedule as domain
 from services.scheduler.domain.task import DEFAULT_QUEUE, NewTask
-from services.scheduler.server.convert import OUTPUT_ONLY, new_task
+from services.scheduler.server.convert import new_task
 
 _LABELS = (domain.SCHEDULE_ID_LABEL, domain.SCHEDULE_TIME_LABEL)
 
@@ -28,7 +28,7 @@ def new_schedule(request: service_pb.CreateScheduleRequest, tenant_id: str, subj
     schedule = domain.Schedule(
         tenant_id=tenant_id, schedule_id=request.schedule_id or message.schedule_id, created_by=subject, **values
     )
-    return schedule, _queue(message)
+    return schedule, message.task.queue or DEFAULT_QUEUE
 
 
 def changes(request: service_pb.UpdateScheduleRequest) -> tuple[Mapping[str, object], str | None]:
@@ -46,7 +46,8 @@ def changes(request: service_pb.UpdateScheduleRequest) -> tuple[Mapping[str, obj
     unknown = [path for path in paths if path not in _READ]
     if unknown:
         raise InvalidRequest([("update_mask", f"{unknown[0]!r} cannot be changed; what can is {', '.join(_READ)}")])
-    return _values(message, paths), _queue(message) if "task" in paths else None
+    values = _values(message, paths)
+    return values, (message.task.queue or DEFAULT_QUEUE) if "task" in paths else None
 
 
 def schedule_message(schedule: domain.Schedule, *, preview: bool = True) -> pb.Schedule:
@@ -119,11 +120,11 @@ def _values(message: pb.Schedule, names: list[str]) -> dict[str, Any]:
 
 
 def _task(message: pb.Schedule) -> dict[str, Any]:
-    """The template, without what is only told of a task."""
+    """The template: what CreateTask would take, without what is only told of a task."""
     if not message.HasField("task"):
         raise InvalidRequest([("schedule.task", "must be what each run is to create")])
-    task = task_pb2.Task()
-    task.CopyFrom(message.task)
+    request = scheduler_service_pb2.CreateTaskRequest(task=message.task)
+    task = request.task
     if task.parent_task_id:
         raise InvalidRequest([("schedule.task.parent_task_id", "must be empty: a run is no part of another task")])
     for label in _LABELS:
@@ -131,17 +132,9 @@ def _task(message: pb.Schedule) -> dict[str, Any]:
     if len(task.labels) > domain.MOST_LABELS:
         text = f"must have at most {domain.MOST_LABELS} pairs, since each run adds {len(_LABELS)}"
         raise InvalidRequest([("schedule.task.labels", text)])
-    for name in OUTPUT_ONLY:
-        task.ClearField(name)  # type: ignore[arg-type]
-    context = None
-    if task.HasField("context"):
-        context = task.context.SerializeToString(deterministic=True)
-        task.ClearField("context")
+    # It refuses what CreateTask refuses, and leaves in the request what the caller chose, but for the context.
+    context = new_task(request, "", "", "").context
     return {"task": task.SerializeToString(deterministic=True), "context": context}
-
-
-def _queue(message: pb.Schedule) -> str:
-    return message.task.queue or DEFAULT_QUEUE
 
 
 def _time(name: str) -> Callable[[pb.Schedule], dict[str, Any]]:

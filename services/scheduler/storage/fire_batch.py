@@ -271,6 +271,8 @@ class DueSchedules:
                     turn.delays.append((now - turn.schedule.due(time)).total_seconds())
                 elif isinstance(answer, DomainError) and not isinstance(answer, RequestIdReused):
                     turn.problem = turn.schedule.last_error = answer.message
+                    turn.skipped += 1
+                    turn.schedule.skipped_count += 1
 
 
 def _decide(turns: Sequence[_Turn], now: datetime) -> list[_Turn]:

@@ -35,9 +35,10 @@ from services.embedded.data_check import check_data
 from services.embedded.parts.postgres import Postgres
 from services.embedded.running import RunningPart
 from services.scheduler.bootstrap import open_service
+from services.scheduler.domain.errors import ParentTaskEnded
 from services.scheduler.domain.wake import Wake
 from services.scheduler.server.schedule_convert import scheduled_task
-from services.scheduler.storage import fire_batch
+from services.scheduler.storage import create_batch, fire_batch
 from services.scheduler.storage.fire_batch import DueSchedules
 from services.scheduler.usecases.fire_schedules import FireSchedules
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique
@@ -209,10 +210,13 @@ async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
 
 
 async def test_a_schedule_has_its_defaults_and_tells_its_next_runs(client: Client) -> None:
-    schedule = await client.create("nightly", cron="30 2 * * *", time_zone="Europe/Berlin")
+    # What is only told of a task is no part of the template.
+    task = task_pb2.Task(description="do it", task_id="x", status="failed", attempt=3)
+    schedule = await client.create("nightly", cron="30 2 * * *", time_zone="Europe/Berlin", task=task)
     assert schedule.schedule_id == "nightly"
     assert (schedule.tenant_id, schedule.created_by) == (client.ada.tenant_id, "ada")
     assert (schedule.overlap_policy, schedule.missed_run_policy) == (SKIP, RUN_LAST)
+    assert (schedule.task.description, schedule.task.status, schedule.task.task_id) == ("do it", "", "")
     assert schedule.catch_up_window.ToTimedelta() == timedelta(days=1)
     assert not schedule.HasField("jitter")
     assert (schedule.run_count, schedule.skipped_count, schedule.last_error, schedule.paused) == (0, 0, "", False)
@@ -665,6 +669,27 @@ async def test_a_run_without_its_queue_is_told_and_the_next_one_starts_when_the_
     await store.fire()
     schedule = await client.get("s")
     assert (schedule.run_count, schedule.last_error) == (1, "")
+
+
+async def test_a_task_that_is_refused_is_told_and_the_others_start(
+    client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bad", "good"):
+        await client.create(name)
+        store.past(name, 0)
+
+    async def create_tasks(connection: Any, clock: Any, log: Any, items: Any, lease: Any) -> list[Any]:
+        """As the real one answers a task that it refuses, such as one whose deadline is over."""
+        refused = [item for item in items if item.labels["guildmesh.schedule_id"] == "bad"]
+        answers = iter(await create_batch.create_tasks(connection, clock, log, [i for i in items if i not in refused], lease))
+        return [ParentTaskEnded("x") if item in refused else next(answers) for item in items]
+
+    monkeypatch.setattr(fire_batch, "create_tasks", create_tasks)
+    await store.fire()
+    bad, good = await client.get("bad"), await client.get("good")
+    assert (bad.run_count, bad.skipped_count, bad.paused) == (0, 1, False)
+    assert "parent task has ended" in bad.last_error
+    assert (good.run_count, good.skipped_count) == (1, 0)
 
 
 async def test_what_is_wrong_with_the_database_pauses_nobody(client: Client, store: Store) -> None:
