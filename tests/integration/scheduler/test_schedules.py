@@ -393,8 +393,12 @@ async def test_a_scheduler_that_dies_around_its_commit_leaves_one_task_for_each_
     process = Process("services.scheduler", environment, tmp_path / "scheduler.log")
     await process.start()
     assert process._process is not None
-    async with asyncio.timeout(30):
-        assert await process._process.wait() == CRASH_STATUS, process.tail()
+    try:
+        async with asyncio.timeout(30):
+            assert await process._process.wait() == CRASH_STATUS, process.tail()
+    finally:
+        if process._process.returncode is None:
+            await process.kill()
     assert len(await client.tasks()) == committed
     await store.fire()
     assert len(await client.tasks()) == 1
