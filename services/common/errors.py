@@ -83,7 +83,7 @@ class Aborted(DomainError):
 
     code = "ABORTED"
     reason = "CONFLICT"
-    retry_after = 0.05
+    retry_after: float | None = 0.05
 
 
 class Unavailable(DomainError):

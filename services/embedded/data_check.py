@@ -87,6 +87,7 @@ def check_tables(connection: psycopg2.extensions.connection) -> list[DataFinding
         _children(connection),
         _overflow(connection),
         _outbox(connection),
+        _schedules(connection),
         _lanes(connection),
     ]
 
@@ -419,6 +420,32 @@ def _logs_of(connection: psycopg2.extensions.connection, task_ids: Sequence[str]
     for task_id, value in _rows(connection, _LONG_LOGS, list(task_ids)):
         found.setdefault(task_id, set()).add(bytes(value))
     return found
+
+
+_SCHEDULES = """
+SELECT schedule_id, paused, next_time, wake_time, buffered_time IS NOT NULL,
+  wake_time < clock_timestamp() - %s * interval '1 s'
+FROM schedules
+"""
+
+
+def _schedules(connection: psycopg2.extensions.connection) -> DataFinding:
+    """A schedule is looked at when its next run is due, and a paused one never."""
+    rows = _rows(connection, _SCHEDULES, _SWEPT_SECONDS)
+    finding = DataFinding("schedules", len(rows))
+    late = []
+    for schedule_id, paused, next_time, wake_time, waits, overdue in rows:
+        if paused and (next_time or wake_time or waits):
+            finding.bad(f"{schedule_id}: is paused, and has a run to start")
+        elif (next_time is None) != (wake_time is None):
+            finding.bad(f"{schedule_id}: has a next run that nobody will look at, or is looked at for none")
+        elif next_time is not None and wake_time < next_time:
+            finding.bad(f"{schedule_id}: its next run is due before its time")
+        elif overdue:
+            late.append(schedule_id)
+    if late:
+        finding.note = f"runs of {_short(late)} are over {_SWEPT_SECONDS} s late; start a scheduler if that lasts"
+    return finding
 
 
 def _lanes(connection: psycopg2.extensions.connection) -> DataFinding:

@@ -166,12 +166,13 @@ def _rest_route(verb: str, template: str, method: PublicMethod) -> Json:
 def _other_verbs(rest: list[tuple[str, str, PublicMethod]]) -> Iterator[Json]:
     allowed: dict[str, list[str]] = {}
     for verb, template, _ in rest:
-        allowed.setdefault(template, []).append(verb)
+        # What a variable is called, such as {schedule.schedule_id} in an update, makes no other path of it.
+        allowed.setdefault(re.sub(r"\{[^}]+\}", "{}", template), []).append(verb)
     for template, verbs in allowed.items():
         yield {
             "match": _path_match(template),
             "direct_response": {"status": 405},
-            "response_headers_to_add": [{"header": {"key": "allow", "value": ", ".join(verbs)}}],
+            "response_headers_to_add": [{"header": {"key": "allow", "value": ", ".join(sorted(verbs))}}],
             "typed_per_filter_config": _as_it_is(),
         }
 
@@ -179,7 +180,7 @@ def _other_verbs(rest: list[tuple[str, str, PublicMethod]]) -> Iterator[Json]:
 def _path_match(template: str) -> Json:
     if "{" not in template:
         return {"path": template}
-    parts = re.split(r"\{[^}]+\}", template)
+    parts = re.split(r"\{[^}]*\}", template)
     return {"safe_regex": {"regex": "[^/]+".join(re.escape(part) for part in parts)}}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from guildmesh.scheduler.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
 from guildmesh.scheduler.v1.scheduler_service_pb2_grpc import add_SchedulerServiceServicer_to_server
 
 from services.common.db.driver import open_driver
@@ -13,8 +14,10 @@ from services.common.grpcx.server import Registration
 from services.common.ids import new_id
 from services.common.service import Service
 from services.scheduler.adapters.listener import Listener
-from services.scheduler.domain.ports import TaskBatches
+from services.scheduler.domain.ports import ScheduleStore, TaskBatches
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
+from services.scheduler.server.schedule_convert import scheduled_task
+from services.scheduler.server.schedule_servicer import ScheduleServicer, ScheduleUseCases
 from services.scheduler.server.scheduler_servicer import SchedulerServicer, UseCases
 from services.scheduler.server.worker_servicer import SERVICE as WORKER_SERVICE
 from services.scheduler.server.worker_servicer import WorkerServicer, add_worker_service
@@ -22,24 +25,36 @@ from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage.batches import Batches
 from services.scheduler.storage.cancel import Cancellations
 from services.scheduler.storage.expiry import Expiry
+from services.scheduler.storage.fire_batch import DueSchedules
 from services.scheduler.storage.partitions import Partitions
+from services.scheduler.storage.schedules import Schedules
 from services.scheduler.storage.signals import Signals
 from services.scheduler.storage.tasks import Tasks
+from services.scheduler.usecases.backfill_schedule import BackfillSchedule
 from services.scheduler.usecases.cancel_task import CancelTask
 from services.scheduler.usecases.count_tasks import CountTasks
+from services.scheduler.usecases.create_schedule import CreateSchedule
 from services.scheduler.usecases.create_task import CreateTask
+from services.scheduler.usecases.delete_schedule import DeleteSchedule
 from services.scheduler.usecases.dispatch import Dispatcher
 from services.scheduler.usecases.expire_tasks import ExpireTasks
+from services.scheduler.usecases.fire_schedules import FireSchedules
+from services.scheduler.usecases.get_schedule import GetSchedule
 from services.scheduler.usecases.get_task import GetTask
 from services.scheduler.usecases.group_commit import GroupCommit
 from services.scheduler.usecases.hub import Hub
 from services.scheduler.usecases.list_queues import ListQueues
+from services.scheduler.usecases.list_schedules import ListSchedules
 from services.scheduler.usecases.list_tasks import ListTasks
+from services.scheduler.usecases.pause_schedule import PauseSchedule
 from services.scheduler.usecases.queues import Queues
+from services.scheduler.usecases.resume_schedule import ResumeSchedule
 from services.scheduler.usecases.run_task import RunTask
 from services.scheduler.usecases.signal_task import SignalTask
 from services.scheduler.usecases.sweep import Sweeper
 from services.scheduler.usecases.timer import Timer
+from services.scheduler.usecases.trigger_schedule import TriggerSchedule
+from services.scheduler.usecases.update_schedule import UpdateSchedule
 from services.scheduler.usecases.watch_task import WatchTask
 from services.scheduler.usecases.work import Work
 
@@ -55,7 +70,8 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         engine = EngineDriver(database)
         batches = Batches(engine, hub, settings.lease)
         dispatcher = Dispatcher(batches, hub, settings.lease_poll_seconds)
-        create_task = CreateTask(batches, Queues(reader, settings.retention_days), dispatcher)
+        queues = Queues(reader, settings.retention_days)
+        create_task = CreateTask(batches, queues, dispatcher)
         run_task = RunTask(create_task, reader, hub, settings.watch_poll_seconds)
         use_cases = UseCases(
             create_task=create_task,
@@ -71,6 +87,9 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         work = _work(settings, batches, dispatcher, hub)
         expire_tasks = ExpireTasks(Partitions(engine, settings.retention_days), Expiry(engine), settings.retention_seconds)
         timer = Timer(batches, settings.timer_poll_seconds)
+        due_schedules = DueSchedules(engine, hub, settings.lease, settings.retention_days, scheduled_task)
+        fire_schedules = FireSchedules(due_schedules, settings.schedule_poll_seconds)
+        schedules = Schedules(database, hub, settings.lease, settings.retention_days)
         listener = Listener(settings.database_url.get_secret_value(), hub.notified, "guildmesh-scheduler-listen")
         try:
             yield Service(
@@ -81,9 +100,20 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                         SchedulerServicer(use_cases, settings.sse_keep_alive_seconds),
                         "guildmesh.scheduler.v1.SchedulerService",
                     ),
+                    Registration(
+                        add_ScheduleServiceServicer_to_server,
+                        ScheduleServicer(_schedule_use_cases(schedules, queues)),
+                        "guildmesh.scheduler.v1.ScheduleService",
+                    ),
                     Registration(add_worker_service, WorkerServicer(work), WORKER_SERVICE),
                 ],
-                background=[listener.run, Sweeper(batches, settings.sweep_seconds).run, timer.run, expire_tasks.run],
+                background=[
+                    listener.run,
+                    Sweeper(batches, settings.sweep_seconds).run,
+                    timer.run,
+                    expire_tasks.run,
+                    fire_schedules.run,
+                ],
                 checks={"database": database.check},
                 drain=[run_task.drain, work.drain],
             )
@@ -91,6 +121,20 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
             await create_task.drained()
             await dispatcher.close()
             await work.drain()
+
+
+def _schedule_use_cases(store: ScheduleStore, queues: Queues) -> ScheduleUseCases:
+    return ScheduleUseCases(
+        create_schedule=CreateSchedule(store, queues),
+        get_schedule=GetSchedule(store),
+        list_schedules=ListSchedules(store),
+        update_schedule=UpdateSchedule(store, queues),
+        delete_schedule=DeleteSchedule(store),
+        pause_schedule=PauseSchedule(store),
+        resume_schedule=ResumeSchedule(store),
+        trigger_schedule=TriggerSchedule(store, scheduled_task),
+        backfill_schedule=BackfillSchedule(store, scheduled_task),
+    )
 
 
 def _work(settings: SchedulerSettings, batches: TaskBatches, dispatcher: Dispatcher, hub: Hub) -> Work:

@@ -34,6 +34,12 @@ class SchedulerSettings(ServiceSettings):
         validation_alias="GUILDMESH_TIMER_POLL_SECONDS",
         description="how often tasks whose start was delayed are looked for: one delayed by less may start so much later",
     )
+    schedule_poll_seconds: float = Field(
+        1.0,
+        gt=0,
+        validation_alias="GUILDMESH_SCHEDULE_POLL_SECONDS",
+        description="how often schedules that are due are looked for at least; a process also wakes when the next one is due",
+    )
     lease_poll_seconds: float = Field(
         2.0,
         gt=0,

@@ -161,6 +161,7 @@ class Cluster:
             "GUILDMESH_HEARTBEAT_SECONDS": str(lease / 4),
             "GUILDMESH_SWEEP_SECONDS": "0.3",
             "GUILDMESH_RETENTION_SECONDS": "0.3",
+            "GUILDMESH_SCHEDULE_POLL_SECONDS": "0.2",
         }
         return lambda _: own | self._common(f"scheduler-{index}", index)
 

@@ -19,6 +19,7 @@ from tests.faults.cluster import Cluster, Shape, kill_one
 from tests.faults.judge import evidence_of, quiet
 from tests.faults.outcome import Outcome, told
 from tests.faults.suites import MIX
+from tests.support.due import all_started, due_schedules, unfair_runs
 from tests.support.past import ended_tasks, take_newest_partition
 
 ACTIONS = ("crash", "delay", "error", "cut")
@@ -70,8 +71,9 @@ async def failpoint(cluster: Cluster, name: str, action: str, seed: int) -> Outc
         await client.watched(10)
         evidence = await evidence_of(cluster, client, 10)
         problems = check(evidence)
+        by_the_clock = await _by_the_clock(cluster, client, name)
         cluster.reader.forget(client.tenant)
-    surprises, cluster.surprises[:] = list(cluster.surprises), []
+    surprises, cluster.surprises[:] = [*cluster.surprises, *by_the_clock], []
     if not fired:
         surprises.append("the place was not visited")
     deaths = sum(member.lives for member in cluster.members.values()) - lives
@@ -119,7 +121,7 @@ async def _work(cluster: Cluster, client: Client, name: str, turn: int) -> None:
         tags |= dict.fromkeys(list(tags)[:4], "later")
     async with asyncio.TaskGroup() as group:
         group.create_task(client.submit(tags, batch=turn % 2 == 0))
-        group.create_task(_provoke(cluster, name, turn))
+        group.create_task(_provoke(cluster, client, name, turn))
     known = [client.task_ids[tag] for tag in tags]
     client.watch(known[0])
     await client.cancel(chance.choice(known))
@@ -139,14 +141,30 @@ def _patience(shape: Shape, name: str) -> float:
         return 1.5 * shape.lease_seconds
     if name.startswith("relay.lane."):
         return 3 * shape.relay_lease_seconds
-    if name.startswith((*_RETENTION, "scheduler.ready.", "scheduler.signal.")):
+    if name.startswith((*_RETENTION, "scheduler.ready.", "scheduler.signal.", "scheduler.fire.")):
         return 1.0
     if name.startswith(("scheduler.heartbeat.", "relay.lease.")):
         return shape.lease_seconds / 2
     return 0.2
 
 
-async def _provoke(cluster: Cluster, name: str, turn: int) -> None:
+async def _by_the_clock(cluster: Cluster, client: Client, name: str) -> list[str]:
+    """What is wrong with the runs of schedules, once all have started."""
+    if not name.startswith("scheduler.fire."):
+        return []
+    query, tenant = cluster.tables.query, _clock_of(client)
+    end = time.monotonic() + _QUIET_SECONDS
+    while not await asyncio.to_thread(all_started, query, tenant) and time.monotonic() < end:  # noqa: ASYNC110 - it is elsewhere
+        await asyncio.sleep(0.1)
+    return await asyncio.to_thread(unfair_runs, query, tenant)
+
+
+def _clock_of(client: Client) -> str:
+    """The tenant of a round's schedules: what they create nobody has asked for."""
+    return f"{client.tenant}-clock"
+
+
+async def _provoke(cluster: Cluster, client: Client, name: str, turn: int) -> None:
     """What it takes for a place to be visited that is off the usual way."""
     if name.startswith("scheduler.sweep."):
         # After it has been given some work.
@@ -156,6 +174,8 @@ async def _provoke(cluster: Cluster, name: str, turn: int) -> None:
         # A relay that is killed before it has opened its lanes shows nothing.
         if turn % 2 == 0:
             await kill_one(cluster, "relay")
+    elif name.startswith("scheduler.fire."):
+        await asyncio.to_thread(due_schedules, cluster.servers.database_url, 5, _clock_of(client))
     elif name.startswith("scheduler.listen."):
         await asyncio.to_thread(_end_listening, cluster.servers.database_url)
     elif name.startswith("scheduler.add_partition."):

@@ -24,7 +24,12 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
 SEED = int(os.environ.get("GUILDMESH_FAULTS_SEED") or time.strftime("%Y%m%d", time.gmtime()))
 # Any of them could be drawn; these come every time, since most depends on them.
-ALWAYS = ("scheduler.create.after_commit", "scheduler.report.before_commit", "relay.publish.before_commit")
+ALWAYS = (
+    "scheduler.create.after_commit",
+    "scheduler.report.before_commit",
+    "scheduler.fire.after_commit",
+    "relay.publish.before_commit",
+)
 
 
 def check(outcome: Outcome) -> None:

@@ -22,7 +22,11 @@ from services.common.telemetry.tracing import current_traceparent
 DEFAULT_TIMEOUT = 30.0
 SERVICES = {
     "identity": ("guildmesh.identity.v1.IdentityService",),
-    "scheduler": ("guildmesh.scheduler.v1.SchedulerService", "guildmesh.scheduler.v1.WorkerService"),
+    "scheduler": (
+        "guildmesh.scheduler.v1.SchedulerService",
+        "guildmesh.scheduler.v1.ScheduleService",
+        "guildmesh.scheduler.v1.WorkerService",
+    ),
     "agent": ("guildmesh.agent.v1.AgentService",),
     "tool": ("guildmesh.tool.v1.ToolService",),
     "memory": ("guildmesh.memory.v1.MemoryService",),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from services.common.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 
 DOMAIN = "scheduler.guildmesh.dev"
 
@@ -145,4 +145,78 @@ class InvalidOrderBy(InvalidArgument):
         super().__init__(
             f"Tasks cannot be listed by {order_by!r}; use create_time or finish_time, with desc for the latest first.",
             order_by=order_by,
+        )
+
+
+class ScheduleNotFound(NotFound):
+    """No such schedule in the caller's tenant."""
+
+    reason = "SCHEDULE_NOT_FOUND"
+    domain = DOMAIN
+
+    def __init__(self, schedule_id: str) -> None:
+        super().__init__(f"No schedule {schedule_id!r}; list your schedules with GET /v1/schedules.", schedule_id=schedule_id)
+
+
+class ScheduleExists(AlreadyExists):
+    """The tenant has a schedule with this id."""
+
+    reason = "SCHEDULE_EXISTS"
+    domain = DOMAIN
+
+    def __init__(self, schedule_id: str) -> None:
+        super().__init__(
+            f"There is a schedule {schedule_id!r} already; change it with PATCH /v1/schedules/{schedule_id},"
+            " or choose another schedule_id.",
+            schedule_id=schedule_id,
+        )
+
+
+class InvalidCron(InvalidArgument):
+    """A cron expression cannot be read, or names no time."""
+
+    reason = "INVALID_CRON"
+    domain = DOMAIN
+
+    def __init__(self, cron: str, problem: str) -> None:
+        super().__init__(f"The cron expression {cron!r} cannot be used: {problem}. An example: 30 2 * * MON-FRI.", cron=cron)
+
+
+class InvalidTimeZone(InvalidArgument):
+    """No such time zone."""
+
+    reason = "INVALID_TIME_ZONE"
+    domain = DOMAIN
+
+    def __init__(self, time_zone: str, similar: Sequence[str]) -> None:
+        examples = ", ".join(similar or ("Europe/Berlin", "UTC"))
+        super().__init__(
+            f"No time zone {time_zone!r}; use a name of the IANA time zone database, such as {examples}.", time_zone=time_zone
+        )
+
+
+class EtagMismatch(Aborted):
+    """The schedule was changed since the caller read it."""
+
+    reason = "ETAG_MISMATCH"
+    domain = DOMAIN
+    retry_after = None
+
+    def __init__(self, schedule_id: str) -> None:
+        super().__init__(
+            f"The schedule {schedule_id!r} was changed since you read it; read it again,"
+            " then repeat the change with its new etag.",
+            schedule_id=schedule_id,
+        )
+
+
+class BackfillTooLarge(InvalidArgument):
+    """More runs than one call may start."""
+
+    reason = "BACKFILL_TOO_LARGE"
+    domain = DOMAIN
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"More than {most} runs lie in this time; fill a shorter one, and the rest with further calls.", most=str(most)
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Protocol
 
 from services.common.errors import DomainError
+from services.scheduler.domain.schedule import Schedule
 from services.scheduler.domain.task import Lease, NewTask, Queue, State, StoredEvent, Task
 from services.scheduler.domain.task_filter import TaskFilter
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
@@ -160,3 +161,64 @@ class TaskExpiry(Protocol):
 
     async def expire_rest(self) -> Progress:
         """Takes one step with the tasks that are in no partition of their time."""
+
+
+class MakeTask(Protocol):
+    """Makes the task of a run, of the schedule's template."""
+
+    def __call__(self, schedule: Schedule, time: datetime | None, created_by: str, request_id: str) -> NewTask:
+        """The task of the run of `time`, None for a run of no time of cron's; raises when the template cannot be read."""
+
+
+class ScheduleStore(Protocol):
+    """Schedules of one tenant, under its row security."""
+
+    async def create(self, schedule: Schedule) -> Schedule:
+        """Keeps a new schedule, whose next run it decides on by the database's time.
+
+        Raises:
+            ScheduleExists: the tenant has one with this id.
+        """
+
+    async def get(self, tenant_id: str, schedule_id: str) -> Schedule | None:
+        """The schedule, or None."""
+
+    async def list(self, tenant_id: str, after: str, limit: int) -> Sequence[Schedule]:
+        """At most `limit` schedules whose ids come after `after`, in their order, without the context of their tasks."""
+
+    async def change(self, tenant_id: str, schedule_id: str, change: Callable[[Schedule, datetime], None]) -> Schedule:
+        """Applies a change, which is given the database's time, while nobody else changes the schedule; what it raises is raised.
+
+        Raises:
+            ScheduleNotFound: the tenant has no such schedule.
+        """
+
+    async def delete(self, tenant_id: str, schedule_id: str, etag: str) -> None:
+        """Deletes it; raises ScheduleNotFound, or EtagMismatch unless the etag is empty or its own."""
+
+    async def start(
+        self, tenant_id: str, schedule_id: str, runs: Callable[[Schedule, datetime], Sequence[NewTask]]
+    ) -> Sequence[Task]:
+        """Starts the runs that are given for the schedule and the database's time; all in one transaction, or none.
+
+        Raises:
+            ScheduleNotFound: the tenant has no such schedule.
+            QueueNotFound, RequestIdReused: as CreateTask.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """What a turn of the schedules that are due came to."""
+
+    schedules: int
+    """how many there were; there may be more."""
+    pause: timedelta | None
+    """until the next one is due; None when none is."""
+
+
+class ScheduleBatches(Protocol):
+    """The schedules of all tenants that are due."""
+
+    async def fire(self) -> Firing:
+        """Starts runs that are due, in one transaction with what they leave to be done; several replicas may at once."""

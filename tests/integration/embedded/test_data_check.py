@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from guildmesh.scheduler.v1 import schedule_pb2, schedule_service_pb2, schedule_service_pb2_grpc, task_pb2
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
@@ -19,13 +20,13 @@ from services.embedded.data_check import DataFinding, check_data, check_tables
 from services.embedded.errors import MeshError
 from services.scheduler.bootstrap import open_service
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, completion, scheduler_settings, scheduler_tls, value
-from tests.support.service import running
+from tests.support.service import metadata, running
 
 __all__ = ["scheduler_settings", "scheduler_tls"]
 
 CHECKS = {
     *("tasks", "event numbers", "histories", "leases", "request ids", "step journals", "subtasks", "long logs"),
-    *("outbox", "relay lanes"),
+    *("outbox", "schedules", "relay lanes"),
 }
 
 
@@ -49,10 +50,19 @@ async def url(scheduler_settings: MakeSettings, scheduler_tls: Path, empty_datab
             await worker.fail(second, retryable=False)
             await scheduler.create("child", kind="nobody", parent_task_id=third.task.task_id)
             await scheduler.create("waiting", kind="nobody")
+            await schedule(scheduler, "yearly", paused=False)
+            await schedule(scheduler, "paused", paused=True)
             # The same once more: a repeat is acknowledged and changes nothing.
             await worker.send(completions=[completion(first.task.task_id, 1)])
             await worker.answer("acks")
     return empty_database_url
+
+
+async def schedule(scheduler: Scheduler, schedule_id: str, *, paused: bool) -> None:
+    wanted = schedule_pb2.Schedule(cron="@yearly", task=task_pb2.Task(description="x"), paused=paused)
+    request = schedule_service_pb2.CreateScheduleRequest(schedule=wanted, schedule_id=schedule_id)
+    stub: Any = schedule_service_pb2_grpc.ScheduleServiceStub(scheduler.channel)
+    await stub.CreateSchedule(request, metadata=metadata(scheduler.ada))
 
 
 def harmed(url: str, statement: str) -> dict[str, DataFinding]:
@@ -143,6 +153,17 @@ HARMS = {
            INSERT INTO outbox (lane, tenant_id, events, payload)
            SELECT lane, tenant_id, events, payload FROM gone ORDER BY position DESC""",
         "waits behind",
+    ),
+    "a paused schedule has something to do": (
+        "schedules",
+        "UPDATE schedules SET next_time = now(), wake_time = now() WHERE paused",
+        "is paused, and has a run",
+    ),
+    "nobody looks at a schedule": ("schedules", "UPDATE schedules SET wake_time = NULL WHERE NOT paused", "nobody will look"),
+    "a schedule is looked at too early": (
+        "schedules",
+        "UPDATE schedules SET wake_time = next_time - interval '1 s' WHERE NOT paused",
+        "before its time",
     ),
     "there are no lanes": ("relay lanes", "DELETE FROM relay_lanes", "no lanes"),
 }

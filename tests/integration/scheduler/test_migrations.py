@@ -104,3 +104,21 @@ def test_no_role_of_a_tenant_sees_another_through_a_partition(empty_database_url
             (names,),
         )
         assert cursor.fetchall() == []
+
+
+def test_schedules_come_and_go_without_touching_the_tasks(empty_database_url: str) -> None:
+    url = empty_database_url
+    move(url, "0004")
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SET ROLE scheduler_engine")
+        cursor.execute(_INSERT, ("acme", "0 days", "0 days", 3, None, spec(5, "what is there")))
+    before = rows(url, f"SELECT {_OLD} FROM scheduler.finished_tasks")
+    for _ in range(2):
+        move(url, "0005")
+        assert rows(url, f"SELECT {_OLD} FROM scheduler.finished_tasks") == before
+        assert rows(url, "SELECT count(*) FROM scheduler.schedules") == [(0,)]
+        forced = "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE oid = 'scheduler.schedules'::regclass"
+        assert rows(url, forced) == [(True,)]
+        move(url, "0004", down=True)
+        assert rows(url, "SELECT to_regclass('scheduler.schedules')") == [(None,)]
+    assert rows(url, f"SELECT {_OLD} FROM scheduler.finished_tasks") == before

@@ -9,7 +9,7 @@ import pytest
 from guildmesh_client import cli
 from guildmesh_client.cli import connection
 from guildmesh_client.cli.errors import CommandError, explain
-from guildmesh_client.cli.tasks import _json_object
+from guildmesh_client.cli.tasks import json_object
 from typer.testing import CliRunner
 
 from services.embedded.ports import free_port
@@ -51,15 +51,32 @@ def test_a_mesh_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch
 
 def test_help_names_the_commands_of_both_distributions() -> None:
     text = CliRunner().invoke(cli.application(), ["--help"]).output
-    for name in ("up", "down", "status", "stop", "start", "logs", "doctor", "env", "tasks", "users", "chat"):
+    for name in ("up", "down", "status", "stop", "start", "logs", "doctor", "env", "tasks", "schedules", "users", "chat"):
         assert f" {name} " in text
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "1"])
 def test_a_context_that_is_no_object_is_told(text: str) -> None:
     with pytest.raises(CommandError, match="object"):
-        _json_object(text)
+        json_object(text)
 
 
 def test_an_error_of_the_channel_is_explained() -> None:
     assert explain(grpc.RpcError("broken")) == "broken"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["create", "x", "--cron", "@daily", "--overlap", "never"], "allow, skip, buffer-one, cancel-running"),
+        (["create", "x", "--cron", "@daily", "--missed", "never"], "skip, run-last, run-all"),
+        (["create", "x", "--cron", "@daily", "--context", "[]"], "object"),
+        (["update", "s"], "nothing to change"),
+        (["update", "s", "--queue", "code"], "--description"),
+        (["backfill", "s", "--from", "2026-11-22", "--to", "now"], "with a zone"),
+    ],
+)
+def test_a_schedule_that_cannot_be_asked_for_is_told_before_anything_is_sent(arguments: list[str], says: str) -> None:
+    result = CliRunner().invoke(cli.application(), ["schedules", *arguments])
+    assert isinstance(result.exception, CommandError)
+    assert says in str(result.exception)

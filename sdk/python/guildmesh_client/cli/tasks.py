@@ -111,7 +111,7 @@ def create_task(
         "queue": queue,
         "priority": priority,
         "max_attempts": attempts,
-        "context": _json_object(context) if context else None,
+        "context": json_object(context) if context else None,
         "delay": seconds_of(delay, "--delay") if delay else None,
         "schedule_time": moment_of(at, "--at") if at else None,
         "total_timeout": seconds_of(within, "--within") if within else None,
@@ -205,7 +205,8 @@ def _detail(change: Any) -> str:
     return line if len(line) <= 500 else line[:499] + "…"
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """The object that --context gives; raises CommandError."""
     try:
         value = json.loads(text)
     except ValueError as error:

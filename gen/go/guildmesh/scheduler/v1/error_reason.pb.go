@@ -54,6 +54,18 @@ const (
 	ErrorReason_ERROR_REASON_TASK_ENDED ErrorReason = 12
 	// ERROR_REASON_SIGNAL_ALREADY_SENT: the task has another value for the signal, or a step of that name.
 	ErrorReason_ERROR_REASON_SIGNAL_ALREADY_SENT ErrorReason = 13
+	// ERROR_REASON_SCHEDULE_NOT_FOUND: no such schedule in the caller's tenant.
+	ErrorReason_ERROR_REASON_SCHEDULE_NOT_FOUND ErrorReason = 20
+	// ERROR_REASON_SCHEDULE_EXISTS: the tenant has a schedule with this id.
+	ErrorReason_ERROR_REASON_SCHEDULE_EXISTS ErrorReason = 21
+	// ERROR_REASON_INVALID_CRON: a cron expression cannot be read, or names no time.
+	ErrorReason_ERROR_REASON_INVALID_CRON ErrorReason = 22
+	// ERROR_REASON_INVALID_TIME_ZONE: no such time zone.
+	ErrorReason_ERROR_REASON_INVALID_TIME_ZONE ErrorReason = 23
+	// ERROR_REASON_ETAG_MISMATCH: the schedule was changed since the caller read it.
+	ErrorReason_ERROR_REASON_ETAG_MISMATCH ErrorReason = 24
+	// ERROR_REASON_BACKFILL_TOO_LARGE: more runs than one call may start.
+	ErrorReason_ERROR_REASON_BACKFILL_TOO_LARGE ErrorReason = 25
 )
 
 // Enum value maps for ErrorReason.
@@ -73,6 +85,12 @@ var (
 		11: "ERROR_REASON_INVALID_TIME",
 		12: "ERROR_REASON_TASK_ENDED",
 		13: "ERROR_REASON_SIGNAL_ALREADY_SENT",
+		20: "ERROR_REASON_SCHEDULE_NOT_FOUND",
+		21: "ERROR_REASON_SCHEDULE_EXISTS",
+		22: "ERROR_REASON_INVALID_CRON",
+		23: "ERROR_REASON_INVALID_TIME_ZONE",
+		24: "ERROR_REASON_ETAG_MISMATCH",
+		25: "ERROR_REASON_BACKFILL_TOO_LARGE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":          0,
@@ -89,6 +107,12 @@ var (
 		"ERROR_REASON_INVALID_TIME":         11,
 		"ERROR_REASON_TASK_ENDED":           12,
 		"ERROR_REASON_SIGNAL_ALREADY_SENT":  13,
+		"ERROR_REASON_SCHEDULE_NOT_FOUND":   20,
+		"ERROR_REASON_SCHEDULE_EXISTS":      21,
+		"ERROR_REASON_INVALID_CRON":         22,
+		"ERROR_REASON_INVALID_TIME_ZONE":    23,
+		"ERROR_REASON_ETAG_MISMATCH":        24,
+		"ERROR_REASON_BACKFILL_TOO_LARGE":   25,
 	}
 )
 
@@ -123,7 +147,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xde\x10\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xaa\x18\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -153,7 +177,21 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\x06status\x12\tcompleted\x1a/\n" +
 	"\atask_id\x12$01990000-0000-7000-8000-000000000000\x12\x97\x01\n" +
 	" ERROR_REASON_SIGNAL_ALREADY_SENT\x10\r\x1aqʻ\x18m\b\x06\x12UThe task has the signal 'approval' already, with another value; the first one counts.\x1a\x12\n" +
-	"\x06signal\x12\bapprovalB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"\x06signal\x12\bapproval\x12\x87\x01\n" +
+	"\x1fERROR_REASON_SCHEDULE_NOT_FOUND\x10\x14\x1abʻ\x18^\b\x05\x12BNo schedule 'nightly'; list your schedules with GET /v1/schedules.\x1a\x16\n" +
+	"\vschedule_id\x12\anightly\x12\xb5\x01\n" +
+	"\x1cERROR_REASON_SCHEDULE_EXISTS\x10\x15\x1a\x92\x01ʻ\x18\x8d\x01\b\x06\x12qThere is a schedule 'nightly' already; change it with PATCH /v1/schedules/nightly, or choose another schedule_id.\x1a\x16\n" +
+	"\vschedule_id\x12\anightly\x12\x95\x01\n" +
+	"\x19ERROR_REASON_INVALID_CRON\x10\x16\x1avʻ\x18r\b\x03\x12ZThe cron expression '60 2 * * *' cannot be used: bad minute. An example: 30 2 * * MON-FRI.\x1a\x12\n" +
+	"\x04cron\x12\n" +
+	"60 2 * * *\x12\xa6\x01\n" +
+	"\x1eERROR_REASON_INVALID_TIME_ZONE\x10\x17\x1a\x81\x01ʻ\x18}\b\x03\x12^No time zone 'Europe/Berln'; use a name of the IANA time zone database, such as Europe/Berlin.\x1a\x19\n" +
+	"\ttime_zone\x12\fEurope/Berln\x12\xb0\x01\n" +
+	"\x1aERROR_REASON_ETAG_MISMATCH\x10\x18\x1a\x8f\x01ʻ\x18\x8a\x01\b\n" +
+	"\x12nThe schedule 'nightly' was changed since you read it; read it again, then repeat the change with its new etag.\x1a\x16\n" +
+	"\vschedule_id\x12\anightly\x12\x93\x01\n" +
+	"\x1fERROR_REASON_BACKFILL_TOO_LARGE\x10\x19\x1anʻ\x18j\b\x03\x12YMore than 500 runs lie in this time; fill a shorter one, and the rest with further calls.\x1a\v\n" +
+	"\x04most\x12\x03500B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_error_reason_proto_rawDescOnce sync.Once

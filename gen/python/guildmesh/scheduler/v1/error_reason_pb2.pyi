@@ -50,6 +50,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_TASK_ENDED: the task has ended, and gets no signals."""
     ERROR_REASON_SIGNAL_ALREADY_SENT: _ErrorReason.ValueType  # 13
     """ERROR_REASON_SIGNAL_ALREADY_SENT: the task has another value for the signal, or a step of that name."""
+    ERROR_REASON_SCHEDULE_NOT_FOUND: _ErrorReason.ValueType  # 20
+    """ERROR_REASON_SCHEDULE_NOT_FOUND: no such schedule in the caller's tenant."""
+    ERROR_REASON_SCHEDULE_EXISTS: _ErrorReason.ValueType  # 21
+    """ERROR_REASON_SCHEDULE_EXISTS: the tenant has a schedule with this id."""
+    ERROR_REASON_INVALID_CRON: _ErrorReason.ValueType  # 22
+    """ERROR_REASON_INVALID_CRON: a cron expression cannot be read, or names no time."""
+    ERROR_REASON_INVALID_TIME_ZONE: _ErrorReason.ValueType  # 23
+    """ERROR_REASON_INVALID_TIME_ZONE: no such time zone."""
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 24
+    """ERROR_REASON_ETAG_MISMATCH: the schedule was changed since the caller read it."""
+    ERROR_REASON_BACKFILL_TOO_LARGE: _ErrorReason.ValueType  # 25
+    """ERROR_REASON_BACKFILL_TOO_LARGE: more runs than one call may start."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists the google.rpc.ErrorInfo reasons of the domain "scheduler.guildmesh.dev"."""
@@ -82,4 +94,16 @@ ERROR_REASON_TASK_ENDED: ErrorReason.ValueType  # 12
 """ERROR_REASON_TASK_ENDED: the task has ended, and gets no signals."""
 ERROR_REASON_SIGNAL_ALREADY_SENT: ErrorReason.ValueType  # 13
 """ERROR_REASON_SIGNAL_ALREADY_SENT: the task has another value for the signal, or a step of that name."""
+ERROR_REASON_SCHEDULE_NOT_FOUND: ErrorReason.ValueType  # 20
+"""ERROR_REASON_SCHEDULE_NOT_FOUND: no such schedule in the caller's tenant."""
+ERROR_REASON_SCHEDULE_EXISTS: ErrorReason.ValueType  # 21
+"""ERROR_REASON_SCHEDULE_EXISTS: the tenant has a schedule with this id."""
+ERROR_REASON_INVALID_CRON: ErrorReason.ValueType  # 22
+"""ERROR_REASON_INVALID_CRON: a cron expression cannot be read, or names no time."""
+ERROR_REASON_INVALID_TIME_ZONE: ErrorReason.ValueType  # 23
+"""ERROR_REASON_INVALID_TIME_ZONE: no such time zone."""
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 24
+"""ERROR_REASON_ETAG_MISMATCH: the schedule was changed since the caller read it."""
+ERROR_REASON_BACKFILL_TOO_LARGE: ErrorReason.ValueType  # 25
+"""ERROR_REASON_BACKFILL_TOO_LARGE: more runs than one call may start."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
