@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from services.embedded.errors import MeshError
@@ -71,8 +73,17 @@ def kafka_jars() -> list[Path]:
             f"Cannot get {coordinate} from Maven Central: check the network, or set KAFKA_BOOTSTRAP_SERVERS ({problem})."
         ) from problem
 
-    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+    with _alone_in(Path(settings.repo_cache)), ThreadPoolExecutor(_CONNECTIONS) as pool:
         return list(pool.map(fetch, locked()))
+
+
+@contextmanager
+def _alone_in(repository: Path) -> Iterator[None]:
+    """Waits until no other mesh downloads into the repository: it would see a half of a jar, and take it for a bad one."""
+    repository.mkdir(parents=True, exist_ok=True)
+    with (repository / ".guildmesh.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _relock() -> None:

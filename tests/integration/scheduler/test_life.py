@@ -148,7 +148,8 @@ async def test_a_retryable_failure_waits_and_is_tried_again_until_attempts_are_u
     events = await scheduler.watch(task.task_id)
     assert [event.WhichOneof("change") for event in events] == ["created", "started", "retried", "ready", "started", "failed"]
     waited = events[3].event_time.ToDatetime() - events[2].event_time.ToDatetime()
-    assert 1.0 <= waited.total_seconds() < 4
+    # The first back-off is 1 s, give or take a fifth.
+    assert 0.8 <= waited.total_seconds() < 4
     failed = await scheduler.get(task.task_id)
     assert (failed.status, failed.error.reason) == ("failed", "BROKEN")
 
