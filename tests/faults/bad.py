@@ -98,8 +98,9 @@ async def load(cluster: Cluster, client: Client) -> None:
 
 
 async def late_commits(cluster: Cluster, client: Client) -> None:
-    """Half of the creates commit long after they have taken their places in the outbox."""
+    """Half of the creates commit long after they have taken their places in the outbox, some while the relay publishes others."""
     cluster.arm("scheduler.create.before_commit=delay:400@0.5", "scheduler")
+    cluster.arm("relay.outbox.before_delete=delay:250@0.7", "relay")
     for turn in range(4):
         tags = {f"{client.tenant}-{turn}-{number}": "nap" for number in range(20)}
         await client.submit(tags, batch=False)
