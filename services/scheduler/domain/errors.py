@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from services.common.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from services.common.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 
 DOMAIN = "scheduler.guildmesh.dev"
 
@@ -51,6 +51,19 @@ class SignalAlreadySent(AlreadyExists):
         super().__init__(f"The task has the signal {signal!r} already, with another value; the first one counts.", signal=signal)
 
 
+class TooManySignals(ResourceExhausted):
+    """What a task has been sent, and done, is as much as a worker can be told."""
+
+    reason = "TOO_MANY_SIGNALS"
+    domain = DOMAIN
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            f"The task {task_id!r} has as many signals and steps as it can hold; send references instead of large values.",
+            task_id=task_id,
+        )
+
+
 class RequestIdReused(AlreadyExists):
     """The request id was used with another payload."""
 
@@ -69,16 +82,6 @@ class DeadlineTooEarly(InvalidArgument):
 
     def __init__(self) -> None:
         super().__init__("The task would have to end before it may start; choose a later deadline or a longer total_timeout.")
-
-
-class InvalidTime(InvalidArgument):
-    """A time of a task is none."""
-
-    reason = "INVALID_TIME"
-    domain = DOMAIN
-
-    def __init__(self, field: str) -> None:
-        super().__init__(f"{field} is not a time of the years 1 to 9999; send it as RFC 3339 has it.", field=field)
 
 
 class QueueNotFound(NotFound):

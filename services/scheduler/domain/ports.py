@@ -90,6 +90,7 @@ class TaskSignaller(Protocol):
             TaskNotFound: the tenant has no such task.
             TaskEnded: it has ended.
             SignalAlreadySent: it has another value for it.
+            TooManySignals: it has as many signals and steps as it can hold.
         """
 
 

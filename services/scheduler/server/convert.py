@@ -14,10 +14,10 @@ from guildmesh.scheduler.v1 import scheduler_service_pb2 as service_pb
 from guildmesh.scheduler.v1 import task_pb2 as pb
 from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 
+from services.common.errors import InvalidRequest
 from services.common.ids import new_id
 from services.common.wire import duration, number, text, timestamp, varint
 from services.scheduler.domain import task as domain
-from services.scheduler.domain.errors import InvalidTime
 from services.scheduler.domain.retry import RetryPolicy
 from services.scheduler.domain.task_filter import Condition, TaskFilter, parse_filter, parse_order
 from services.scheduler.domain.worker import Hello, SchedulerMessage, WorkerMessage
@@ -118,14 +118,17 @@ def _times(task: pb.Task) -> domain.Times | None:
     )
 
 
-def _moment(task: pb.Task, name: str) -> datetime | None:
-    if not task.HasField(name):  # type: ignore[arg-type]
-        return None
+def moment(stamp: Timestamp, name: str) -> datetime:
+    """The moment of a timestamp; raises InvalidRequest for one that is none."""
     try:
-        moment: datetime = getattr(task, name).ToDatetime(UTC)
+        found: datetime = stamp.ToDatetime(UTC)
     except (ValueError, OverflowError):
-        raise InvalidTime(name) from None
-    return moment
+        raise InvalidRequest([(name, "must be a time from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z")]) from None
+    return found
+
+
+def _moment(task: pb.Task, name: str) -> datetime | None:
+    return moment(getattr(task, name), f"task.{name}") if task.HasField(name) else None  # type: ignore[arg-type]
 
 
 def _milliseconds(task: pb.Task, name: str) -> int | None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from guildmesh.scheduler.v1 import schedule_pb2 as pb
 from guildmesh.scheduler.v1 import schedule_service_pb2 as service_pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2
@@ -14,7 +13,7 @@ from guildmesh.scheduler.v1 import scheduler_service_pb2
 from services.common.errors import InvalidRequest
 from services.scheduler.domain import schedule as domain
 from services.scheduler.domain.task import DEFAULT_QUEUE, NewTask
-from services.scheduler.server.convert import new_task
+from services.scheduler.server.convert import moment, new_task
 
 _LABELS = (domain.SCHEDULE_ID_LABEL, domain.SCHEDULE_TIME_LABEL)
 
@@ -75,7 +74,7 @@ def schedule_message(schedule: domain.Schedule, *, preview: bool = True) -> pb.S
     message.catch_up_window.FromTimedelta(schedule.catch_up_window)
     if schedule.jitter:
         message.jitter.FromTimedelta(schedule.jitter)
-    for stamp, moment in (
+    for stamp, told in (
         ("start_time", schedule.start_time),
         ("end_time", schedule.end_time),
         ("next_run_time", schedule.wake_time),
@@ -83,10 +82,10 @@ def schedule_message(schedule: domain.Schedule, *, preview: bool = True) -> pb.S
         ("create_time", schedule.create_time),
         ("update_time", schedule.update_time),
     ):
-        if moment is not None:
-            getattr(message, stamp).FromDatetime(moment.astimezone(UTC))
-    for moment in schedule.preview() if preview else ():
-        message.next_run_times.add().FromDatetime(moment)
+        if told is not None:
+            getattr(message, stamp).FromDatetime(told.astimezone(UTC))
+    for run_time in schedule.preview() if preview else ():
+        message.next_run_times.add().FromDatetime(run_time)
     return message
 
 
@@ -101,15 +100,6 @@ def scheduled_task(schedule: domain.Schedule, time: datetime | None, created_by:
     if time is not None:
         request.task.labels[domain.SCHEDULE_TIME_LABEL] = time.strftime("%Y-%m-%dT%H:%M:%SZ")
     return new_task(request, schedule.tenant_id, created_by, "")
-
-
-def moment(stamp: Timestamp, name: str) -> datetime:
-    """The moment of a timestamp; raises InvalidRequest for one that is none."""
-    try:
-        found: datetime = stamp.ToDatetime(UTC)
-    except (ValueError, OverflowError):
-        raise InvalidRequest([(name, "must be a time from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59Z")]) from None
-    return found
 
 
 def _values(message: pb.Schedule, names: list[str]) -> dict[str, Any]:
@@ -127,6 +117,11 @@ def _task(message: pb.Schedule) -> dict[str, Any]:
     task = request.task
     if task.parent_task_id:
         raise InvalidRequest([("schedule.task.parent_task_id", "must be empty: a run is no part of another task")])
+    for name, instead in (("schedule_time", "delay"), ("deadline", "total_timeout")):
+        if task.HasField(name):  # type: ignore[arg-type]
+            raise InvalidRequest(
+                [(f"schedule.task.{name}", f"must be empty: it would be one moment for all runs; use {instead}")]
+            )
     for label in _LABELS:
         task.labels.pop(label, None)
     if len(task.labels) > domain.MOST_LABELS:

@@ -11,7 +11,8 @@ from guildmesh.scheduler.v1 import schedule_service_pb2 as pb
 from guildmesh.scheduler.v1 import schedule_service_pb2_grpc as pb_grpc
 
 from services.common.context import current_call
-from services.scheduler.server.schedule_convert import changes, moment, new_schedule, schedule_message
+from services.scheduler.server.convert import moment
+from services.scheduler.server.schedule_convert import changes, new_schedule, schedule_message
 from services.scheduler.usecases.backfill_schedule import BackfillSchedule
 from services.scheduler.usecases.create_schedule import CreateSchedule
 from services.scheduler.usecases.delete_schedule import DeleteSchedule

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from services.common.db.driver import Driver
 from services.common.failpoints import fail_point
-from services.scheduler.domain.errors import TaskNotCancellable, TaskNotFound
-from services.scheduler.domain.task import State, Task
+from services.scheduler.domain.errors import TaskNotCancellable
+from services.scheduler.domain.task import Task
 from services.scheduler.domain.wake import Wake
 from services.scheduler.storage.changelog import ChangeLog
-from services.scheduler.storage.runs import cancel_children, lock_runs
+from services.scheduler.storage.runs import cancel_children, cancel_run, lock_run
 from services.scheduler.storage.tasks import GET_TASK, task_of
 from services.scheduler.storage.waking import Waker
 
@@ -29,20 +29,11 @@ class Cancellations:
 
     async def _cancel(self, tenant_id: str, task_id: str, cause: str, actor: str) -> tuple[Task, Wake]:
         async with self._database.tenant(tenant_id) as connection:
-            runs, now = await lock_runs(connection, [task_id])
-            run = runs.get(task_id)
-            if run is None or run.tenant_id != tenant_id:
-                # A task that ends meanwhile is in one of the two tables at any moment.
-                row = await connection.fetchrow(GET_TASK, tenant_id, task_id)
-                if row is None:
-                    raise TaskNotFound(task_id)
-                raise TaskNotCancellable(task_id, task_of(row).state.status)
+            run, now = await lock_run(connection, tenant_id, task_id, TaskNotCancellable)
             log = ChangeLog(self._waker.origin, self._waker.watched, tenant_id)
-            running, attempt = run.state is State.RUNNING, run.attempt
-            log.add(run, run.cancel(cause, now), actor, now)
-            if running:
-                log.stop(run, attempt, "CANCELLED")
-            await cancel_children(connection, log, [run], runs, cause or "The parent task was cancelled.", actor)
+            cancel_run(log, run, cause, actor, now)
+            known = {task_id: run}
+            await cancel_children(connection, log, [run], known, cause or "The parent task was cancelled.", actor)
             await log.write(connection)
             await fail_point("scheduler.cancel.before_commit", connection.terminate)
             return task_of(await connection.fetchrow(GET_TASK, tenant_id, task_id)), log.wake

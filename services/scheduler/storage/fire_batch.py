@@ -23,10 +23,10 @@ from services.common.failpoints import fail_point
 from services.scheduler.domain.errors import RequestIdReused
 from services.scheduler.domain.ports import Firing, MakeTask
 from services.scheduler.domain.schedule import Overlap, Schedule, due_runs, overlap
-from services.scheduler.domain.task import NewTask, State, Task
+from services.scheduler.domain.task import NewTask, Task
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.create_batch import create_tasks
-from services.scheduler.storage.runs import cancel_children, lock_runs
+from services.scheduler.storage.runs import cancel_children, cancel_run, lock_runs
 from services.scheduler.storage.schedule_runs import fill_queues, of_this_call
 from services.scheduler.storage.schedules import COLUMNS, schedule_of
 from services.scheduler.storage.waking import Waker
@@ -335,11 +335,8 @@ async def _cancel(connection: asyncpg.Connection, changes: ChangeLog, turns: Seq
     cancelled = changes.beside()
     ended = [run for run in locked.values() if run.tenant_id == replaced[run.task_id].tenant_id]
     for run in ended:
-        running, attempt = run.state is State.RUNNING, run.attempt
         cause = f"The next run of the schedule {replaced[run.task_id].schedule_id!r} takes its place."
-        cancelled.add(run, run.cancel(cause, now), _ACTOR, now)
-        if running:
-            cancelled.stop(run, attempt, "CANCELLED")
+        cancel_run(cancelled, run, cause, _ACTOR, now)
     await cancel_children(connection, cancelled, ended, locked, "The parent task was cancelled.", _ACTOR)
     await cancelled.write(connection)
     changes.wake.add(cancelled.wake)

@@ -18,6 +18,12 @@ _WRITE = """
 INSERT INTO task_steps (tenant_id, task_id, step_id, number, attempt, result)
 SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::int[], $5::int[], $6::bytea[])
 """
+_HELD = """
+SELECT count(*), COALESCE(sum(octet_length(result)), 0)::bigint FROM task_steps WHERE tenant_id = $1 AND task_id = $2
+"""
+MOST_ENTRIES = 1000
+# With a context and a description it must fit into a message of services.common.grpcx.server.
+MOST_BYTES = 8 << 20
 
 
 class Journal:
@@ -35,6 +41,14 @@ class Journal:
         columns = zip(*((run.tenant_id, run.task_id, step_id) for run, step_id in wanted), strict=True)
         rows = await connection.fetch(_KNOWN, *(list(column) for column in columns))
         return cls({(str(row["task_id"]), row["step_id"]): row["result"] for row in rows})
+
+    @staticmethod
+    async def has_room(connection: asyncpg.Connection, run: Run, size: int) -> bool:
+        """Whether a run may get another entry of so many bytes from outside: all of them travel in one lease."""
+        entries: int
+        held: int
+        entries, held = await connection.fetchrow(_HELD, run.tenant_id, run.task_id)
+        return entries < MOST_ENTRIES and held + size <= MOST_BYTES
 
     def result(self, run: Run, step_id: str) -> bytes | None:
         """The result of a step that was asked for, None when it is not there."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 import asyncpg
 
+from services.common.errors import DomainError
+from services.scheduler.domain.errors import TaskNotFound
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 from services.scheduler.storage.changelog import ChangeLog
+from services.scheduler.storage.tasks import GET_TASK, task_of
 
 COLUMNS = """tenant_id, task_id, shard, state, queue, kind, priority, attempt, max_attempts, timeout_ms, next_event_number,
   has_children, parent_task_id, traceparent, available_at, has_steps, octet_length(log), log_events, worker_id, lease_expires,
@@ -67,6 +70,24 @@ def runs_of(rows: Sequence[asyncpg.Record]) -> tuple[dict[str, Run], datetime]:
     return runs, max((row["now"] for row in rows), default=datetime.min)
 
 
+async def lock_run(
+    connection: asyncpg.Connection, tenant_id: str, task_id: str, ended: Callable[[str, str], DomainError]
+) -> tuple[Run, datetime]:
+    """Locks one task of a tenant; gives it, and a time after the lock.
+
+    Raises:
+        TaskNotFound: the tenant has no such task.
+        DomainError: what `ended` makes of the id and the status of a task that has ended.
+    """
+    runs, now = await lock_runs(connection, [task_id])
+    run = runs.get(task_id)
+    if run is not None and run.tenant_id == tenant_id:
+        return run, now
+    # A task that ends meanwhile is in one of the two tables at any moment.
+    row = await connection.fetchrow(GET_TASK, tenant_id, task_id)
+    raise TaskNotFound(task_id) if row is None else ended(task_id, task_of(row).state.status)
+
+
 class Finished:
     """How a task ended, as far as a worker that tells of it needs to know."""
 
@@ -81,6 +102,14 @@ async def read_finished(connection: asyncpg.Connection, task_ids: Iterable[str])
     """The tasks of these that have ended."""
     rows = await connection.fetch(_FINISHED, sorted(set(task_ids)))
     return {str(row["task_id"]): Finished(row) for row in rows}
+
+
+def cancel_run(log: ChangeLog, run: Run, cause: str, actor: str, now: datetime) -> None:
+    """Cancels a run that has not ended, and has its worker told; its children are left to `cancel_children`."""
+    running, attempt = run.state is State.RUNNING, run.attempt
+    log.add(run, run.cancel(cause, now), actor, now)
+    if running:
+        log.stop(run, attempt, "CANCELLED")
 
 
 async def cancel_children(
@@ -105,9 +134,6 @@ async def cancel_children(
             run = known.setdefault(child.task_id, child)
             if run.state.ended:
                 continue
-            running, attempt = run.state is State.RUNNING, run.attempt
-            log.add(run, run.cancel(cause, now), actor, now)
-            if running:
-                log.stop(run, attempt, "CANCELLED")
+            cancel_run(log, run, cause, actor, now)
             if run.has_children:
                 parents.append(run)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from services.common.db.driver import Driver
 from services.common.failpoints import fail_point
-from services.scheduler.domain.errors import SignalAlreadySent, TaskEnded, TaskNotFound
+from services.scheduler.domain.errors import SignalAlreadySent, TaskEnded, TooManySignals
 from services.scheduler.domain.events import Signalled
 from services.scheduler.domain.task import State, Task
 from services.scheduler.domain.wake import Wake
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.journal import Journal, signal_result
-from services.scheduler.storage.runs import lock_runs
+from services.scheduler.storage.runs import lock_run
 from services.scheduler.storage.tasks import GET_TASK, task_of
 from services.scheduler.storage.waking import Waker
 
@@ -23,7 +23,7 @@ class Signals:
         self._waker = waker
 
     async def signal(self, tenant_id: str, task_id: str, signal: str, value: bytes, actor: str) -> Task:
-        """Signals in one transaction; raises TaskNotFound, TaskEnded or SignalAlreadySent."""
+        """Signals in one transaction; raises TaskNotFound, TaskEnded, SignalAlreadySent or TooManySignals."""
         task, wake = await self._signal(tenant_id, task_id, signal, value, actor)
         await fail_point("scheduler.signal.after_commit")
         self._waker.wake(wake)
@@ -31,18 +31,13 @@ class Signals:
 
     async def _signal(self, tenant_id: str, task_id: str, signal: str, value: bytes, actor: str) -> tuple[Task, Wake]:
         async with self._database.tenant(tenant_id) as connection:
-            runs, now = await lock_runs(connection, [task_id])
-            run = runs.get(task_id)
-            if run is None or run.tenant_id != tenant_id:
-                # A task that ends meanwhile is in one of the two tables at any moment.
-                row = await connection.fetchrow(GET_TASK, tenant_id, task_id)
-                if row is None:
-                    raise TaskNotFound(task_id)
-                raise TaskEnded(task_id, task_of(row).state.status)
+            run, now = await lock_run(connection, tenant_id, task_id, TaskEnded)
             log = ChangeLog(self._waker.origin, self._waker.watched, tenant_id)
             journal = await Journal.open(connection, [(run, signal)])
             result, known = signal_result(value), journal.result(run, signal)
             if known is None:
+                if not await Journal.has_room(connection, run, len(result)):
+                    raise TooManySignals(task_id)
                 journal.add(run, signal, log.add(run, Signalled(signal, value), actor, now), run.attempt, result)
                 if run.state is State.WAITING and run.signal == signal:
                     log.add(run, run.ready(now), actor, now)

@@ -211,3 +211,20 @@ async def test_a_stale_attempt_may_not_wait_and_a_wait_may_be_told_again(quick: 
         await signal(quick, task.task_id)
         await worker.complete(await worker.lease())
     assert kinds(await quick.watch(task.task_id)).count("waiting") == 1
+
+
+async def test_a_task_gets_no_more_signals_than_a_lease_can_carry(quick: Scheduler) -> None:
+    task = await quick.create()
+    large = "x" * 1_000_000
+    for number in range(8):
+        await signal(quick, task.task_id, f"large {number}", large)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await signal(quick, task.task_id, "one more", large)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "send references instead of large values" in (refused.value.details() or "")
+    # What it has may come again, and a worker can be told of all of it.
+    await signal(quick, task.task_id, "large 0", large)
+    async with quick.worker() as worker:
+        lease = await worker.lease()
+        assert [step.step_id for step in lease.steps] == [f"large {number}" for number in range(8)]
+        await worker.complete(lease)

@@ -8,7 +8,7 @@ from guildmesh.scheduler.v1.scheduler_service_pb2 import CreateTaskRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.domain.errors import InvalidTime
+from services.common.errors import InvalidRequest
 from services.scheduler.domain.events import Failed, Ready, Retried
 from services.scheduler.domain.retry import RetryPolicy, decode_retry
 from services.scheduler.domain.task import State, Times
@@ -139,7 +139,7 @@ def test_a_task_says_its_times_or_has_none() -> None:
 def test_a_moment_that_is_none_is_refused(field: str, value: int) -> None:
     task = task_pb2.Task(description="x")
     getattr(task, field).seconds = value
-    with pytest.raises(InvalidTime, match=f"{field} is not a time"):
+    with pytest.raises(InvalidRequest, match=f"task.{field}: must be a time"):
         new_task(CreateTaskRequest(task=task), "acme", "ada", "")
 
 

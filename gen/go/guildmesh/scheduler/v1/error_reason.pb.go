@@ -48,12 +48,12 @@ const (
 	ErrorReason_ERROR_REASON_INVALID_ORDER_BY ErrorReason = 9
 	// ERROR_REASON_DEADLINE_TOO_EARLY: the task would have to end before it may start.
 	ErrorReason_ERROR_REASON_DEADLINE_TOO_EARLY ErrorReason = 10
-	// ERROR_REASON_INVALID_TIME: a time is outside of the years 1 to 9999.
-	ErrorReason_ERROR_REASON_INVALID_TIME ErrorReason = 11
 	// ERROR_REASON_TASK_ENDED: the task has ended, and gets no signals.
-	ErrorReason_ERROR_REASON_TASK_ENDED ErrorReason = 12
+	ErrorReason_ERROR_REASON_TASK_ENDED ErrorReason = 11
 	// ERROR_REASON_SIGNAL_ALREADY_SENT: the task has another value for the signal, or a step of that name.
-	ErrorReason_ERROR_REASON_SIGNAL_ALREADY_SENT ErrorReason = 13
+	ErrorReason_ERROR_REASON_SIGNAL_ALREADY_SENT ErrorReason = 12
+	// ERROR_REASON_TOO_MANY_SIGNALS: a task has as many signals and steps as a worker can be told of.
+	ErrorReason_ERROR_REASON_TOO_MANY_SIGNALS ErrorReason = 13
 	// ERROR_REASON_SCHEDULE_NOT_FOUND: no such schedule in the caller's tenant.
 	ErrorReason_ERROR_REASON_SCHEDULE_NOT_FOUND ErrorReason = 20
 	// ERROR_REASON_SCHEDULE_EXISTS: the tenant has a schedule with this id.
@@ -82,9 +82,9 @@ var (
 		8:  "ERROR_REASON_INVALID_FILTER",
 		9:  "ERROR_REASON_INVALID_ORDER_BY",
 		10: "ERROR_REASON_DEADLINE_TOO_EARLY",
-		11: "ERROR_REASON_INVALID_TIME",
-		12: "ERROR_REASON_TASK_ENDED",
-		13: "ERROR_REASON_SIGNAL_ALREADY_SENT",
+		11: "ERROR_REASON_TASK_ENDED",
+		12: "ERROR_REASON_SIGNAL_ALREADY_SENT",
+		13: "ERROR_REASON_TOO_MANY_SIGNALS",
 		20: "ERROR_REASON_SCHEDULE_NOT_FOUND",
 		21: "ERROR_REASON_SCHEDULE_EXISTS",
 		22: "ERROR_REASON_INVALID_CRON",
@@ -104,9 +104,9 @@ var (
 		"ERROR_REASON_INVALID_FILTER":       8,
 		"ERROR_REASON_INVALID_ORDER_BY":     9,
 		"ERROR_REASON_DEADLINE_TOO_EARLY":   10,
-		"ERROR_REASON_INVALID_TIME":         11,
-		"ERROR_REASON_TASK_ENDED":           12,
-		"ERROR_REASON_SIGNAL_ALREADY_SENT":  13,
+		"ERROR_REASON_TASK_ENDED":           11,
+		"ERROR_REASON_SIGNAL_ALREADY_SENT":  12,
+		"ERROR_REASON_TOO_MANY_SIGNALS":     13,
 		"ERROR_REASON_SCHEDULE_NOT_FOUND":   20,
 		"ERROR_REASON_SCHEDULE_EXISTS":      21,
 		"ERROR_REASON_INVALID_CRON":         22,
@@ -147,7 +147,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xaa\x18\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\x8b\x19\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -170,14 +170,14 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\x1dERROR_REASON_INVALID_ORDER_BY\x10\t\x1a\x83\x01ʻ\x18\x7f\b\x03\x12eTasks cannot be listed by 'priority'; use create_time or finish_time, with desc for the latest first.\x1a\x14\n" +
 	"\border_by\x12\bpriority\x12\x8f\x01\n" +
 	"\x1fERROR_REASON_DEADLINE_TOO_EARLY\x10\n" +
-	"\x1ajʻ\x18f\b\x03\x12bThe task would have to end before it may start; choose a later deadline or a longer total_timeout.\x12\x84\x01\n" +
-	"\x19ERROR_REASON_INVALID_TIME\x10\v\x1aeʻ\x18a\b\x03\x12Jdeadline is not a time of the years 1 to 9999; send it as RFC 3339 has it.\x1a\x11\n" +
-	"\x05field\x12\bdeadline\x12\xd7\x01\n" +
-	"\x17ERROR_REASON_TASK_ENDED\x10\f\x1a\xb9\x01ʻ\x18\xb4\x01\b\t\x12jThe task '01990000-0000-7000-8000-000000000000' is completed; only a task that has not ended gets signals.\x1a\x13\n" +
+	"\x1ajʻ\x18f\b\x03\x12bThe task would have to end before it may start; choose a later deadline or a longer total_timeout.\x12\xd7\x01\n" +
+	"\x17ERROR_REASON_TASK_ENDED\x10\v\x1a\xb9\x01ʻ\x18\xb4\x01\b\t\x12jThe task '01990000-0000-7000-8000-000000000000' is completed; only a task that has not ended gets signals.\x1a\x13\n" +
 	"\x06status\x12\tcompleted\x1a/\n" +
 	"\atask_id\x12$01990000-0000-7000-8000-000000000000\x12\x97\x01\n" +
-	" ERROR_REASON_SIGNAL_ALREADY_SENT\x10\r\x1aqʻ\x18m\b\x06\x12UThe task has the signal 'approval' already, with another value; the first one counts.\x1a\x12\n" +
-	"\x06signal\x12\bapproval\x12\x87\x01\n" +
+	" ERROR_REASON_SIGNAL_ALREADY_SENT\x10\f\x1aqʻ\x18m\b\x06\x12UThe task has the signal 'approval' already, with another value; the first one counts.\x1a\x12\n" +
+	"\x06signal\x12\bapproval\x12\xe5\x01\n" +
+	"\x1dERROR_REASON_TOO_MANY_SIGNALS\x10\r\x1a\xc1\x01ʻ\x18\xbc\x01\b\b\x12\x86\x01The task '01990000-0000-7000-8000-000000000000' has as many signals and steps as it can hold; send references instead of large values.\x1a/\n" +
+	"\atask_id\x12$01990000-0000-7000-8000-000000000000\x12\x87\x01\n" +
 	"\x1fERROR_REASON_SCHEDULE_NOT_FOUND\x10\x14\x1abʻ\x18^\b\x05\x12BNo schedule 'nightly'; list your schedules with GET /v1/schedules.\x1a\x16\n" +
 	"\vschedule_id\x12\anightly\x12\xb5\x01\n" +
 	"\x1cERROR_REASON_SCHEDULE_EXISTS\x10\x15\x1a\x92\x01ʻ\x18\x8d\x01\b\x06\x12qThere is a schedule 'nightly' already; change it with PATCH /v1/schedules/nightly, or choose another schedule_id.\x1a\x16\n" +

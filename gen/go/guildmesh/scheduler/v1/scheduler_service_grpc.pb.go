@@ -63,7 +63,8 @@ type SchedulerServiceClient interface {
 	CancelTask(ctx context.Context, in *CancelTaskRequest, opts ...grpc.CallOption) (*Task, error)
 	// SignalTask sends a task a value under a name, once: a task that waits for it goes on, any other finds it when it comes to wait. The
 	// first of several values counts; the same one may be sent again. So a person's approval is a signal, too.
-	// Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT.
+	// Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT;
+	// with RESOURCE_EXHAUSTED, reason TOO_MANY_SIGNALS: a task holds 1,000 signals and steps, 8 MiB of them in all.
 	SignalTask(ctx context.Context, in *SignalTaskRequest, opts ...grpc.CallOption) (*Task, error)
 	// WatchTask streams the task's events in order of their numbers, and ends after the last one.
 	// Fails with NOT_FOUND, reason TASK_NOT_FOUND.
@@ -251,7 +252,8 @@ type SchedulerServiceServer interface {
 	CancelTask(context.Context, *CancelTaskRequest) (*Task, error)
 	// SignalTask sends a task a value under a name, once: a task that waits for it goes on, any other finds it when it comes to wait. The
 	// first of several values counts; the same one may be sent again. So a person's approval is a signal, too.
-	// Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT.
+	// Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT;
+	// with RESOURCE_EXHAUSTED, reason TOO_MANY_SIGNALS: a task holds 1,000 signals and steps, 8 MiB of them in all.
 	SignalTask(context.Context, *SignalTaskRequest) (*Task, error)
 	// WatchTask streams the task's events in order of their numbers, and ends after the last one.
 	// Fails with NOT_FOUND, reason TASK_NOT_FOUND.

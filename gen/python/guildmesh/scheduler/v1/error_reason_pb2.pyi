@@ -44,12 +44,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_INVALID_ORDER_BY: a list cannot be put into this order."""
     ERROR_REASON_DEADLINE_TOO_EARLY: _ErrorReason.ValueType  # 10
     """ERROR_REASON_DEADLINE_TOO_EARLY: the task would have to end before it may start."""
-    ERROR_REASON_INVALID_TIME: _ErrorReason.ValueType  # 11
-    """ERROR_REASON_INVALID_TIME: a time is outside of the years 1 to 9999."""
-    ERROR_REASON_TASK_ENDED: _ErrorReason.ValueType  # 12
+    ERROR_REASON_TASK_ENDED: _ErrorReason.ValueType  # 11
     """ERROR_REASON_TASK_ENDED: the task has ended, and gets no signals."""
-    ERROR_REASON_SIGNAL_ALREADY_SENT: _ErrorReason.ValueType  # 13
+    ERROR_REASON_SIGNAL_ALREADY_SENT: _ErrorReason.ValueType  # 12
     """ERROR_REASON_SIGNAL_ALREADY_SENT: the task has another value for the signal, or a step of that name."""
+    ERROR_REASON_TOO_MANY_SIGNALS: _ErrorReason.ValueType  # 13
+    """ERROR_REASON_TOO_MANY_SIGNALS: a task has as many signals and steps as a worker can be told of."""
     ERROR_REASON_SCHEDULE_NOT_FOUND: _ErrorReason.ValueType  # 20
     """ERROR_REASON_SCHEDULE_NOT_FOUND: no such schedule in the caller's tenant."""
     ERROR_REASON_SCHEDULE_EXISTS: _ErrorReason.ValueType  # 21
@@ -88,12 +88,12 @@ ERROR_REASON_INVALID_ORDER_BY: ErrorReason.ValueType  # 9
 """ERROR_REASON_INVALID_ORDER_BY: a list cannot be put into this order."""
 ERROR_REASON_DEADLINE_TOO_EARLY: ErrorReason.ValueType  # 10
 """ERROR_REASON_DEADLINE_TOO_EARLY: the task would have to end before it may start."""
-ERROR_REASON_INVALID_TIME: ErrorReason.ValueType  # 11
-"""ERROR_REASON_INVALID_TIME: a time is outside of the years 1 to 9999."""
-ERROR_REASON_TASK_ENDED: ErrorReason.ValueType  # 12
+ERROR_REASON_TASK_ENDED: ErrorReason.ValueType  # 11
 """ERROR_REASON_TASK_ENDED: the task has ended, and gets no signals."""
-ERROR_REASON_SIGNAL_ALREADY_SENT: ErrorReason.ValueType  # 13
+ERROR_REASON_SIGNAL_ALREADY_SENT: ErrorReason.ValueType  # 12
 """ERROR_REASON_SIGNAL_ALREADY_SENT: the task has another value for the signal, or a step of that name."""
+ERROR_REASON_TOO_MANY_SIGNALS: ErrorReason.ValueType  # 13
+"""ERROR_REASON_TOO_MANY_SIGNALS: a task has as many signals and steps as a worker can be told of."""
 ERROR_REASON_SCHEDULE_NOT_FOUND: ErrorReason.ValueType  # 20
 """ERROR_REASON_SCHEDULE_NOT_FOUND: no such schedule in the caller's tenant."""
 ERROR_REASON_SCHEDULE_EXISTS: ErrorReason.ValueType  # 21

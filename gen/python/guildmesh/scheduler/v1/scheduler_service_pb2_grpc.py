@@ -162,7 +162,8 @@ class SchedulerServiceServicer:
     def SignalTask(self, request, context):
         """SignalTask sends a task a value under a name, once: a task that waits for it goes on, any other finds it when it comes to wait. The
         first of several values counts; the same one may be sent again. So a person's approval is a signal, too.
-        Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT.
+        Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT;
+        with RESOURCE_EXHAUSTED, reason TOO_MANY_SIGNALS: a task holds 1,000 signals and steps, 8 MiB of them in all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -64,7 +64,8 @@ class SchedulerServiceStub:
     SignalTask: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.SignalTaskRequest, _task_pb2.Task]
     """SignalTask sends a task a value under a name, once: a task that waits for it goes on, any other finds it when it comes to wait. The
     first of several values counts; the same one may be sent again. So a person's approval is a signal, too.
-    Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT.
+    Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT;
+    with RESOURCE_EXHAUSTED, reason TOO_MANY_SIGNALS: a task holds 1,000 signals and steps, 8 MiB of them in all.
     """
     WatchTask: _grpc.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchTaskRequest, _task_event_pb2.TaskEvent]
     """WatchTask streams the task's events in order of their numbers, and ends after the last one.
@@ -112,7 +113,8 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     SignalTask: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.SignalTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
     """SignalTask sends a task a value under a name, once: a task that waits for it goes on, any other finds it when it comes to wait. The
     first of several values counts; the same one may be sent again. So a person's approval is a signal, too.
-    Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT.
+    Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT;
+    with RESOURCE_EXHAUSTED, reason TOO_MANY_SIGNALS: a task holds 1,000 signals and steps, 8 MiB of them in all.
     """
     WatchTask: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchTaskRequest, _task_event_pb2.TaskEvent]  # type: ignore[assignment]
     """WatchTask streams the task's events in order of their numbers, and ends after the last one.
@@ -205,7 +207,8 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_pb2.Task, _abc.Awaitable[_task_pb2.Task]]:
         """SignalTask sends a task a value under a name, once: a task that waits for it goes on, any other finds it when it comes to wait. The
         first of several values counts; the same one may be sent again. So a person's approval is a signal, too.
-        Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT.
+        Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_ENDED; with ALREADY_EXISTS, reason SIGNAL_ALREADY_SENT;
+        with RESOURCE_EXHAUSTED, reason TOO_MANY_SIGNALS: a task holds 1,000 signals and steps, 8 MiB of them in all.
         """
 
     @_abc_1.abstractmethod
