@@ -70,8 +70,8 @@ def test_what_is_no_duration_is_told(text: str) -> None:
         seconds_of(text, "--delay")
 
 
-def test_moments_may_leave_out_the_zone_of_this_machine() -> None:
+def test_a_moment_on_the_command_line_needs_its_zone() -> None:
     assert moment_of("2026-12-01T09:00:00+01:00", "--at") == datetime(2026, 12, 1, 8, tzinfo=UTC)
-    assert moment_of("2026-12-01 09:00", "--at").tzinfo is not None
-    with pytest.raises(CommandError, match="--at 'tomorrow' is not a time"):
-        moment_of("tomorrow", "--at")
+    for text in ("tomorrow", "2026-12-01 09:00", "2026-13-01T09:00:00Z", ""):
+        with pytest.raises(CommandError, match="--at must be a time with a zone"):
+            moment_of(text, "--at")

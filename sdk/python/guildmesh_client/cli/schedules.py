@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -19,8 +19,9 @@ from guildmesh_client.cli.connection import connect
 from guildmesh_client.cli.errors import CommandError
 from guildmesh_client.cli.output import err, out, print_json
 from guildmesh_client.cli.tasks import json_object
+from guildmesh_client.cli.times import moment_of, seconds_of
 
-app = typer.Typer(help="Schedules: list, show, create, update, pause, resume, trigger, backfill, delete.", no_args_is_help=True)
+app = typer.Typer(help="Schedules: list, get, create, update, pause, resume, trigger, backfill, delete.", no_args_is_help=True)
 
 _SECONDS = 30.0
 _OVERLAP = {
@@ -40,8 +41,8 @@ Cron = Annotated[str, typer.Option(help="When: five fields, such as '30 2 * * MO
 Zone = Annotated[str, typer.Option(help="The time zone of --cron, such as Europe/Berlin; UTC if empty.")]
 Overlap = Annotated[str, typer.Option(help=f"While earlier runs go on: {', '.join(_OVERLAP)}.")]
 Missed = Annotated[str, typer.Option(help=f"What nobody could start in time: {', '.join(_MISSED)}.")]
-CatchUp = Annotated[float | None, typer.Option(min=60, max=604800, help="Seconds that a missed run may be late.")]
-Jitter = Annotated[float | None, typer.Option(min=0, max=3600, help="Seconds by which a run is delayed at most, at random.")]
+CatchUp = Annotated[str, typer.Option(help="How late a missed run may be, from 1m to 7d, such as 2h.")]
+Jitter = Annotated[str, typer.Option(help="By how much a run is delayed at most, at random, up to 1h, such as 5m.")]
 Description = Annotated[str, typer.Option(help="What each run is to do, in plain words.")]
 Queue = Annotated[str, typer.Option(help="The queue of the tasks; the default one if empty.")]
 Kind = Annotated[str, typer.Option(help="The kind of the tasks, which chooses who runs them.")]
@@ -87,8 +88,8 @@ def list_schedules(
         err.print("no schedules", style="dim")
 
 
-@app.command("show")
-def show_schedule(schedule_id: ScheduleId) -> None:
+@app.command("get")
+def get_schedule(schedule_id: ScheduleId) -> None:
     """Show one schedule as JSON, with its next five runs."""
     with connect() as connection:
         stub = stubs.ScheduleServiceStub(connection.channel)
@@ -108,8 +109,8 @@ def create_schedule(
     context: Context = "",
     overlap: Overlap = "",
     missed: Missed = "",
-    catch_up: CatchUp = None,
-    jitter: Jitter = None,
+    catch_up: CatchUp = "",
+    jitter: Jitter = "",
     paused: Annotated[bool, typer.Option("--paused", help="Start nothing until it is resumed.")] = False,
     note: Note = "",
 ) -> None:
@@ -138,8 +139,8 @@ def update_schedule(
     context: Context = "",
     overlap: Overlap = "",
     missed: Missed = "",
-    catch_up: CatchUp = None,
-    jitter: Jitter = None,
+    catch_up: CatchUp = "",
+    jitter: Jitter = "",
     note: Note = "",
     etag: Annotated[str, typer.Option(help="Refuse when somebody has changed it since it had this etag.")] = "",
 ) -> None:
@@ -234,8 +235,8 @@ def _schedule(
     context: str,
     overlap: str,
     missed: str,
-    catch_up: float | None,
-    jitter: float | None,
+    catch_up: str,
+    jitter: str,
     note: str,
 ) -> schedule_pb2.Schedule:
     schedule = schedule_pb2.Schedule(cron=cron, time_zone=zone, note=note)
@@ -247,10 +248,10 @@ def _schedule(
         schedule.task.description, schedule.task.queue, schedule.task.kind = description, queue, kind
         if context:
             schedule.task.context.update(json_object(context))
-    if catch_up is not None:
-        schedule.catch_up_window.FromTimedelta(timedelta(seconds=catch_up))
-    if jitter is not None:
-        schedule.jitter.FromTimedelta(timedelta(seconds=jitter))
+    if catch_up:
+        schedule.catch_up_window.FromTimedelta(timedelta(seconds=seconds_of(catch_up, "--catch-up")))
+    if jitter:
+        schedule.jitter.FromTimedelta(timedelta(seconds=seconds_of(jitter, "--jitter")))
     return schedule
 
 
@@ -261,14 +262,8 @@ def _number(option: str, word: str, known: Mapping[str, int]) -> int:
 
 
 def _time(option: str, text: str) -> Timestamp:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        found = None
-    if found is None or found.tzinfo is None:
-        raise CommandError(f"{option} must be a time with a zone, such as 2026-11-22T10:00:00Z, not {text!r}.")
     stamp = Timestamp()
-    stamp.FromDatetime(found.astimezone(UTC))
+    stamp.FromDatetime(moment_of(text, option))
     return stamp
 
 

@@ -199,7 +199,8 @@ def _detail(change: Any) -> str:
     fields = MessageToDict(change, preserving_proto_field_name=True)
     parts = []
     for name, value in fields.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        # A prompt may have lines of its own; an event is one.
+        text = " ".join(value.split()) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         parts.append(f"{name}: {text}")
     line = "  ".join(parts)
     return line if len(line) <= 500 else line[:499] + "…"

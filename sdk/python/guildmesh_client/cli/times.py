@@ -23,12 +23,15 @@ def seconds_of(text: str, option: str) -> float:
 
 
 def moment_of(text: str, option: str) -> datetime:
-    """The moment of a time such as "2026-12-01T09:00:00+01:00"; one without a zone is of this machine's.
+    """The moment of a time with a zone, such as "2026-12-01T09:00:00+01:00".
 
     Raises:
         CommandError: it is none.
     """
     try:
-        return datetime.fromisoformat(text).astimezone()
+        moment = datetime.fromisoformat(text)
     except ValueError:
-        raise CommandError(f"{option} {text!r} is not a time; write it as 2026-12-01T09:00:00+01:00.") from None
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise CommandError(f"{option} must be a time with a zone, such as 2026-12-01T09:00:00+01:00, not {text!r}.")
+    return moment

@@ -15,13 +15,13 @@ from typing import TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.struct_pb2 import Value
-from guildmesh.scheduler.v1 import task_pb2
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
 
 from guildmesh_client.worker.channel import Connection, OpenChannel, opener
-from guildmesh_client.worker.errors import Parked, StepRefused, TaskFailed, WorkerRefused
-from guildmesh_client.worker.json_values import JsonValue, put_value, to_value
+from guildmesh_client.worker.errors import StepRefused, WorkerRefused
+from guildmesh_client.worker.json_values import JsonValue, to_value
+from guildmesh_client.worker.outcome import failure, outcome
 from guildmesh_client.worker.reports import Report, Reports, key_of
 from guildmesh_client.worker.run import Run
 from guildmesh_client.worker.stream import Stream
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 3.0
 _MOST_PATIENCE = 8
-_MOST_MESSAGE = 10_000
 # Trying again with the same certificate, token or kinds gives the same answer.
 _REFUSED = {
     grpc.StatusCode.PERMISSION_DENIED,
@@ -253,9 +252,9 @@ class Worker:
     def _drop(self, report: Report, message: str) -> None:
         task_id, attempt, step_id = key_of(report)
         if isinstance(report, pb.TaskCompletion):
-            self._reports.replace(_failure(task_id, attempt, "INVALID_RESULT", message, retryable=False))
+            self._reports.replace(failure(task_id, attempt, "INVALID_RESULT", message, retryable=False))
         elif isinstance(report, pb.TaskWait):
-            self._reports.replace(_failure(task_id, attempt, "INVALID_WAIT", message, retryable=False))
+            self._reports.replace(failure(task_id, attempt, "INVALID_WAIT", message, retryable=False))
         else:
             refusal = pb.TaskRefusal(
                 task_id=task_id, attempt=attempt, step_id=step_id, reason="INVALID_ARGUMENT", message=message
@@ -441,31 +440,15 @@ class Worker:
         stream.replace.set()
 
     async def _run(self, run: Run) -> None:
-        """Runs a function and tells how it ended; a stopped run tells nothing, unless it is this worker that stops."""
+        """Runs a function and tells how it ended."""
         task = run.task
         report: Report | None = None
         try:
-            report = _completion(task, await self._functions[task.message.kind](task))
-        except asyncio.CancelledError:
-            if task.stop_reason in ("", "WORKER_STOPPED"):
-                report = _failure(task.task_id, task.attempt, "WORKER_STOPPED", "The worker stopped.", retryable=True)
-        except Parked as parked:
-            report = _wait(task, parked)
-        except TaskFailed as error:
-            failure = _failure(task.task_id, task.attempt, error.reason, error.message, retryable=error.retryable)
-            if error.retry_delay is not None:
-                failure.retry_delay.FromNanoseconds(round(error.retry_delay * 1e9))
-            report = failure
-        except StepRefused as error:
-            if error.reason != "STALE_ATTEMPT":
-                report = _failure(task.task_id, task.attempt, "INVALID_STEP", error.message, retryable=False)
-        except Exception as error:
-            log.exception("task %s attempt %d failed", task.task_id, task.attempt)
-            report = _failure(task.task_id, task.attempt, "WORKER_ERROR", f"{type(error).__name__}: {error}", retryable=True)
+            report = await outcome(task, self._functions[task.message.kind])
         finally:
             # Here and not in a callback, which would be one more for each task.
             self._ended(run)
-        if report is not None and task.stop_reason in ("", "WORKER_STOPPED"):
+        if report is not None:
             self._reports.add(report, (task.task_id, task.attempt, ""))
             self._send(report)
 
@@ -499,28 +482,3 @@ class Worker:
         for run in runs:
             run.stop(reason)
         await asyncio.gather(*(run.running for run in runs), return_exceptions=True)
-
-
-def _completion(task: Task, result: JsonValue) -> Report:
-    completion = pb.TaskCompletion()
-    # Set one by one, and the result where it belongs: arguments cost half as much again, and copy it.
-    completion.task_id = task.task_id
-    completion.attempt = task.attempt
-    try:
-        put_value(completion.result, result)
-    except ValueError as error:
-        return _failure(task.task_id, task.attempt, "INVALID_RESULT", str(error), retryable=False)
-    return completion
-
-
-def _wait(task: Task, parked: Parked) -> Report:
-    wait = pb.TaskWait(task_id=task.task_id, attempt=task.attempt, signal=parked.signal, prompt=parked.prompt)
-    if parked.timeout is not None:
-        wait.timeout.FromNanoseconds(round(parked.timeout * 1e9))
-    return wait
-
-
-def _failure(task_id: str, attempt: int, reason: str, message: str, *, retryable: bool) -> pb.TaskFailure:
-    text = message.replace("\x00", "").encode("utf-8", "replace").decode()[:_MOST_MESSAGE]
-    error = task_pb2.TaskError(reason=reason, message=text)
-    return pb.TaskFailure(task_id=task_id, attempt=attempt, error=error, retryable=retryable)
