@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -19,30 +18,6 @@ from tests.support.servers import running_kafka, running_postgres, running_redis
 # How long one example takes says more about what else the machine does than about the code.
 settings.register_profile("guildmesh", deadline=None)
 settings.load_profile("guildmesh")
-
-
-# Two processes share the suite. What needs the same servers, images or builds stays in one of them; the rest goes to whoever is
-# free.
-_GROUPS = {
-    "mesh": (
-        "acceptance",
-        "contract/tool",
-        *(f"integration/{name}" for name in ("agent", "bench", "embedded", "gateway", "tool", "toolchain")),
-    ),
-    "services": ("contract", "faults/test_samples.py", "integration"),
-}
-_BUILDS = {"integration/scheduler/test_example_workers.py"}
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Says which tests one process runs."""
-    for item in items:
-        path = item.path.relative_to(Path(__file__).parent).as_posix()
-        for group, folders in _GROUPS.items():
-            if path.startswith(folders) or (group == "mesh" and path in _BUILDS):
-                item.add_marker(pytest.mark.xdist_group(group))
-                break
 
 
 @pytest.fixture(scope="session")

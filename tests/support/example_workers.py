@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,10 +28,16 @@ def _build_go(folder: Path) -> list[str]:
 def _build_typescript(folder: Path) -> list[str]:
     node, npm = need_program("node"), need_program("npm")
     source = EXAMPLES / "typescript"
-    # npm ci would empty node_modules each time; a second run of the suite needs no registry.
-    if not (source / "node_modules" / ".package-lock.json").exists():
-        _built([npm, "ci", "--no-audit", "--no-fund"], source)
-    _built([npm, "run", "build"], source)
+    # It is built where its source lies, once a run of the suite: its processes may not write what another reads.
+    run, built = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex), source / "node_modules" / ".built-by"
+    with (source / "package.json").open() as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        # npm ci would empty node_modules each time; a second run of the suite needs no registry.
+        if not (source / "node_modules" / ".package-lock.json").exists():
+            _built([npm, "ci", "--no-audit", "--no-fund"], source)
+        if not built.exists() or built.read_text() != run:
+            _built([npm, "run", "build"], source)
+            built.write_text(run)
     return [node, str(source / "dist" / "worker.js")]
 
 
