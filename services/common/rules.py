@@ -188,8 +188,15 @@ def _add_value(terms: _Terms, field: FieldDescriptor, rules: validate_pb2.FieldR
         if own.defined_only:
             terms.add(f"{read} in {terms.name(frozenset(field.enum_type.values_by_number))}")
     elif kind in _NUMBERS:
-        _only(own, "gte", "lte")
+        _only(own, "gte", "gt", "lte", "in")
         _add_range(terms, read, own.gte if own.HasField("gte") else None, own.lte if own.HasField("lte") else None)
+        if own.HasField("gt"):
+            if own.HasField("lte") and own.lte <= own.gt:
+                # To protovalidate this means outside of both.
+                raise _Unknown
+            terms.add(f"{read} > {own.gt!r}")
+        if allowed := frozenset(getattr(own, "in")):
+            terms.add(f"{read} in {terms.name(allowed)}")
     else:
         raise _Unknown
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from guildmesh.scheduler.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
+from guildmesh.scheduler.v1.queue_service_pb2_grpc import add_QueueServiceServicer_to_server
 from guildmesh.scheduler.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
 from guildmesh.scheduler.v1.scheduler_service_pb2_grpc import add_SchedulerServiceServicer_to_server
 
@@ -14,8 +16,11 @@ from services.common.grpcx.server import Registration
 from services.common.ids import new_id
 from services.common.service import Service
 from services.scheduler.adapters.listener import Listener
-from services.scheduler.domain.ports import ScheduleStore, TaskBatches
+from services.scheduler.domain.ports import DeadLetterStore, QueueStore, ScheduleStore, TaskBatches, TaskReplayer
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
+from services.scheduler.server.dead_letter_convert import replayed_task
+from services.scheduler.server.dead_letter_servicer import DeadLetterServicer, DeadLetterUseCases
+from services.scheduler.server.queue_servicer import QueueServicer, QueueUseCases
 from services.scheduler.server.schedule_convert import scheduled_task
 from services.scheduler.server.schedule_servicer import ScheduleServicer, ScheduleUseCases
 from services.scheduler.server.scheduler_servicer import SchedulerServicer, UseCases
@@ -24,36 +29,49 @@ from services.scheduler.server.worker_servicer import WorkerServicer, add_worker
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage.batches import Batches
 from services.scheduler.storage.cancel import Cancellations
+from services.scheduler.storage.dead_letters import DeadLetters
 from services.scheduler.storage.expiry import Expiry
 from services.scheduler.storage.fire_batch import DueSchedules
 from services.scheduler.storage.partitions import Partitions
+from services.scheduler.storage.queues import StoredQueues
+from services.scheduler.storage.replays import FailedTasks
 from services.scheduler.storage.schedules import Schedules
 from services.scheduler.storage.signals import Signals
 from services.scheduler.storage.tasks import Tasks
 from services.scheduler.usecases.backfill_schedule import BackfillSchedule
 from services.scheduler.usecases.cancel_task import CancelTask
 from services.scheduler.usecases.count_tasks import CountTasks
+from services.scheduler.usecases.create_queue import CreateQueue
 from services.scheduler.usecases.create_schedule import CreateSchedule
 from services.scheduler.usecases.create_task import CreateTask
+from services.scheduler.usecases.delete_dead_letters import DeleteDeadLetters
+from services.scheduler.usecases.delete_queue import DeleteQueue
 from services.scheduler.usecases.delete_schedule import DeleteSchedule
 from services.scheduler.usecases.dispatch import Dispatcher
 from services.scheduler.usecases.expire_tasks import ExpireTasks
 from services.scheduler.usecases.fire_schedules import FireSchedules
+from services.scheduler.usecases.get_dead_letter import GetDeadLetter
+from services.scheduler.usecases.get_queue import GetQueue
 from services.scheduler.usecases.get_schedule import GetSchedule
 from services.scheduler.usecases.get_task import GetTask
 from services.scheduler.usecases.group_commit import GroupCommit
 from services.scheduler.usecases.hub import Hub
+from services.scheduler.usecases.list_dead_letters import ListDeadLetters
 from services.scheduler.usecases.list_queues import ListQueues
 from services.scheduler.usecases.list_schedules import ListSchedules
 from services.scheduler.usecases.list_tasks import ListTasks
+from services.scheduler.usecases.pause_queue import PauseQueue
 from services.scheduler.usecases.pause_schedule import PauseSchedule
 from services.scheduler.usecases.queues import Queues
+from services.scheduler.usecases.replay_dead_letters import ReplayDeadLetters
+from services.scheduler.usecases.replay_task import ReplayTask
 from services.scheduler.usecases.resume_schedule import ResumeSchedule
 from services.scheduler.usecases.run_task import RunTask
 from services.scheduler.usecases.signal_task import SignalTask
 from services.scheduler.usecases.sweep import Sweeper
 from services.scheduler.usecases.timer import Timer
 from services.scheduler.usecases.trigger_schedule import TriggerSchedule
+from services.scheduler.usecases.update_queue import UpdateQueue
 from services.scheduler.usecases.update_schedule import UpdateSchedule
 from services.scheduler.usecases.watch_task import WatchTask
 from services.scheduler.usecases.work import Work
@@ -70,7 +88,9 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         engine = EngineDriver(database)
         batches = Batches(engine, hub, settings.lease)
         dispatcher = Dispatcher(batches, hub, settings.lease_poll_seconds)
-        queues = Queues(reader, settings.retention_days)
+        stored_queues = StoredQueues(database, engine, hub)
+        queues = Queues(stored_queues, settings.retention_days)
+        hub.listen(queues.woken)
         create_task = CreateTask(batches, queues, dispatcher)
         run_task = RunTask(create_task, reader, hub, settings.watch_poll_seconds)
         use_cases = UseCases(
@@ -81,7 +101,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
             cancel_task=CancelTask(Cancellations(database, hub)),
             signal_task=SignalTask(Signals(database, hub)),
             watch_task=WatchTask(reader, hub, settings.watch_poll_seconds),
-            list_queues=ListQueues(reader),
+            list_queues=ListQueues(stored_queues),
             count_tasks=CountTasks(batches),
         )
         work = _work(settings, batches, dispatcher, hub)
@@ -90,6 +110,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         due_schedules = DueSchedules(engine, hub, settings.lease, settings.retention_days, scheduled_task)
         fire_schedules = FireSchedules(due_schedules, settings.schedule_poll_seconds)
         schedules = Schedules(database, hub, settings.lease, settings.retention_days)
+        failed_tasks = FailedTasks(database, hub, settings.lease, settings.retention_days, replayed_task)
         listener = Listener(settings.database_url.get_secret_value(), hub.notified, "guildmesh-scheduler-listen")
         try:
             yield Service(
@@ -104,6 +125,16 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                         add_ScheduleServiceServicer_to_server,
                         ScheduleServicer(_schedule_use_cases(schedules, queues)),
                         "guildmesh.scheduler.v1.ScheduleService",
+                    ),
+                    Registration(
+                        add_QueueServiceServicer_to_server,
+                        QueueServicer(_queue_use_cases(stored_queues)),
+                        "guildmesh.scheduler.v1.QueueService",
+                    ),
+                    Registration(
+                        add_DeadLetterServiceServicer_to_server,
+                        DeadLetterServicer(_dead_letter_use_cases(DeadLetters(database), failed_tasks)),
+                        "guildmesh.scheduler.v1.DeadLetterService",
                     ),
                     Registration(add_worker_service, WorkerServicer(work), WORKER_SERVICE),
                 ],
@@ -134,6 +165,27 @@ def _schedule_use_cases(store: ScheduleStore, queues: Queues) -> ScheduleUseCase
         resume_schedule=ResumeSchedule(store),
         trigger_schedule=TriggerSchedule(store, scheduled_task),
         backfill_schedule=BackfillSchedule(store, scheduled_task),
+    )
+
+
+def _queue_use_cases(store: QueueStore) -> QueueUseCases:
+    return QueueUseCases(
+        create_queue=CreateQueue(store),
+        get_queue=GetQueue(store),
+        update_queue=UpdateQueue(store),
+        delete_queue=DeleteQueue(store),
+        pause_queue=PauseQueue(store, paused=True),
+        resume_queue=PauseQueue(store, paused=False),
+    )
+
+
+def _dead_letter_use_cases(store: DeadLetterStore, replayer: TaskReplayer) -> DeadLetterUseCases:
+    return DeadLetterUseCases(
+        list_dead_letters=ListDeadLetters(store),
+        get_dead_letter=GetDeadLetter(store),
+        replay_task=ReplayTask(replayer),
+        replay_dead_letters=ReplayDeadLetters(replayer),
+        delete_dead_letters=DeleteDeadLetters(store),
     )
 
 

@@ -23,6 +23,8 @@ PUBLIC = {
     "guildmesh.identity.v1.IdentityService",
     "guildmesh.memory.v1.MemoryService",
     "guildmesh.monitor.v1.MonitorService",
+    "guildmesh.scheduler.v1.DeadLetterService",
+    "guildmesh.scheduler.v1.QueueService",
     "guildmesh.scheduler.v1.ScheduleService",
     "guildmesh.scheduler.v1.SchedulerService",
     "guildmesh.scheduler.v1.WorkerService",

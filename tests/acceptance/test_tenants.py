@@ -82,6 +82,24 @@ def test_memories_conversations_tools_and_agents_of_another_tenant_are_unknown(
     assert run.status_code == HTTPStatus.NOT_FOUND
 
 
+def test_queues_of_another_tenant_are_unknown_and_shared_ones_take_an_operator(
+    mesh: RunningMesh, tenants: dict[str, dict[str, str]]
+) -> None:
+    operator, name = {"Authorization": f"Bearer {mesh.token()}"}, f"q-{uuid.uuid4().hex[:8]}"
+    assert httpx.post(f"{mesh.url}/v1/queues", json={"queue": name}, headers=operator).status_code == HTTPStatus.OK
+    for tenant in tenants.values():
+        assert httpx.get(f"{mesh.url}/v1/queues/{name}", headers=tenant).status_code == HTTPStatus.NOT_FOUND
+        listed = httpx.get(f"{mesh.url}/v1/queues", headers=tenant).json()["queues"]
+        assert {queue["queue"] for queue in listed} == {"research", "code", "default", "analysis"}
+        # A plain user changes nothing.
+        made = httpx.post(f"{mesh.url}/v1/queues", json={"queue": "mine"}, headers=tenant)
+        assert (made.status_code, made.json()["details"][0]["reason"]) == (HTTPStatus.FORBIDDEN, "ROLE_REQUIRED")
+    admin = {"Authorization": f"Bearer {mesh.token(f'admin-{name}', roles=('admin',))}"}
+    paused = httpx.post(f"{mesh.url}/v1/queues/analysis:pause", json={}, headers=admin)
+    assert (paused.status_code, paused.json()["details"][0]["reason"]) == (HTTPStatus.FORBIDDEN, "SHARED_QUEUE")
+    assert httpx.delete(f"{mesh.url}/v1/queues/{name}", headers=admin).status_code == HTTPStatus.OK
+
+
 def test_a_user_cannot_make_users_in_another_tenant(mesh: RunningMesh, tenants: dict[str, dict[str, str]]) -> None:
     user = {"username": f"intruder-{uuid.uuid4().hex[:8]}", "password": "a long password", "tenant_id": "default"}
     answer = httpx.post(f"{mesh.url}/v1/users", json=user, headers=tenants["left"])

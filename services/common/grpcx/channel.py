@@ -25,6 +25,8 @@ SERVICES = {
     "scheduler": (
         "guildmesh.scheduler.v1.SchedulerService",
         "guildmesh.scheduler.v1.ScheduleService",
+        "guildmesh.scheduler.v1.QueueService",
+        "guildmesh.scheduler.v1.DeadLetterService",
         "guildmesh.scheduler.v1.WorkerService",
     ),
     "agent": ("guildmesh.agent.v1.AgentService",),

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from services.common.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from services.common.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+)
 
 DOMAIN = "scheduler.guildmesh.dev"
 
@@ -91,7 +99,58 @@ class QueueNotFound(NotFound):
     domain = DOMAIN
 
     def __init__(self, queue: str, known: Iterable[str]) -> None:
-        super().__init__(f"No queue {queue!r}; the queues are: {', '.join(sorted(known))}.", queue=queue)
+        names = ", ".join(sorted(known))
+        what = f"the queues are: {names}." if names else "list the queues with GET /v1/queues."
+        super().__init__(f"No queue {queue!r}; {what}", queue=queue)
+
+
+class QueueExists(AlreadyExists):
+    """The tenant has a queue of this name."""
+
+    reason = "QUEUE_EXISTS"
+    domain = DOMAIN
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(
+            f"There is a queue {queue!r} already; change it with PATCH /v1/queues/{queue}, or choose another name.", queue=queue
+        )
+
+
+class QueueNotEmpty(FailedPrecondition):
+    """A queue with tasks that have not ended cannot be deleted."""
+
+    reason = "QUEUE_NOT_EMPTY"
+    domain = DOMAIN
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(
+            f"The queue {queue!r} has tasks that have not ended; cancel them or wait for their end, then delete it.", queue=queue
+        )
+
+
+class SharedQueue(PermissionDenied):
+    """A queue of every tenant is changed by operators only."""
+
+    reason = "SHARED_QUEUE"
+    domain = DOMAIN
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(
+            f"The queue {queue!r} is every tenant's, and changing it needs the role operator; create your own {queue!r} instead,"
+            " which takes its place for your tenant.",
+            queue=queue,
+            roles="operator",
+        )
+
+
+class TooManyQueues(ResourceExhausted):
+    """A tenant has as many queues as it may have."""
+
+    reason = "TOO_MANY_QUEUES"
+    domain = DOMAIN
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"There are {most} queues already, which is the most; delete one that is not used.", most=str(most))
 
 
 class ParentTaskEnded(FailedPrecondition):
@@ -134,8 +193,8 @@ class InvalidFilter(InvalidArgument):
     reason = "INVALID_FILTER"
     domain = DOMAIN
 
-    def __init__(self, problem: str) -> None:
-        super().__init__(f'The filter cannot be used: {problem}. An example: state = FAILED AND queue = "research".')
+    def __init__(self, problem: str, example: str = 'state = FAILED AND queue = "research"') -> None:
+        super().__init__(f"The filter cannot be used: {problem}. An example: {example}.")
 
 
 class InvalidOrderBy(InvalidArgument):
@@ -199,17 +258,17 @@ class InvalidTimeZone(InvalidArgument):
 
 
 class EtagMismatch(Aborted):
-    """The schedule was changed since the caller read it."""
+    """What is to be changed was changed since the caller read it."""
 
     reason = "ETAG_MISMATCH"
     domain = DOMAIN
     retry_after = None
 
-    def __init__(self, schedule_id: str) -> None:
+    def __init__(self, what: str, **named: str) -> None:
+        [name] = named.values()
         super().__init__(
-            f"The schedule {schedule_id!r} was changed since you read it; read it again,"
-            " then repeat the change with its new etag.",
-            schedule_id=schedule_id,
+            f"The {what} {name!r} was changed since you read it; read it again, then repeat the change with its new etag.",
+            **named,
         )
 
 
@@ -222,4 +281,43 @@ class BackfillTooLarge(InvalidArgument):
     def __init__(self, most: int) -> None:
         super().__init__(
             f"More than {most} runs lie in this time; fill a shorter one, and the rest with further calls.", most=str(most)
+        )
+
+
+class DeadLetterNotFound(NotFound):
+    """No such dead letter in the caller's tenant."""
+
+    reason = "DEAD_LETTER_NOT_FOUND"
+    domain = DOMAIN
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            f"No dead letter {task_id!r}; list those of a queue with GET /v1/dead-letters?queue=default.", task_id=task_id
+        )
+
+
+class TaskNotFailed(FailedPrecondition):
+    """Only a task that failed is replayed."""
+
+    reason = "TASK_NOT_FAILED"
+    domain = DOMAIN
+
+    def __init__(self, task_id: str, status: str) -> None:
+        super().__init__(
+            f"The task {task_id!r} is {status}; only a task that failed can be replayed.", task_id=task_id, status=status
+        )
+
+
+class ReplayNotKept(FailedPrecondition):
+    """The task was replayed, and its replay is not kept any more."""
+
+    reason = "REPLAY_NOT_KEPT"
+    domain = DOMAIN
+
+    def __init__(self, task_id: str, replay_task_id: str) -> None:
+        super().__init__(
+            f"The task {task_id!r} was replayed as {replay_task_id!r}, which is not kept any more;"
+            " set again to replay it once more.",
+            task_id=task_id,
+            replay_task_id=replay_task_id,
         )

@@ -9,8 +9,11 @@ from enum import IntEnum
 from typing import Protocol
 
 from services.common.errors import DomainError
+from services.scheduler.domain.dead_letter import DeadLetter, LetterPage, LetterPlace, Replays
+from services.scheduler.domain.dead_letter_filter import Conditions
+from services.scheduler.domain.queue import Queue
 from services.scheduler.domain.schedule import Schedule
-from services.scheduler.domain.task import Lease, NewTask, Queue, State, StoredEvent, Task
+from services.scheduler.domain.task import Lease, NewTask, State, StoredEvent, Task
 from services.scheduler.domain.task_filter import TaskFilter
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
 
@@ -63,9 +66,6 @@ class TaskReader(Protocol):
 
         The events are at least as new as the state, so a reader that has all of them for an ended task has everything.
         """
-
-    async def queues(self, tenant_id: str) -> Sequence[Queue]:
-        """The queues of the tenant, highest priority first."""
 
 
 class TaskCanceller(Protocol):
@@ -223,3 +223,86 @@ class ScheduleBatches(Protocol):
 
     async def fire(self) -> Firing:
         """Starts runs that are due, in one transaction with what they leave to be done; several replicas may at once."""
+
+
+class QueueReader(Protocol):
+    """Reads the queues that a tenant's tasks may wait in."""
+
+    async def queues(self, tenant_id: str) -> Sequence[Queue]:
+        """The tenant's own queues and the shared ones whose names it has no queue of, highest priority first."""
+
+
+class QueueStore(QueueReader, Protocol):
+    """Queues, each changed as its owner: a tenant, or EVERY_TENANT. Every replica is told of a change."""
+
+    async def get(self, tenant_id: str, queue: str, *, shared: bool) -> Queue | None:
+        """The tenant's own queue or else the shared one; with `shared` that one in any case."""
+
+    async def create(self, queue: Queue) -> Queue:
+        """Keeps a new queue for its `tenant_id`.
+
+        Raises:
+            QueueExists: the owner has one of this name.
+            TooManyQueues: the owner has as many as it may have.
+        """
+
+    async def change(self, owner: str, queue: str, change: Callable[[Queue], Queue]) -> Queue:
+        """Applies a change while nobody else changes the queue; what it raises is raised.
+
+        Raises:
+            QueueNotFound: the owner has no such queue.
+        """
+
+    async def delete(self, owner: str, queue: str, etag: str) -> None:
+        """Deletes a queue, with an etag only if nobody has changed it since.
+
+        Raises:
+            QueueNotFound: the owner has no such queue.
+            EtagMismatch: it was changed.
+            QueueNotEmpty: a task of it has not ended.
+            ConcurrentChange: somebody has the table; to be tried again.
+        """
+
+
+class MakeReplay(Protocol):
+    """Makes the task that repeats another one."""
+
+    def __call__(self, task: Task, now: datetime, created_by: str, request_id: str) -> NewTask:
+        """The task, whose moments that are over by `now` are left out."""
+
+
+class DeadLetterStore(Protocol):
+    """Dead letters of one tenant, under its row security."""
+
+    async def get(self, tenant_id: str, task_id: str) -> DeadLetter | None:
+        """The dead letter; None when there is none, or it was dismissed."""
+
+    async def list(self, tenant_id: str, queue: str, wanted: Conditions, after: LetterPlace | None, limit: int) -> LetterPage:
+        """At most `limit` dead letters of a queue, the latest first, from a place on.
+
+        Where few meet the conditions it may be fewer, or none, with more to come: what is looked at for a page is limited.
+        """
+
+    async def dismiss(self, tenant_id: str, queue: str, wanted: Conditions, limit: int) -> tuple[int, int]:
+        """Dismisses at most `limit`, the oldest first; gives how many, and how many are left, counted up to a limit."""
+
+
+class TaskReplayer(Protocol):
+    """Creates tasks like those that failed, for one tenant, each with what is kept of it in one transaction."""
+
+    async def replay(self, tenant_id: str, task_id: str, subject: str, *, again: bool, request_id: str) -> Task:
+        """The task that repeats a failed one; unless `again`, the one that does already.
+
+        Raises:
+            TaskNotFound: the tenant has no such task.
+            TaskNotFailed: it has not failed.
+            ReplayNotKept: it was replayed, and its replay has been kept long enough.
+            QueueNotFound: as CreateTask.
+        """
+
+    async def replay_many(self, tenant_id: str, queue: str, wanted: Conditions, limit: int, subject: str) -> Replays:
+        """Replays at most `limit` dead letters of a queue that were not, the oldest first, each once.
+
+        Raises:
+            QueueNotFound: as CreateTask.
+        """

@@ -106,6 +106,8 @@ class NewTask:
     priority: int = DEFAULT_PRIORITY
     timeout_ms: int = DEFAULT_TIMEOUT_MS
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    own_max_attempts: bool = True
+    """whether it says so itself; else its queue may."""
     parent_task_id: str | None = None
     parent_attempt: int = 0
     """attempt of the parent that creates this subtask; 0 for a caller that does not run the parent."""
@@ -167,16 +169,6 @@ class WaitingFor:
     prompt: str
     """what is asked of people."""
     expire_time: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """A named line of tasks; the larger priority goes first (requirement row 1)."""
-
-    queue: str
-    priority: int
-    retention_days: int | None = None
-    """one of RETENTION_CLASSES; None for the default."""
 
 
 @dataclass(frozen=True, slots=True)

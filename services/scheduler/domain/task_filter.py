@@ -69,13 +69,15 @@ def _state(text: str) -> State:
         raise ValueError(f"the states are {', '.join(state.name for state in State)}") from None
 
 
-def _whole(text: str) -> int:
+def whole(text: str) -> int:
+    """A whole number of at most nine digits; raises ValueError."""
     if not re.fullmatch(r"-?\d{1,9}", text):
         raise ValueError("it must be a whole number")
     return int(text)
 
 
-def _time(text: str) -> datetime:
+def time_of(text: str) -> datetime:
+    """A time with a zone; raises ValueError."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -91,22 +93,25 @@ def _id(text: str) -> str:
     return text.lower()
 
 
-_FIELDS: Mapping[str, tuple[tuple[str, ...], Callable[[str], Value]]] = {
+Fields = Mapping[str, tuple[tuple[str, ...], Callable[[str], Value]]]
+"""what may be filtered by: the comparisons that are possible, and how a value is read; ValueError says why one cannot be."""
+
+_FIELDS: Fields = {
     "state": (EQUALITY, _state),
     "queue": (EQUALITY, str),
     "kind": (EQUALITY, str),
     "parent_task_id": (("=",), _id),
     "error.reason": (EQUALITY, str),
-    "priority": (EQUALITY + ORDER, _whole),
-    "attempt": (EQUALITY + ORDER, _whole),
-    "create_time": (ORDER, _time),
-    "start_time": (ORDER, _time),
-    "finish_time": (ORDER, _time),
+    "priority": (EQUALITY + ORDER, whole),
+    "attempt": (EQUALITY + ORDER, whole),
+    "create_time": (ORDER, time_of),
+    "start_time": (ORDER, time_of),
+    "finish_time": (ORDER, time_of),
 }
 
 
-def parse_filter(text: str) -> tuple[Condition, ...]:
-    """The conditions of a filter; none for an empty one.
+def parse_filter(text: str, fields: Fields = _FIELDS) -> tuple[Condition, ...]:
+    """The conditions of a filter over some fields, tasks' unless given; none for an empty one.
 
     Raises:
         InvalidFilter: it says something else than what is described above.
@@ -119,7 +124,7 @@ def parse_filter(text: str) -> tuple[Condition, ...]:
             if tokens[place] != ("AND", False):
                 raise InvalidFilter(f"{tokens[place][0]!r} stands where AND should; only comparisons joined by AND are possible")
             place += 1
-        conditions.append(_condition(tokens[place : place + 3]))
+        conditions.append(_condition(tokens[place : place + 3], fields))
         place += 3
     if len(conditions) > _MOST_CONDITIONS:
         raise InvalidFilter(f"it has {len(conditions)} comparisons; at most {_MOST_CONDITIONS} are possible")
@@ -156,13 +161,13 @@ def _tokens(text: str) -> list[tuple[str, bool]]:
     return tokens
 
 
-def _condition(tokens: list[tuple[str, bool]]) -> Condition:
+def _condition(tokens: list[tuple[str, bool]], fields: Fields) -> Condition:
     field, quoted = tokens[0] if tokens else ("", False)
     if field in ("NOT", "OR", "(", ")") or field.startswith("-"):
         raise InvalidFilter(f"{field!r} is not possible; only comparisons joined by AND are")
-    if field not in _FIELDS or quoted:
-        raise InvalidFilter(f"{field!r} is not a field to filter by; the fields are {', '.join(_FIELDS)}")
-    operators, read = _FIELDS[field]
+    if field not in fields or quoted:
+        raise InvalidFilter(f"{field!r} is not a field to filter by; the fields are {', '.join(fields)}")
+    operators, read = fields[field]
     operator = tokens[1][0] if len(tokens) > 1 else ""
     if operator not in operators or tokens[1][1]:
         raise InvalidFilter(f"{field} must be followed by {' or '.join(operators)}, not by {operator!r}")

@@ -33,6 +33,8 @@ class Wake:
     """bits of the shards with new outbox rows."""
     again: int | None = None
     """the lowest position of tasks that wait for a worker again, or had to wait for something else first."""
+    queues: set[str] | None = field(default_factory=set)
+    """tenants whose queues have changed; `*` for the shared ones."""
     origin: str = ""
     """process that made the change and has woken its own already."""
     events: list[tuple[tuple[str, str], StoredEvent, Run]] = field(default_factory=list)
@@ -45,6 +47,7 @@ class Wake:
         self.kinds = None if self.kinds is None or other.kinds is None else self.kinds | other.kinds
         self.buckets = None if self.buckets is None or other.buckets is None else self.buckets | other.buckets
         self.stops = None if self.stops is None or other.stops is None else self.stops + other.stops
+        self.queues = None if self.queues is None or other.queues is None else self.queues | other.queues
         self.shards |= other.shards
         self.again = other.again if self.again is None else self.again if other.again is None else min(self.again, other.again)
         self.events += other.events
@@ -52,7 +55,7 @@ class Wake:
 
 def everything() -> Wake:
     """A wake for all, after notifications may have been lost."""
-    return Wake(kinds=None, buckets=None, stops=None, shards=0xFFFF, again=0)
+    return Wake(kinds=None, buckets=None, stops=None, shards=0xFFFF, again=0, queues=None)
 
 
 def bucket_of(task_id: str) -> int:
@@ -80,6 +83,7 @@ def decode(payload: str) -> Wake:
             stops=None if data["x"] is None else [(task, attempt, reason) for task, attempt, reason in data["x"]],
             shards=int(data["s"]),
             again=None if data["a"] is None else int(data["a"]),
+            queues=set(data.get("q", ())),
             origin=data["o"],
         )
     except (ValueError, KeyError, TypeError, struct.error):
@@ -89,6 +93,8 @@ def decode(payload: str) -> Wake:
 def _dump(wake: Wake, kinds: list[str] | None, buckets: Iterable[int] | None, stops: object) -> str:
     values = None if buckets is None else sorted(buckets)
     packed = None if values is None else base64.b64encode(struct.pack(f"<{len(values)}H", *values)).decode()
-    return json.dumps(
-        {"o": wake.origin, "s": wake.shards, "a": wake.again, "k": kinds, "b": packed, "x": stops}, separators=(",", ":")
-    )
+    told = {"o": wake.origin, "s": wake.shards, "a": wake.again, "k": kinds, "b": packed, "x": stops}
+    # Queues hardly ever change, and then by themselves.
+    if wake.queues:
+        told["q"] = sorted(wake.queues)
+    return json.dumps(told, separators=(",", ":"))

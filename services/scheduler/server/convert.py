@@ -75,7 +75,8 @@ def new_task(
         task.parent_task_id = task.parent_task_id.lower()
     queue, kind = task.queue or domain.DEFAULT_QUEUE, task.kind or domain.DEFAULT_KIND
     priority = task.priority if task.HasField("priority") else domain.DEFAULT_PRIORITY
-    max_attempts = task.max_attempts if task.HasField("max_attempts") else domain.DEFAULT_MAX_ATTEMPTS
+    own_max_attempts = task.HasField("max_attempts")
+    max_attempts = task.max_attempts if own_max_attempts else domain.DEFAULT_MAX_ATTEMPTS
     timeout_ms = task.timeout.ToMilliseconds() if task.HasField("timeout") else domain.DEFAULT_TIMEOUT_MS
     task_id = new_id()
     # What comes later in an encoding counts, so what the caller does not choose is put behind what was sent.
@@ -93,6 +94,7 @@ def new_task(
         priority=priority,
         timeout_ms=timeout_ms,
         max_attempts=max_attempts,
+        own_max_attempts=own_max_attempts,
         parent_task_id=task.parent_task_id or None,
         parent_attempt=request.parent_attempt,
         labels=dict(task.labels) if task.labels else _NO_LABELS,
@@ -114,7 +116,7 @@ def _times(task: pb.Task) -> domain.Times | None:
         heartbeat_timeout_ms=_milliseconds(task, "heartbeat_timeout"),
         deadline=_moment(task, "deadline"),
         total_timeout_ms=_milliseconds(task, "total_timeout"),
-        retry=_retry(task.retry_policy) if task.HasField("retry_policy") else None,
+        retry=encoded_retry(task.retry_policy) if task.HasField("retry_policy") else None,
     )
 
 
@@ -135,7 +137,8 @@ def _milliseconds(task: pb.Task, name: str) -> int | None:
     return getattr(task, name).ToMilliseconds() if task.HasField(name) else None  # type: ignore[arg-type]
 
 
-def _retry(policy: pb.RetryPolicy) -> str:
+def encoded_retry(policy: pb.RetryPolicy) -> str:
+    """The policy with its defaults, encoded for the database."""
     default = RetryPolicy()
     initial_ms = policy.initial_backoff.ToMilliseconds() if policy.HasField("initial_backoff") else default.initial_ms
     max_ms = policy.max_backoff.ToMilliseconds() if policy.HasField("max_backoff") else max(default.max_ms, initial_ms)

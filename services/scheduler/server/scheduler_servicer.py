@@ -21,6 +21,7 @@ from services.common.grpcx.status import to_status
 from services.common.validation import validate_each
 from services.scheduler.domain.task import State, Task
 from services.scheduler.server.convert import new_task, submitted_task, task_filter, task_message, value_bytes
+from services.scheduler.server.queue_convert import queue_message
 from services.scheduler.server.sse import as_sse
 from services.scheduler.usecases.cancel_task import CancelTask
 from services.scheduler.usecases.count_tasks import CountTasks
@@ -140,7 +141,7 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
     async def ListQueues(self, request: pb.ListQueuesRequest, context: Any) -> pb.ListQueuesResponse:
         """Lists the queues."""
         queues = await self._use_cases.list_queues.execute(_tenant())
-        return pb.ListQueuesResponse(queues=[task_pb2.Queue(queue=queue.queue, priority=queue.priority) for queue in queues])
+        return pb.ListQueuesResponse(queues=[queue_message(queue, weights=False) for queue in queues])
 
     async def CountTasks(self, request: pb.CountTasksRequest, context: Any) -> pb.CountTasksResponse:
         """Counts the tasks of the mesh."""

@@ -36,7 +36,7 @@ FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::int[], $6::ti
 WHERE t.task_id = c.task_id AND t.tenant_id = c.tenant_id AND t.task_id = ANY($2)
 """
 # What has ended moves, within the server, to where nothing changes any more.
-_FINISH = """
+_FINISH_AS = """
 WITH gone AS (
   DELETE FROM tasks t
   USING unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::int[], $6::timestamptz[], $7::real[], $8::bytea[],
@@ -46,13 +46,25 @@ WITH gone AS (
   WHERE t.task_id = c.task_id AND t.tenant_id = c.tenant_id AND t.task_id = ANY($2)
   RETURNING t.tenant_id, t.task_id, t.create_time, t.start_time, c.finish_time, c.state, c.attempt, c.next_event_number,
     c.log_events, c.progress, t.parent_task_id, t.queue, t.kind, t.traceparent, c.error_reason, c.error_message, t.spec,
-    t.context, t.log || c.log, c.result, t.priority, t.retention_days
-)
+    t.context, t.log || c.log, c.result, t.priority, {retention_days} AS retention_days
+){besides}
 INSERT INTO finished_tasks (tenant_id, task_id, create_time, start_time, finish_time, state, attempt, next_event_number,
   log_events, progress, parent_task_id, queue, kind, traceparent, error_reason, error_message, spec, context, log, result,
   priority, retention_days)
 SELECT * FROM gone
 """
+_FINISH = _FINISH_AS.format(retention_days="t.retention_days", besides="")
+# What failed is kept apart as well, for as long as its queue says now.
+_FAIL = _FINISH_AS.format(
+    retention_days="""COALESCE((
+      SELECT q.dead_letter_retention_days FROM queues q WHERE q.queue = t.queue AND q.tenant_id IN (t.tenant_id, '*')
+      ORDER BY q.tenant_id = '*' LIMIT 1
+    ), t.retention_days)""",
+    besides=""", kept AS (
+  INSERT INTO dead_letters (tenant_id, task_id, queue, kind, fail_time, reason, attempts, retention_days)
+  SELECT tenant_id, task_id, queue, kind, finish_time, error_reason, attempt, retention_days FROM gone
+)""",
+)
 _FORGET_STEPS = """
 DELETE FROM task_steps WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
   AND tenant_id = ANY($1) AND task_id = ANY($2)
@@ -172,7 +184,8 @@ class ChangeLog:
         if not written:
             runs = [run for run in self._runs.values() if run.task_id not in self._written]
             await self._update(connection, [run for run in runs if not run.state.ended])
-            await self._finish(connection, [run for run in runs if run.state.ended])
+            await self._finish(connection, [run for run in runs if run.state.ended and run.state is not State.FAILED])
+            await self._finish(connection, [run for run in runs if run.state is State.FAILED], _FAIL)
         await self.write_long_events(connection)
         await connection.execute(_OUTBOX, *self.queued())
 
@@ -254,11 +267,11 @@ class ChangeLog:
             [run.check_at for run in runs],
         )
 
-    async def _finish(self, connection: asyncpg.Connection, runs: Sequence[Run]) -> None:
+    async def _finish(self, connection: asyncpg.Connection, runs: Sequence[Run], statement: str = _FINISH) -> None:
         if not runs:
             return
         await connection.execute(
-            _FINISH,
+            statement,
             [run.tenant_id for run in runs],
             [run.task_id for run in runs],
             [int(run.state) for run in runs],

@@ -12,7 +12,14 @@ from guildmesh.scheduler.v1.task_pb2 import Task as TaskMessage
 
 from services.common.db.clock import DatabaseClock
 from services.common.errors import ConcurrentChange, DomainError
-from services.scheduler.domain.errors import DeadlineTooEarly, ParentTaskEnded, RequestIdReused, StaleAttempt, TaskNotFound
+from services.scheduler.domain.errors import (
+    DeadlineTooEarly,
+    ParentTaskEnded,
+    QueueNotFound,
+    RequestIdReused,
+    StaleAttempt,
+    TaskNotFound,
+)
 from services.scheduler.domain.events import Created
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.shards import shards_of
@@ -53,8 +60,15 @@ WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
 """
 # The tasks of a batch have much in common: what is the same for many is sent once, as a profile, and $9 has the number of each
 # task's profile in two bytes; $10 has its shard in one. Parents and times, which most batches do not have, come last.
+# The queue of a profile is looked for once: one that was deleted since this process read it is NULL, which no task can have.
 _INSERT = """
-WITH made AS (
+WITH profiles AS MATERIALIZED (
+  SELECT p.*, (SELECT q.queue FROM queues q WHERE q.queue = p.wanted AND q.tenant_id IN (p.tenant_id, '*') LIMIT 1) AS queue
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::int[], $7::smallint[], $8::text[],
+      $18::smallint[], $16::text[])
+    WITH ORDINALITY AS p (tenant_id, wanted, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent,
+      retention_days, worker_id, number)
+), made AS (
   INSERT INTO tasks (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent, retention_days,
     task_id, shard, spec, log, log_events, create_time, attempt, next_event_number, worker_id, lease_expires, start_time, context,
     available_at, state, deadline, check_at{columns})
@@ -63,11 +77,7 @@ WITH made AS (
     s.attempt, s.attempt + 2, p.worker_id, s.now + s.lease, s.start_time, c.context, {values}
   FROM unnest($12::uuid[], $13::bytea[], $14::bytea[], $19::bytea[]{arrays})
     WITH ORDINALITY AS c (task_id, spec, log, context{names}, line)
-  JOIN unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::int[], $7::smallint[], $8::text[],
-      $18::smallint[], $16::text[])
-    WITH ORDINALITY AS p (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent,
-      retention_days, worker_id, number)
-    ON p.number = get_byte($9, 2 * c.line::int - 2) * 256 + get_byte($9, 2 * c.line::int - 1) + 1
+  JOIN profiles p ON p.number = get_byte($9, 2 * c.line::int - 2) * 256 + get_byte($9, 2 * c.line::int - 1) + 1
   JOIN (VALUES
     (false, statement_timestamp(), 1, 0, NULL::int, NULL::interval, NULL::timestamptz),
     (true, statement_timestamp(), 2, 1, 1, $17::interval, $11::timestamptz)
@@ -326,7 +336,13 @@ async def _insert(
     parents = any(item.parent_task_id is not None for item in items)
     if parents:
         arguments.append([item.parent_task_id for item in items])
-    await connection.execute(_insert_statement(parents=parents, timed=timed), *arguments, *log.queued())
+    try:
+        await connection.execute(_insert_statement(parents=parents, timed=timed), *arguments, *log.queued())
+    except asyncpg.NotNullViolationError as error:
+        # In a batch with others, who is to blame is found by halving it.
+        if error.column_name == "queue" and len({(item.tenant_id, item.queue) for item in items}) == 1:
+            raise QueueNotFound(items[0].queue, ()) from error
+        raise
     await log.write_long_events(connection)
 
 

@@ -5,7 +5,7 @@ goes on where another stopped:
 
 1. The tombstones of some blocks of its rows are put into the outbox. Its rows change no more, so blocks are all there is to know.
 2. When the relay has deleted those rows of the outbox, which it does after Kafka has acknowledged them, the request ids and long
-   logs of these tasks are deleted, and the next blocks follow.
+   logs of these tasks and dead letters are deleted, and the next blocks follow.
 3. After the last block it is dropped.
 
 What lies in no range of ids (no partition was made in time, or the task was created long ago) leaves the same way, row by row.
@@ -25,6 +25,7 @@ from services.common.db.engine_role import EngineDriver
 from services.common.failpoints import fail_point
 from services.scheduler.domain.ports import Progress
 from services.scheduler.domain.shards import lane_of, shards_of
+from services.scheduler.domain.task import State
 from services.scheduler.domain.wake import CHANNEL, Wake, encode
 from services.scheduler.storage.outbox_codec import pack_tombstone
 from services.scheduler.storage.partitions import leaf_name
@@ -87,7 +88,10 @@ DELETE FROM task_requests WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($2
 """
 _DELETE_ROWS = """
 DELETE FROM finished_tasks WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
-  AND tenant_id = ANY($1) AND task_id = ANY($2) AND retention_days = $3 RETURNING queue, state
+  AND tenant_id = ANY($1) AND task_id = ANY($2) AND retention_days = $3 RETURNING tenant_id, task_id::text, queue, state
+"""
+_FORGET_DEAD_LETTERS = """
+DELETE FROM dead_letters WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($2::uuid[], $1::text[])) AND task_id = ANY($2)
 """
 _COUNT = "INSERT INTO task_count_changes (queue, state, change) SELECT * FROM unnest($1::text[], $2::smallint[], $3::int[])"
 
@@ -154,6 +158,7 @@ async def _step(connection: asyncpg.Connection, row: asyncpg.Record) -> bool:
     if done:
         tasks = await _in_blocks(connection, name, next_block, done)
         await _forget(connection, [task[:2] for task in tasks if task[2]], [task[:2] for task in tasks])
+        await _forget_dead_letters(connection, [task[:2] for task in tasks if task["state"] == State.FAILED])
         counts.update((queue, state) for *_, queue, state in tasks)
         next_block += done
         expired.inc(len(tasks))
@@ -176,7 +181,8 @@ async def _step_of_rest(connection: asyncpg.Connection, row: asyncpg.Record) -> 
         await _forget(connection, done, done)
         tenants, ids = zip(*done, strict=True)
         gone = await connection.fetch(_DELETE_ROWS, tenants, ids, row["retention_days"])
-        await _uncount(connection, Counter((queue, state) for queue, state in gone))
+        await _forget_dead_letters(connection, [task[:2] for task in gone if task["state"] == State.FAILED])
+        await _uncount(connection, Counter((queue, state) for *_, queue, state in gone))
         expired.inc(len(gone))
     tasks = await connection.fetch(_EXPIRED.format(leaf=leaf_name(row["name"])), row["retention_days"], ROWS)
     if not done and not tasks:
@@ -220,6 +226,11 @@ async def _forget(connection: asyncpg.Connection, long: Sequence[Sequence[str]],
         await connection.execute(_FORGET_EVENTS, *(list(column) for column in zip(*long, strict=True)))
     if tasks:
         await connection.execute(_FORGET_REQUESTS, *(list(column) for column in zip(*tasks, strict=True)))
+
+
+async def _forget_dead_letters(connection: asyncpg.Connection, tasks: Sequence[Sequence[str]]) -> None:
+    if tasks:
+        await connection.execute(_FORGET_DEAD_LETTERS, *(list(column) for column in zip(*tasks, strict=True)))
 
 
 async def _uncount(connection: asyncpg.Connection, counts: _Counts) -> None:

@@ -35,7 +35,9 @@ _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '100ms'"
 _ALONE = "SELECT pg_try_advisory_xact_lock(hashtext('guildmesh.scheduler.partitions'))"
 
 _CLASSES = """
-SELECT DISTINCT days FROM (SELECT COALESCE(retention_days, $1) AS days FROM queues UNION SELECT $1) c WHERE days > 0 ORDER BY days
+SELECT DISTINCT days FROM (
+  SELECT COALESCE(retention_days, $1) AS days FROM queues UNION SELECT dead_letter_retention_days FROM queues UNION SELECT $1
+) c WHERE days > 0 ORDER BY days
 """
 _UNTIL = "SELECT statement_timestamp(), max(upper_time) FROM task_partitions WHERE retention_days = $1"
 _RESTS = "SELECT EXISTS (SELECT FROM {rest})"

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import asyncpg
 
 from services.common.errors import DomainError
 from services.scheduler.domain.errors import QueueNotFound
-from services.scheduler.domain.task import NewTask, Queue, Task
+from services.scheduler.domain.queue import EVERY_TENANT, Queue
+from services.scheduler.domain.task import NewTask, Task
+from services.scheduler.storage.queues import COLUMNS, queue_of
 from services.scheduler.usecases.queues import put_in
 
-_QUEUES = "SELECT tenant_id, queue, priority, retention_days FROM queues WHERE tenant_id = ANY($1)"
-_EVERYONE = "*"
+_QUEUES = f"SELECT {COLUMNS} FROM queues WHERE tenant_id = ANY($1)"  # noqa: S608 - constants only
 
 
 async def fill_queues(
     connection: asyncpg.Connection, tasks: Sequence[NewTask], retention_days: int
 ) -> Sequence[QueueNotFound | None]:
     """Gives each task what its queue says, as CreateTask does, with `retention_days` where it does not; says which have none."""
-    rows = await connection.fetch(_QUEUES, [_EVERYONE, *{task.tenant_id for task in tasks}])
+    rows = await connection.fetch(_QUEUES, [EVERY_TENANT, *{task.tenant_id for task in tasks}])
     known: dict[str, dict[str, Queue]] = {}
-    for tenant_id, name, priority, days in rows:
-        known.setdefault(tenant_id, {})[name] = Queue(name, priority, retention_days if days is None else days)
+    for queue in map(queue_of, rows):
+        if queue.retention_days is None:
+            queue = replace(queue, retention_days=retention_days)
+        known.setdefault(queue.tenant_id, {})[queue.queue] = queue
     problems: list[QueueNotFound | None] = []
     for task in tasks:
-        queues = known.get(_EVERYONE, {}) | known.get(task.tenant_id, {})
-        queue = queues.get(task.queue)
-        problems.append(None if queue is not None else QueueNotFound(task.queue, queues))
-        if queue is not None:
-            put_in(task, queue)
+        queues = known.get(EVERY_TENANT, {}) | known.get(task.tenant_id, {})
+        found = queues.get(task.queue)
+        problems.append(None if found is not None else QueueNotFound(task.queue, queues))
+        if found is not None:
+            put_in(task, found)
     return problems
 
 

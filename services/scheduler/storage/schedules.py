@@ -96,7 +96,7 @@ class Schedules:
         async with self._database.tenant(tenant_id) as connection:
             schedule, _ = await _locked(connection, tenant_id, schedule_id)
             if etag not in ("", schedule.etag):
-                raise EtagMismatch(schedule_id)
+                raise EtagMismatch("schedule", schedule_id=schedule_id)
             await connection.execute(_DELETE, tenant_id, schedule_id)
 
     async def start(

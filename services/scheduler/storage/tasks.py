@@ -9,7 +9,7 @@ from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
 from services.common.db.driver import Driver
 from services.scheduler.domain.ports import Place, TaskPage
-from services.scheduler.domain.task import Queue, State, StoredEvent, Task, WaitingFor
+from services.scheduler.domain.task import State, StoredEvent, Task, WaitingFor
 from services.scheduler.domain.task_filter import TaskFilter
 from services.scheduler.storage.event_log import split
 from services.scheduler.storage.listing import list_statement, place_behind, place_of
@@ -40,12 +40,6 @@ UNION ALL SELECT {_LOG} FROM finished_tasks WHERE tenant_id = $1 AND task_id = $
 """  # noqa: S608 - constants only
 _MORE_EVENTS = """
 SELECT value FROM task_events WHERE tenant_id = $1 AND task_id = $2 AND number > $3 ORDER BY number LIMIT $4
-"""
-# A tenant's own queue counts before everyone's of the same name.
-_QUEUES = """
-SELECT queue, priority, retention_days FROM (
-  SELECT DISTINCT ON (queue) queue, priority, retention_days FROM queues ORDER BY queue, tenant_id = '*'
-) q ORDER BY priority DESC, queue
 """
 
 
@@ -88,12 +82,6 @@ class Tasks:
                 more = await connection.fetch(_MORE_EVENTS, tenant_id, task_id, max(after, inline), limit - len(values))
                 values += [row[0] for row in more]
         return State(state), newest, [_stored(value) for value in values]
-
-    async def queues(self, tenant_id: str) -> Sequence[Queue]:
-        """The queues of the tenant and of everyone, highest priority first."""
-        async with self._database.tenant(tenant_id) as connection:
-            rows = await connection.fetch(_QUEUES)
-        return [Queue(*row) for row in rows]
 
 
 def task_of(row: asyncpg.Record) -> Task:

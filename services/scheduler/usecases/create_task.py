@@ -8,7 +8,8 @@ from datetime import timedelta
 
 from services.common.errors import DomainError
 from services.scheduler.domain.ports import TaskBatches
-from services.scheduler.domain.task import Lease, NewTask, Queue, Task
+from services.scheduler.domain.queue import Queue
+from services.scheduler.domain.task import Lease, NewTask, Task
 from services.scheduler.usecases.dispatch import Dispatcher, Taker
 from services.scheduler.usecases.group_commit import GroupCommit
 from services.scheduler.usecases.queues import Queues, put_in

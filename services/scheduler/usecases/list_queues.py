@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.scheduler.domain.ports import TaskReader
-from services.scheduler.domain.task import Queue
+from services.scheduler.domain.ports import QueueReader
+from services.scheduler.domain.queue import Queue
 
 
 class ListQueues:
     """Lists queues."""
 
-    def __init__(self, reader: TaskReader) -> None:
+    def __init__(self, reader: QueueReader) -> None:
         self._reader = reader
 
     async def execute(self, tenant_id: str) -> Sequence[Queue]:

@@ -31,7 +31,7 @@ class UpdateSchedule:
 
         def change(schedule: Schedule, now: datetime) -> None:
             if etag not in ("", schedule.etag):
-                raise EtagMismatch(schedule_id)
+                raise EtagMismatch("schedule", schedule_id=schedule_id)
             before = {name: getattr(schedule, name) for name in values}
             for name, value in values.items():
                 setattr(schedule, name, value)

@@ -26,7 +26,7 @@ __all__ = ["scheduler_settings", "scheduler_tls"]
 
 CHECKS = {
     *("tasks", "event numbers", "histories", "leases", "request ids", "step journals", "subtasks", "long logs"),
-    *("outbox", "schedules", "relay lanes"),
+    *("outbox", "dead letters", "schedules", "relay lanes"),
 }
 
 
@@ -154,6 +154,15 @@ HARMS = {
            SELECT lane, tenant_id, events, payload FROM gone ORDER BY position DESC""",
         "waits behind",
     ),
+    "a failed task has no dead letter": ("dead letters", "DELETE FROM dead_letters", "has no dead letter"),
+    "a dead letter has no task": ("dead letters", "UPDATE dead_letters SET task_id = gen_random_uuid()", "is not there"),
+    "a dead letter did not fail": (
+        "dead letters",
+        "UPDATE dead_letters SET task_id = (SELECT task_id FROM finished_tasks WHERE state = 3)",
+        "did not fail",
+    ),
+    "a dead letter would leave with others": ("dead letters", "UPDATE dead_letters SET retention_days = 1", "other days"),
+    "a replay is half told": ("dead letters", "UPDATE dead_letters SET replay_time = now()", "not as what"),
     "a paused schedule has something to do": (
         "schedules",
         "UPDATE schedules SET next_time = now(), wake_time = now() WHERE paused",

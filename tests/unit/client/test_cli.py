@@ -51,7 +51,8 @@ def test_a_mesh_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch
 
 def test_help_names_the_commands_of_both_distributions() -> None:
     text = CliRunner().invoke(cli.application(), ["--help"]).output
-    for name in ("up", "down", "status", "stop", "start", "logs", "doctor", "env", "tasks", "schedules", "users", "chat"):
+    server = ("up", "down", "status", "stop", "start", "logs", "doctor", "env")
+    for name in (*server, "tasks", "schedules", "queues", "dead-letters", "users", "chat"):
         assert f" {name} " in text
 
 
@@ -79,4 +80,26 @@ def test_an_error_of_the_channel_is_explained() -> None:
 def test_a_schedule_that_cannot_be_asked_for_is_told_before_anything_is_sent(arguments: list[str], says: str) -> None:
     result = CliRunner().invoke(cli.application(), ["schedules", *arguments])
     assert isinstance(result.exception, CommandError)
+    assert says in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["queues", "create", "q", "--max-running", "many"], "whole number"),
+        (["queues", "create", "q", "--attempts", "9" * 12], "whole number"),
+        (["queues", "create", "q", "--rate", "fast"], "such as 0.5"),
+        (["queues", "create", "q", "--burst", "3"], "--rate"),
+        (["queues", "create", "q", "--keep", "2d"], "1d, 7d, 30d, 90d, forever"),
+        (["queues", "update", "q", "--weight", "acme"], "TENANT=WEIGHT"),
+        (["queues", "update", "q"], "nothing to change"),
+        (["dead-letters", "replay"], "--queue"),
+        (["dead-letters", "replay", "1", "--queue", "q"], "--queue"),
+        (["dead-letters", "replay", "1", "--limit", "3"], "go with --queue"),
+        (["dead-letters", "replay", "--queue", "q", "--again"], "one task"),
+    ],
+)
+def test_a_queue_or_a_replay_that_cannot_be_asked_for_is_told_before_anything_is_sent(arguments: list[str], says: str) -> None:
+    result = CliRunner().invoke(cli.application(), arguments)
+    assert isinstance(result.exception, CommandError), result.output
     assert says in str(result.exception)

@@ -13,8 +13,9 @@ from services.common.errors import Unavailable
 from services.common.ids import new_id
 from services.scheduler.domain.errors import RequestIdReused
 from services.scheduler.domain.ports import Demand, TaskBatches
+from services.scheduler.domain.queue import Queue
 from services.scheduler.domain.run import Run
-from services.scheduler.domain.task import Lease, NewTask, Queue, State, Task
+from services.scheduler.domain.task import Lease, NewTask, State, Task
 from services.scheduler.domain.wake import Wake
 from services.scheduler.usecases.create_task import CreateTask
 from services.scheduler.usecases.dispatch import Dispatcher

@@ -915,7 +915,7 @@ func (*ListQueuesRequest) Descriptor() ([]byte, []int) {
 // ListQueuesResponse has all queues.
 type ListQueuesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// queues, highest priority first.
+	// queues, highest priority first; without tenant_weights.
 	Queues        []*Queue `protobuf:"bytes,1,rep,name=queues,proto3" json:"queues,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1109,7 +1109,7 @@ var File_guildmesh_scheduler_v1_scheduler_service_proto protoreflect.FileDescrip
 
 const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\n" +
-	".guildmesh/scheduler/v1/scheduler_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\x1a guildmesh/common/v1/policy.proto\x1a$guildmesh/events/v1/task_event.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xe6\x01\n" +
+	".guildmesh/scheduler/v1/scheduler_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\x1a guildmesh/common/v1/policy.proto\x1a$guildmesh/events/v1/task_event.proto\x1a\"guildmesh/scheduler/v1/queue.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xe6\x01\n" +
 	"\x11SubmitTaskRequest\x12&\n" +
 	"\x04task\x18\x01 \x01(\tB\x12\xe2A\x01\x02\xbaH\ar\x05\x10\x01\x18\x90N\xb8\xbb\x18\x01R\x04task\x129\n" +
 	"\acontext\x18\x02 \x01(\v2\x17.google.protobuf.StructB\x06\xc0\xbb\x18\x80\x80@R\acontext\x12*\n" +
@@ -1306,6 +1306,7 @@ func file_guildmesh_scheduler_v1_scheduler_service_proto_init() {
 	if File_guildmesh_scheduler_v1_scheduler_service_proto != nil {
 		return
 	}
+	file_guildmesh_scheduler_v1_queue_proto_init()
 	file_guildmesh_scheduler_v1_task_proto_init()
 	file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}

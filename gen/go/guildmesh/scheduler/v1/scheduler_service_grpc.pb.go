@@ -72,7 +72,8 @@ type SchedulerServiceClient interface {
 	// StreamTaskEvents is WatchTask as server-sent events: `id:` is the event number, `event:` its type, `data:` its JSON;
 	// a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
 	StreamTaskEvents(ctx context.Context, in *StreamTaskEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[httpbody.HttpBody], error)
-	// ListQueues lists the queues, highest priority first.
+	// ListQueues lists the queues that the caller's tasks may wait in, highest priority first: the tenant's own, at most 1,000, and those of every
+	// tenant whose names it has no queue of. QueueService changes them.
 	ListQueues(ctx context.Context, in *ListQueuesRequest, opts ...grpc.CallOption) (*ListQueuesResponse, error)
 	// CountTasks counts the tasks of the whole mesh by state, for the mesh's status.
 	CountTasks(ctx context.Context, in *CountTasksRequest, opts ...grpc.CallOption) (*CountTasksResponse, error)
@@ -261,7 +262,8 @@ type SchedulerServiceServer interface {
 	// StreamTaskEvents is WatchTask as server-sent events: `id:` is the event number, `event:` its type, `data:` its JSON;
 	// a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
 	StreamTaskEvents(*StreamTaskEventsRequest, grpc.ServerStreamingServer[httpbody.HttpBody]) error
-	// ListQueues lists the queues, highest priority first.
+	// ListQueues lists the queues that the caller's tasks may wait in, highest priority first: the tenant's own, at most 1,000, and those of every
+	// tenant whose names it has no queue of. QueueService changes them.
 	ListQueues(context.Context, *ListQueuesRequest) (*ListQueuesResponse, error)
 	// CountTasks counts the tasks of the whole mesh by state, for the mesh's status.
 	CountTasks(context.Context, *CountTasksRequest) (*CountTasksResponse, error)

@@ -119,7 +119,7 @@ type Task struct {
 	Priority *int32 `protobuf:"varint,7,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
 	// timeout of the run from its first start, 10 s to 3,600 s, default 300 s; past it the task fails with reason TIMEOUT.
 	Timeout *durationpb.Duration `protobuf:"bytes,8,opt,name=timeout,proto3" json:"timeout,omitempty"`
-	// max_attempts is how often a worker may start the task, 1 to 20, default 5; a lost worker counts as an attempt.
+	// max_attempts is how often a worker may start the task, 1 to 20; a lost worker counts as an attempt. Unset: as its queue says, or 5.
 	MaxAttempts *int32 `protobuf:"varint,9,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
 	// parent_task_id is the task this one is a part of, or empty.
 	ParentTaskId string `protobuf:"bytes,10,opt,name=parent_task_id,json=parentTaskId,proto3" json:"parent_task_id,omitempty"`
@@ -170,12 +170,14 @@ type Task struct {
 	//	*Task_Deadline
 	//	*Task_TotalTimeout
 	End isTask_End `protobuf_oneof:"end"`
-	// retry_policy says how long to wait between attempts, and after which failures not to try again (requirement row 12).
+	// retry_policy says how long to wait between attempts, and after which failures not to try again (requirement row 12). Unset: its queue's.
 	RetryPolicy *RetryPolicy `protobuf:"bytes,30,opt,name=retry_policy,json=retryPolicy,proto3" json:"retry_policy,omitempty"`
 	// next_start_time is when a SCHEDULED task becomes PENDING: at its schedule_time, or after its back-off. Unset in other states.
 	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,31,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
 	// waiting_for says what a WAITING task waits for. Unset in other states.
-	WaitingFor    *TaskWaitingFor `protobuf:"bytes,32,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
+	WaitingFor *TaskWaitingFor `protobuf:"bytes,32,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
+	// replay_of is the failed task that this one repeats, see ReplayTask; empty for any other.
+	ReplayOf      string `protobuf:"bytes,40,opt,name=replay_of,json=replayOf,proto3" json:"replay_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -456,6 +458,13 @@ func (x *Task) GetWaitingFor() *TaskWaitingFor {
 	return nil
 }
 
+func (x *Task) GetReplayOf() string {
+	if x != nil {
+		return x.ReplayOf
+	}
+	return ""
+}
+
 type isTask_Start interface {
 	isTask_Start()
 }
@@ -695,66 +704,11 @@ func (x *TaskError) GetMessage() string {
 	return ""
 }
 
-// Queue is a named line of tasks (requirement row 1).
-type Queue struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// queue is the name.
-	Queue string `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
-	// priority of the queue: a worker that serves several queues takes from the one with the larger number first.
-	Priority      int32 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Queue) Reset() {
-	*x = Queue{}
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Queue) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Queue) ProtoMessage() {}
-
-func (x *Queue) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Queue.ProtoReflect.Descriptor instead.
-func (*Queue) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *Queue) GetQueue() string {
-	if x != nil {
-		return x.Queue
-	}
-	return ""
-}
-
-func (x *Queue) GetPriority() int32 {
-	if x != nil {
-		return x.Priority
-	}
-	return 0
-}
-
 var File_guildmesh_scheduler_v1_task_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"!guildmesh/scheduler/v1/task.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\xea\x10\n" +
+	"!guildmesh/scheduler/v1/task.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\x8d\x11\n" +
 	"\x04Task\x12\x1d\n" +
 	"\atask_id\x18\x01 \x01(\tB\x04\xe2A\x01\x03R\x06taskId\x12!\n" +
 	"\ttenant_id\x18\x02 \x01(\tB\x04\xe2A\x01\x03R\btenantId\x12:\n" +
@@ -796,7 +750,8 @@ const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\fretry_policy\x18\x1e \x01(\v2#.guildmesh.scheduler.v1.RetryPolicyB\x04\xe2A\x01\x05R\vretryPolicy\x12H\n" +
 	"\x0fnext_start_time\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\rnextStartTime\x12M\n" +
 	"\vwaiting_for\x18  \x01(\v2&.guildmesh.scheduler.v1.TaskWaitingForB\x04\xe2A\x01\x03R\n" +
-	"waitingFor\x1a9\n" +
+	"waitingFor\x12!\n" +
+	"\treplay_of\x18( \x01(\tB\x04\xe2A\x01\x03R\breplayOf\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
@@ -820,10 +775,7 @@ const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\a_jitter\"f\n" +
 	"\tTaskError\x124\n" +
 	"\x06reason\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18?2\x11^[A-Z][A-Z0-9_]*$R\x06reason\x12#\n" +
-	"\amessage\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18І\x03R\amessage\"?\n" +
-	"\x05Queue\x12\x1a\n" +
-	"\x05queue\x18\x01 \x01(\tB\x04\xe2A\x01\bR\x05queue\x12\x1a\n" +
-	"\bpriority\x18\x02 \x01(\x05R\bpriority*\xd4\x01\n" +
+	"\amessage\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18І\x03R\amessage*\xd4\x01\n" +
 	"\tTaskState\x12\x1a\n" +
 	"\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12TASK_STATE_PENDING\x10\x01\x12\x16\n" +
@@ -847,43 +799,42 @@ func file_guildmesh_scheduler_v1_task_proto_rawDescGZIP() []byte {
 }
 
 var file_guildmesh_scheduler_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_guildmesh_scheduler_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_guildmesh_scheduler_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_guildmesh_scheduler_v1_task_proto_goTypes = []any{
 	(TaskState)(0),                // 0: guildmesh.scheduler.v1.TaskState
 	(*Task)(nil),                  // 1: guildmesh.scheduler.v1.Task
 	(*TaskWaitingFor)(nil),        // 2: guildmesh.scheduler.v1.TaskWaitingFor
 	(*RetryPolicy)(nil),           // 3: guildmesh.scheduler.v1.RetryPolicy
 	(*TaskError)(nil),             // 4: guildmesh.scheduler.v1.TaskError
-	(*Queue)(nil),                 // 5: guildmesh.scheduler.v1.Queue
-	nil,                           // 6: guildmesh.scheduler.v1.Task.LabelsEntry
-	(*structpb.Struct)(nil),       // 7: google.protobuf.Struct
-	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 9: google.protobuf.Value
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	nil,                           // 5: guildmesh.scheduler.v1.Task.LabelsEntry
+	(*structpb.Struct)(nil),       // 6: google.protobuf.Struct
+	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
+	(*structpb.Value)(nil),        // 8: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_guildmesh_scheduler_v1_task_proto_depIdxs = []int32{
-	7,  // 0: guildmesh.scheduler.v1.Task.context:type_name -> google.protobuf.Struct
-	8,  // 1: guildmesh.scheduler.v1.Task.timeout:type_name -> google.protobuf.Duration
-	6,  // 2: guildmesh.scheduler.v1.Task.labels:type_name -> guildmesh.scheduler.v1.Task.LabelsEntry
+	6,  // 0: guildmesh.scheduler.v1.Task.context:type_name -> google.protobuf.Struct
+	7,  // 1: guildmesh.scheduler.v1.Task.timeout:type_name -> google.protobuf.Duration
+	5,  // 2: guildmesh.scheduler.v1.Task.labels:type_name -> guildmesh.scheduler.v1.Task.LabelsEntry
 	0,  // 3: guildmesh.scheduler.v1.Task.state:type_name -> guildmesh.scheduler.v1.TaskState
-	9,  // 4: guildmesh.scheduler.v1.Task.result:type_name -> google.protobuf.Value
+	8,  // 4: guildmesh.scheduler.v1.Task.result:type_name -> google.protobuf.Value
 	4,  // 5: guildmesh.scheduler.v1.Task.error:type_name -> guildmesh.scheduler.v1.TaskError
-	10, // 6: guildmesh.scheduler.v1.Task.create_time:type_name -> google.protobuf.Timestamp
-	10, // 7: guildmesh.scheduler.v1.Task.start_time:type_name -> google.protobuf.Timestamp
-	10, // 8: guildmesh.scheduler.v1.Task.finish_time:type_name -> google.protobuf.Timestamp
-	10, // 9: guildmesh.scheduler.v1.Task.schedule_time:type_name -> google.protobuf.Timestamp
-	8,  // 10: guildmesh.scheduler.v1.Task.delay:type_name -> google.protobuf.Duration
-	8,  // 11: guildmesh.scheduler.v1.Task.start_timeout:type_name -> google.protobuf.Duration
-	8,  // 12: guildmesh.scheduler.v1.Task.attempt_timeout:type_name -> google.protobuf.Duration
-	8,  // 13: guildmesh.scheduler.v1.Task.heartbeat_timeout:type_name -> google.protobuf.Duration
-	10, // 14: guildmesh.scheduler.v1.Task.deadline:type_name -> google.protobuf.Timestamp
-	8,  // 15: guildmesh.scheduler.v1.Task.total_timeout:type_name -> google.protobuf.Duration
+	9,  // 6: guildmesh.scheduler.v1.Task.create_time:type_name -> google.protobuf.Timestamp
+	9,  // 7: guildmesh.scheduler.v1.Task.start_time:type_name -> google.protobuf.Timestamp
+	9,  // 8: guildmesh.scheduler.v1.Task.finish_time:type_name -> google.protobuf.Timestamp
+	9,  // 9: guildmesh.scheduler.v1.Task.schedule_time:type_name -> google.protobuf.Timestamp
+	7,  // 10: guildmesh.scheduler.v1.Task.delay:type_name -> google.protobuf.Duration
+	7,  // 11: guildmesh.scheduler.v1.Task.start_timeout:type_name -> google.protobuf.Duration
+	7,  // 12: guildmesh.scheduler.v1.Task.attempt_timeout:type_name -> google.protobuf.Duration
+	7,  // 13: guildmesh.scheduler.v1.Task.heartbeat_timeout:type_name -> google.protobuf.Duration
+	9,  // 14: guildmesh.scheduler.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	7,  // 15: guildmesh.scheduler.v1.Task.total_timeout:type_name -> google.protobuf.Duration
 	3,  // 16: guildmesh.scheduler.v1.Task.retry_policy:type_name -> guildmesh.scheduler.v1.RetryPolicy
-	10, // 17: guildmesh.scheduler.v1.Task.next_start_time:type_name -> google.protobuf.Timestamp
+	9,  // 17: guildmesh.scheduler.v1.Task.next_start_time:type_name -> google.protobuf.Timestamp
 	2,  // 18: guildmesh.scheduler.v1.Task.waiting_for:type_name -> guildmesh.scheduler.v1.TaskWaitingFor
-	10, // 19: guildmesh.scheduler.v1.TaskWaitingFor.expire_time:type_name -> google.protobuf.Timestamp
-	8,  // 20: guildmesh.scheduler.v1.RetryPolicy.initial_backoff:type_name -> google.protobuf.Duration
-	8,  // 21: guildmesh.scheduler.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
+	9,  // 19: guildmesh.scheduler.v1.TaskWaitingFor.expire_time:type_name -> google.protobuf.Timestamp
+	7,  // 20: guildmesh.scheduler.v1.RetryPolicy.initial_backoff:type_name -> google.protobuf.Duration
+	7,  // 21: guildmesh.scheduler.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
 	22, // [22:22] is the sub-list for method output_type
 	22, // [22:22] is the sub-list for method input_type
 	22, // [22:22] is the sub-list for extension type_name
@@ -909,7 +860,7 @@ func file_guildmesh_scheduler_v1_task_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_task_proto_rawDesc), len(file_guildmesh_scheduler_v1_task_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

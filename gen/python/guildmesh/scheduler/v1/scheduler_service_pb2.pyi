@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
+from guildmesh.scheduler.v1 import queue_pb2 as _queue_pb2
 from guildmesh.scheduler.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
 import sys
@@ -475,13 +476,13 @@ class ListQueuesResponse(_message.Message):
 
     QUEUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def queues(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.Queue]:
-        """queues, highest priority first."""
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[_queue_pb2.Queue]:
+        """queues, highest priority first; without tenant_weights."""
 
     def __init__(
         self,
         *,
-        queues: _abc.Iterable[_task_pb2.Queue] | None = ...,
+        queues: _abc.Iterable[_queue_pb2.Queue] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

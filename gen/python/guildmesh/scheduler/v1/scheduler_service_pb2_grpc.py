@@ -186,7 +186,8 @@ class SchedulerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListQueues(self, request, context):
-        """ListQueues lists the queues, highest priority first.
+        """ListQueues lists the queues that the caller's tasks may wait in, highest priority first: the tenant's own, at most 1,000, and those of every
+        tenant whose names it has no queue of. QueueService changes them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

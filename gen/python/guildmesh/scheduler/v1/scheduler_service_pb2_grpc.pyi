@@ -76,7 +76,9 @@ class SchedulerServiceStub:
     a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
     """
     ListQueues: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListQueuesRequest, _scheduler_service_pb2.ListQueuesResponse]
-    """ListQueues lists the queues, highest priority first."""
+    """ListQueues lists the queues that the caller's tasks may wait in, highest priority first: the tenant's own, at most 1,000, and those of every
+    tenant whose names it has no queue of. QueueService changes them.
+    """
     CountTasks: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.CountTasksRequest, _scheduler_service_pb2.CountTasksResponse]
     """CountTasks counts the tasks of the whole mesh by state, for the mesh's status."""
 
@@ -125,7 +127,9 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
     """
     ListQueues: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListQueuesRequest, _scheduler_service_pb2.ListQueuesResponse]  # type: ignore[assignment]
-    """ListQueues lists the queues, highest priority first."""
+    """ListQueues lists the queues that the caller's tasks may wait in, highest priority first: the tenant's own, at most 1,000, and those of every
+    tenant whose names it has no queue of. QueueService changes them.
+    """
     CountTasks: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.CountTasksRequest, _scheduler_service_pb2.CountTasksResponse]  # type: ignore[assignment]
     """CountTasks counts the tasks of the whole mesh by state, for the mesh's status."""
 
@@ -237,7 +241,9 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_service_pb2.ListQueuesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_service_pb2.ListQueuesResponse, _abc.Awaitable[_scheduler_service_pb2.ListQueuesResponse]]:
-        """ListQueues lists the queues, highest priority first."""
+        """ListQueues lists the queues that the caller's tasks may wait in, highest priority first: the tenant's own, at most 1,000, and those of every
+        tenant whose names it has no queue of. QueueService changes them.
+        """
 
     @_abc_1.abstractmethod
     def CountTasks(

@@ -124,6 +124,7 @@ class Task(_message.Message):
     RETRY_POLICY_FIELD_NUMBER: _builtins.int
     NEXT_START_TIME_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
+    REPLAY_OF_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """task_id is a UUIDv7 given by the scheduler."""
     tenant_id: _builtins.str
@@ -137,7 +138,7 @@ class Task(_message.Message):
     priority: _builtins.int
     """priority from 1 to 10, default 5; within a queue the larger number goes first."""
     max_attempts: _builtins.int
-    """max_attempts is how often a worker may start the task, 1 to 20, default 5; a lost worker counts as an attempt."""
+    """max_attempts is how often a worker may start the task, 1 to 20; a lost worker counts as an attempt. Unset: as its queue says, or 5."""
     parent_task_id: _builtins.str
     """parent_task_id is the task this one is a part of, or empty."""
     state: Global___TaskState.ValueType
@@ -152,6 +153,8 @@ class Task(_message.Message):
     """last_event_number is the number of the task's newest event."""
     created_by: _builtins.str
     """created_by is the principal that created the task."""
+    replay_of: _builtins.str
+    """replay_of is the failed task that this one repeats, see ReplayTask; empty for any other."""
     @_builtins.property
     def context(self) -> _struct_pb2.Struct:
         """context is the task's input: an object of at most 1 MiB as compact JSON."""
@@ -220,7 +223,7 @@ class Task(_message.Message):
 
     @_builtins.property
     def retry_policy(self) -> Global___RetryPolicy:
-        """retry_policy says how long to wait between attempts, and after which failures not to try again (requirement row 12)."""
+        """retry_policy says how long to wait between attempts, and after which failures not to try again (requirement row 12). Unset: its queue's."""
 
     @_builtins.property
     def next_start_time(self) -> _timestamp_pb2.Timestamp:
@@ -265,10 +268,11 @@ class Task(_message.Message):
         retry_policy: Global___RetryPolicy | None = ...,
         next_start_time: _timestamp_pb2.Timestamp | None = ...,
         waiting_for: Global___TaskWaitingFor | None = ...,
+        replay_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt_timeout", b"attempt_timeout", "context", b"context", "create_time", b"create_time", "deadline", b"deadline", "delay", b"delay", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "priority", b"priority", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "timeout", b"timeout", "total_timeout", b"total_timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt", b"attempt", "attempt_timeout", b"attempt_timeout", "context", b"context", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "delay", b"delay", "description", b"description", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "kind", b"kind", "labels", b"labels", "last_event_number", b"last_event_number", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "queue", b"queue", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "state", b"state", "status", b"status", "task_id", b"task_id", "tenant_id", b"tenant_id", "timeout", b"timeout", "total_timeout", b"total_timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt", b"attempt", "attempt_timeout", b"attempt_timeout", "context", b"context", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "delay", b"delay", "description", b"description", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "kind", b"kind", "labels", b"labels", "last_event_number", b"last_event_number", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "queue", b"queue", "replay_of", b"replay_of", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "state", b"state", "status", b"status", "task_id", b"task_id", "tenant_id", b"tenant_id", "timeout", b"timeout", "total_timeout", b"total_timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_attempts: _TypeAlias = _typing.Literal["max_attempts"]  # noqa: Y015
     _WhichOneofArgType__max_attempts: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts"]  # noqa: Y015
@@ -400,29 +404,3 @@ class TaskError(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskError: _TypeAlias = TaskError  # noqa: Y015
-
-@_typing.final
-class Queue(_message.Message):
-    """Queue is a named line of tasks (requirement row 1)."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    QUEUE_FIELD_NUMBER: _builtins.int
-    PRIORITY_FIELD_NUMBER: _builtins.int
-    queue: _builtins.str
-    """queue is the name."""
-    priority: _builtins.int
-    """priority of the queue: a worker that serves several queues takes from the one with the larger number first."""
-    def __init__(
-        self,
-        *,
-        queue: _builtins.str = ...,
-        priority: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "queue", b"queue"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Queue: _TypeAlias = Queue  # noqa: Y015

@@ -1,0 +1,172 @@
+"""Queues: a tenant's own under its row security, the shared ones as the engine role."""
+# ruff: noqa: S608 - the names in the statements are ours, the values are arguments
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import asyncpg
+from guildmesh.scheduler.v1.task_pb2 import RetryPolicy as RetryMessage
+from guildmesh.scheduler.v1.task_pb2 import Task as TaskMessage
+
+from services.common.db.driver import Driver
+from services.common.db.engine_role import EngineDriver
+from services.common.failpoints import fail_point
+from services.scheduler.domain.errors import EtagMismatch, QueueExists, QueueNotEmpty, QueueNotFound, TooManyQueues
+from services.scheduler.domain.queue import EVERY_TENANT, MOST_QUEUES, Queue
+from services.scheduler.domain.retry import decode_retry
+from services.scheduler.domain.wake import CHANNEL, Wake, encode
+from services.scheduler.storage.waking import Waker
+
+_NAMES = (
+    "tenant_id", "queue", "priority", "retention_days", "dead_letter_retention_days", "max_attempts", "retry",
+    "rate_per_second", "rate_burst", "max_running", "max_running_per_key", "paused",
+)  # fmt: skip
+COLUMNS = ", ".join((*_NAMES, "tenant_weights", "version", "create_time", "update_time"))
+_WRITTEN = (*_NAMES, "tenant_weights")
+# A tenant's own queue counts before everyone's of the same name.
+_QUEUES = f"""
+SELECT * FROM (
+  SELECT DISTINCT ON (queue) {COLUMNS} FROM queues WHERE tenant_id IN ($1, '{EVERY_TENANT}')
+  ORDER BY queue, tenant_id = '{EVERY_TENANT}'
+) q ORDER BY priority DESC, queue
+"""
+_GET = f"""
+SELECT {COLUMNS} FROM queues WHERE queue = $2 AND tenant_id IN ($1, '{EVERY_TENANT}')
+ORDER BY tenant_id = '{EVERY_TENANT}' LIMIT 1
+"""
+# Until the end of the transaction: two that create at once would both be the last that may.
+_ALONE = "SELECT pg_advisory_xact_lock(hashtext('guildmesh.scheduler.queues'), hashtext($1))"
+_NUMBER = "SELECT count(*) FROM queues WHERE tenant_id = $1"
+_INSERT = f"""
+INSERT INTO queues ({", ".join(_WRITTEN)}, create_time, update_time)
+VALUES ({", ".join(f"${place}" for place in range(1, len(_WRITTEN) + 1))}, clock_timestamp(), clock_timestamp())
+ON CONFLICT DO NOTHING RETURNING {COLUMNS}
+"""
+_LOCK = f"SELECT {COLUMNS} FROM queues WHERE tenant_id = $1 AND queue = $2 FOR UPDATE"
+_UPDATE = f"""
+UPDATE queues SET {", ".join(f"{name} = ${place}" for place, name in enumerate(_WRITTEN, 1))},
+  version = version + 1, update_time = clock_timestamp()
+WHERE tenant_id = $1 AND queue = $2 RETURNING {COLUMNS}
+"""
+_DELETE = "DELETE FROM queues WHERE tenant_id = $1 AND queue = $2"
+_NOTIFY = "SELECT pg_notify($1, $2)"
+# No index is in order of the queues: it would cost each task two entries, and queues are deleted hardly ever.
+_SCAN = "SET LOCAL enable_seqscan = on"
+_HAS_TASKS = "SELECT EXISTS (SELECT FROM tasks WHERE tenant_id = $1 AND queue = $2)"
+_SHARED_HAS_TASKS = f"""
+SELECT EXISTS (
+  SELECT FROM tasks t WHERE t.queue = $2 AND $1 = '{EVERY_TENANT}'
+    AND NOT EXISTS (SELECT FROM queues q WHERE q.queue = t.queue AND q.tenant_id = t.tenant_id)
+)
+"""
+# A create looks for the queue in the statement that inserts the task, whose snapshot is newer than its locks: it waits here, and
+# then finds no queue; or it was first, and we wait for it and find its task. Whoever creates waits behind us no longer than this.
+_SHUT = "SET LOCAL lock_timeout = '500ms'; LOCK TABLE queues IN ACCESS EXCLUSIVE MODE"
+
+
+class StoredQueues:
+    """The queues in the database."""
+
+    def __init__(self, database: Driver, engine: EngineDriver, waker: Waker) -> None:
+        self._database = database
+        self._engine = engine
+        self._waker = waker
+
+    async def queues(self, tenant_id: str) -> Sequence[Queue]:
+        """The queues of the tenant and of everyone, highest priority first."""
+        async with self._database.tenant(tenant_id) as connection:
+            return [queue_of(row) for row in await connection.fetch(_QUEUES, tenant_id)]
+
+    async def get(self, tenant_id: str, queue: str, *, shared: bool) -> Queue | None:
+        """The tenant's own queue or else the shared one; with `shared` that one in any case."""
+        async with self._database.tenant(tenant_id) as connection:
+            row = await connection.fetchrow(_GET, EVERY_TENANT if shared else tenant_id, queue)
+        return None if row is None else queue_of(row)
+
+    async def create(self, queue: Queue) -> Queue:
+        """Keeps a new queue; raises QueueExists or TooManyQueues."""
+        async with self._told(queue.tenant_id) as connection:
+            await connection.execute(_ALONE, queue.tenant_id)
+            if await connection.fetchval(_NUMBER, queue.tenant_id) >= MOST_QUEUES:
+                raise TooManyQueues(MOST_QUEUES)
+            row = await connection.fetchrow(_INSERT, *_values(queue))
+            if row is None:
+                raise QueueExists(queue.queue)
+            return queue_of(row)
+
+    async def change(self, owner: str, queue: str, change: Callable[[Queue], Queue]) -> Queue:
+        """Applies a change while nobody else changes the queue; raises QueueNotFound, and what the change raises."""
+        async with self._told(owner) as connection:
+            row = await connection.fetchrow(_LOCK, owner, queue)
+            if row is None:
+                raise QueueNotFound(queue, ())
+            return queue_of(await connection.fetchrow(_UPDATE, *_values(change(queue_of(row)))))
+
+    async def delete(self, owner: str, queue: str, etag: str) -> None:
+        """Deletes a queue without tasks; raises QueueNotFound, EtagMismatch, QueueNotEmpty or ConcurrentChange."""
+        # Most queues that cannot be deleted are found without keeping anybody from creating tasks.
+        async with self._as_owner(owner) as connection:
+            await _check_empty(connection, owner, queue)
+        async with self._told(owner) as connection:
+            await connection.execute(_SHUT)
+            row = await connection.fetchrow(_LOCK, owner, queue)
+            if row is None:
+                raise QueueNotFound(queue, ())
+            if etag not in ("", queue_of(row).etag):
+                raise EtagMismatch("queue", queue=queue)
+            await _check_empty(connection, owner, queue)
+            await connection.execute(_DELETE, owner, queue)
+            await fail_point("scheduler.delete_queue.before_commit", connection.terminate)
+        await fail_point("scheduler.delete_queue.after_commit")
+
+    @asynccontextmanager
+    async def _told(self, owner: str) -> AsyncIterator[asyncpg.Connection]:
+        """One transaction as the owner of queues, of whose change everybody is told, here and in other processes."""
+        wake = Wake(origin=self._waker.origin, queues={owner})
+        async with self._as_owner(owner) as connection:
+            yield connection
+            await connection.execute(_NOTIFY, CHANNEL, encode(wake))
+        self._waker.wake(wake)
+
+    @asynccontextmanager
+    async def _as_owner(self, owner: str) -> AsyncIterator[asyncpg.Connection]:
+        transaction = self._engine.transaction() if owner == EVERY_TENANT else self._database.tenant(owner)
+        async with transaction as connection:
+            yield connection
+
+
+async def _check_empty(connection: asyncpg.Connection, owner: str, queue: str) -> None:
+    await connection.execute(_SCAN)
+    if await connection.fetchval(_SHARED_HAS_TASKS if owner == EVERY_TENANT else _HAS_TASKS, owner, queue):
+        raise QueueNotEmpty(queue)
+
+
+def queue_of(row: asyncpg.Record) -> Queue:
+    """The queue in a row that has COLUMNS."""
+    fields = {name: row[name] for name in (*_NAMES, "version", "create_time", "update_time")}
+    max_attempts, retry = fields["max_attempts"], fields["retry"]
+    return Queue(
+        **fields,
+        tenant_weights=json.loads(row["tenant_weights"]),
+        max_attempts_spec=b"" if max_attempts is None else TaskMessage(max_attempts=max_attempts).SerializeToString(),
+        retry_spec=b"" if retry is None else TaskMessage(retry_policy=_retry_message(retry)).SerializeToString(),
+    )
+
+
+def _retry_message(text: str) -> RetryMessage:
+    policy = decode_retry(text)
+    message = RetryMessage(backoff_multiplier=policy.multiplier, jitter=policy.jitter, non_retryable_reasons=policy.non_retryable)
+    message.initial_backoff.FromMilliseconds(policy.initial_ms)
+    message.max_backoff.FromMilliseconds(policy.max_ms)
+    return message
+
+
+def _values(queue: Queue) -> list[object]:
+    if queue.rate_per_second is not None and queue.rate_burst is None:
+        queue = replace(queue, rate_burst=max(1, math.ceil(queue.rate_per_second)))
+    return [*(getattr(queue, name) for name in _NAMES), json.dumps(dict(queue.tenant_weights))]

@@ -1,0 +1,157 @@
+"""Replays of failed tasks for one tenant, under its row security.
+
+What is known of a replay is written in the transaction that creates its task, under the lock of the dead letter's row: so each is
+replayed once, however many ask at once and wherever one of them dies.
+"""
+# ruff: noqa: S608 - the names in the statements are ours, the values are arguments
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from services.common.db.clock import DatabaseClock
+from services.common.db.driver import Driver
+from services.common.errors import DomainError
+from services.common.failpoints import fail_point
+from services.scheduler.domain.dead_letter import Replays, replay_request_id
+from services.scheduler.domain.dead_letter_filter import Conditions
+from services.scheduler.domain.errors import ReplayNotKept, TaskNotFailed, TaskNotFound
+from services.scheduler.domain.ports import MakeReplay
+from services.scheduler.domain.task import NewTask, State, Task
+from services.scheduler.domain.task_filter import Condition
+from services.scheduler.storage.changelog import ChangeLog
+from services.scheduler.storage.create_batch import create_tasks
+from services.scheduler.storage.dead_letters import KEPT, Wanted, left_of
+from services.scheduler.storage.schedule_runs import fill_queues
+from services.scheduler.storage.tasks import GET_TASK, READ_TASKS, task_of
+from services.scheduler.storage.waking import Waker
+
+BYTES = 16 << 20
+"""of specs and contexts that one call replays, the first of which may be larger."""
+_OPEN = Condition("replayed", "=", 0)
+_LOCK = """
+SELECT replay_task_id, clock_timestamp() AS now FROM dead_letters WHERE tenant_id = $1 AND task_id = $2 FOR UPDATE
+"""
+# What a scheduler of a version before has ended has none.
+_MAKE = """
+INSERT INTO dead_letters (tenant_id, task_id, queue, kind, fail_time, reason, attempts, retention_days)
+SELECT tenant_id, task_id, queue, kind, finish_time, COALESCE(error_reason, 'UNKNOWN'), attempt, retention_days
+FROM finished_tasks WHERE tenant_id = $1 AND task_id = $2 AND state = 4
+ON CONFLICT DO NOTHING
+"""
+# In one order for all, so that two that replay the same wait for each other instead of deadlocking; who waited skips what the
+# other did.
+_LOCK_MANY = f"""
+SELECT task_id FROM dead_letters d WHERE {{along}} AND {KEPT}{{besides}}
+ORDER BY fail_time, task_id LIMIT {{limit}} FOR UPDATE OF d
+"""
+_SIZES = """
+SELECT task_id, octet_length(spec) + COALESCE(octet_length(context), 0) AS bytes FROM finished_tasks
+WHERE tenant_id = $1 AND task_id = ANY($2::uuid[])
+"""
+_KEEP = """
+UPDATE dead_letters d SET replay_task_id = r.replay_task_id, replay_time = $4
+FROM unnest($2::uuid[], $3::uuid[]) AS r (task_id, replay_task_id)
+WHERE d.tenant_id = $1 AND d.task_id = r.task_id AND d.task_id = ANY($2)
+"""
+_NOW = "SELECT clock_timestamp()"
+
+
+class FailedTasks:
+    """Replays failed tasks for their tenant."""
+
+    def __init__(self, database: Driver, waker: Waker, lease: timedelta, retention_days: int, make_replay: MakeReplay) -> None:
+        """Lease and retention are what new tasks are given, as by `Batches` and `Queues`."""
+        self._database = database
+        self._waker = waker
+        self._lease = lease
+        self._retention_days = retention_days
+        self._make_replay = make_replay
+        self._clock = DatabaseClock()
+
+    async def replay(self, tenant_id: str, task_id: str, subject: str, *, again: bool, request_id: str) -> Task:
+        """The task that repeats a failed one; see TaskReplayer."""
+        async with self._transaction(tenant_id) as (connection, log):
+            row = await connection.fetchrow(_LOCK, tenant_id, task_id)
+            task = await _read(connection, tenant_id, task_id)
+            if task is None:
+                raise TaskNotFound(task_id)
+            if task.state is not State.FAILED:
+                raise TaskNotFailed(task_id, task.state.status)
+            if row is None:
+                await connection.execute(_MAKE, tenant_id, task_id)
+                row = await connection.fetchrow(_LOCK, tenant_id, task_id)
+            if row["replay_task_id"] is not None and not again:
+                replay = await _read(connection, tenant_id, str(row["replay_task_id"]))
+                if replay is None:
+                    raise ReplayNotKept(task_id, str(row["replay_task_id"]))
+                return replay
+            derived = replay_request_id(task_id, request_id) if again and request_id else ""
+            new = self._make_replay(task, row["now"], subject, derived)
+            [replay] = await self._create(connection, log, [new])
+            await connection.execute(_KEEP, tenant_id, [task_id], [replay.task_id], row["now"])
+        return replay
+
+    async def replay_many(self, tenant_id: str, queue: str, conditions: Conditions, limit: int, subject: str) -> Replays:
+        """Replays at most `limit` dead letters that were not; see TaskReplayer."""
+        wanted = Wanted(tenant_id, queue, (*conditions, _OPEN))
+        async with self._transaction(tenant_id) as (connection, log):
+            rows = await connection.fetch(wanted.statement(_LOCK_MANY, limit), *wanted.arguments)
+            task_ids = await _within(connection, tenant_id, [str(row["task_id"]) for row in rows])
+            now: datetime = await connection.fetchval(_NOW)
+            found = await connection.fetch(READ_TASKS, task_ids, [tenant_id] * len(task_ids))
+            tasks = {task.task_id: task for task in map(task_of, found)}
+            task_ids = [task_id for task_id in task_ids if task_id in tasks]
+            replays = await self._create(
+                connection, log, [self._make_replay(tasks[task_id], now, subject, "") for task_id in task_ids]
+            )
+            pairs = [(task_id, replay.task_id) for task_id, replay in zip(task_ids, replays, strict=True)]
+            await connection.execute(_KEEP, tenant_id, task_ids, [replay_id for _, replay_id in pairs], now)
+            left = await left_of(connection, wanted)
+        return Replays(pairs, left)
+
+    @asynccontextmanager
+    async def _transaction(self, tenant_id: str) -> AsyncIterator[tuple[asyncpg.Connection, ChangeLog]]:
+        """One transaction, between two failpoints, after which those are woken whom the log of it concerns."""
+        log = ChangeLog(self._waker.origin, self._waker.watched, tenant_id)
+        async with self._database.tenant(tenant_id) as connection:
+            yield connection, log
+            await fail_point("scheduler.replay.before_commit", connection.terminate)
+        await fail_point("scheduler.replay.after_commit")
+        if log:
+            self._waker.wake(log.wake)
+
+    async def _create(self, connection: asyncpg.Connection, log: ChangeLog, new: Sequence[NewTask]) -> Sequence[Task]:
+        if not new:
+            return []
+        for problem in await fill_queues(connection, new, self._retention_days):
+            if problem is not None:
+                raise problem
+        tasks = []
+        for answer in await create_tasks(connection, self._clock, log, new, self._lease):
+            if isinstance(answer, DomainError):
+                raise answer
+            tasks.append(answer)
+        return tasks
+
+
+async def _read(connection: asyncpg.Connection, tenant_id: str, task_id: str) -> Task | None:
+    row = await connection.fetchrow(GET_TASK, tenant_id, task_id)
+    return None if row is None else task_of(row)
+
+
+async def _within(connection: asyncpg.Connection, tenant_id: str, task_ids: Sequence[str]) -> list[str]:
+    """The first of these tasks, as many as are not too large for one call together."""
+    sizes = {str(row["task_id"]): row["bytes"] for row in await connection.fetch(_SIZES, tenant_id, task_ids)}
+    chosen: list[str] = []
+    size = 0
+    for task_id in task_ids:
+        size += sizes.get(task_id, 0)
+        if chosen and size > BYTES:
+            break
+        chosen.append(task_id)
+    return chosen
