@@ -66,6 +66,14 @@ const (
 	ErrorReason_ERROR_REASON_ETAG_MISMATCH ErrorReason = 24
 	// ERROR_REASON_BACKFILL_TOO_LARGE: more runs than one call may start.
 	ErrorReason_ERROR_REASON_BACKFILL_TOO_LARGE ErrorReason = 25
+	// ERROR_REASON_DUPLICATE_NODE_KEY: two nodes of a graph have the same key.
+	ErrorReason_ERROR_REASON_DUPLICATE_NODE_KEY ErrorReason = 40
+	// ERROR_REASON_UNKNOWN_NODE_KEY: a node of a graph depends on a key that no node has.
+	ErrorReason_ERROR_REASON_UNKNOWN_NODE_KEY ErrorReason = 41
+	// ERROR_REASON_SELF_DEPENDENCY: a node of a graph depends on itself.
+	ErrorReason_ERROR_REASON_SELF_DEPENDENCY ErrorReason = 42
+	// ERROR_REASON_DEPENDENCY_CYCLE: nodes of a graph wait for each other.
+	ErrorReason_ERROR_REASON_DEPENDENCY_CYCLE ErrorReason = 43
 )
 
 // Enum value maps for ErrorReason.
@@ -91,6 +99,10 @@ var (
 		23: "ERROR_REASON_INVALID_TIME_ZONE",
 		24: "ERROR_REASON_ETAG_MISMATCH",
 		25: "ERROR_REASON_BACKFILL_TOO_LARGE",
+		40: "ERROR_REASON_DUPLICATE_NODE_KEY",
+		41: "ERROR_REASON_UNKNOWN_NODE_KEY",
+		42: "ERROR_REASON_SELF_DEPENDENCY",
+		43: "ERROR_REASON_DEPENDENCY_CYCLE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":          0,
@@ -113,6 +125,10 @@ var (
 		"ERROR_REASON_INVALID_TIME_ZONE":    23,
 		"ERROR_REASON_ETAG_MISMATCH":        24,
 		"ERROR_REASON_BACKFILL_TOO_LARGE":   25,
+		"ERROR_REASON_DUPLICATE_NODE_KEY":   40,
+		"ERROR_REASON_UNKNOWN_NODE_KEY":     41,
+		"ERROR_REASON_SELF_DEPENDENCY":      42,
+		"ERROR_REASON_DEPENDENCY_CYCLE":     43,
 	}
 )
 
@@ -147,7 +163,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\x8b\x19\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xf9\x1d\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -191,7 +207,17 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\x12nThe schedule 'nightly' was changed since you read it; read it again, then repeat the change with its new etag.\x1a\x16\n" +
 	"\vschedule_id\x12\anightly\x12\x93\x01\n" +
 	"\x1fERROR_REASON_BACKFILL_TOO_LARGE\x10\x19\x1anʻ\x18j\b\x03\x12YMore than 500 runs lie in this time; fill a shorter one, and the rest with further calls.\x1a\v\n" +
-	"\x04most\x12\x03500B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"\x04most\x12\x03500\x12\x80\x01\n" +
+	"\x1fERROR_REASON_DUPLICATE_NODE_KEY\x10(\x1a[ʻ\x18W\b\x03\x12BTwo nodes have the key 'extract'; give each node a key of its own.\x1a\x0f\n" +
+	"\x04node\x12\aextract\x12\xcf\x01\n" +
+	"\x1dERROR_REASON_UNKNOWN_NODE_KEY\x10)\x1a\xab\x01ʻ\x18\xa6\x01\b\x03\x12{The node 'report' depends on 'extrakt', and no node has this key; to depend on a task that is there, use task.dependencies.\x1a\x15\n" +
+	"\n" +
+	"dependency\x12\aextrakt\x1a\x0e\n" +
+	"\x04node\x12\x06report\x12y\n" +
+	"\x1cERROR_REASON_SELF_DEPENDENCY\x10*\x1aWʻ\x18S\b\x03\x12?The node 'report' depends on itself; leave this dependency out.\x1a\x0e\n" +
+	"\x04node\x12\x06report\x12\x9b\x01\n" +
+	"\x1dERROR_REASON_DEPENDENCY_CYCLE\x10+\x1axʻ\x18t\b\x03\x12UThe nodes wait for each other: a -> b -> c -> a; leave one of these dependencies out.\x1a\x19\n" +
+	"\x05cycle\x12\x10a -> b -> c -> aB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_error_reason_proto_rawDescOnce sync.Once

@@ -62,6 +62,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_ETAG_MISMATCH: the schedule was changed since the caller read it."""
     ERROR_REASON_BACKFILL_TOO_LARGE: _ErrorReason.ValueType  # 25
     """ERROR_REASON_BACKFILL_TOO_LARGE: more runs than one call may start."""
+    ERROR_REASON_DUPLICATE_NODE_KEY: _ErrorReason.ValueType  # 40
+    """ERROR_REASON_DUPLICATE_NODE_KEY: two nodes of a graph have the same key."""
+    ERROR_REASON_UNKNOWN_NODE_KEY: _ErrorReason.ValueType  # 41
+    """ERROR_REASON_UNKNOWN_NODE_KEY: a node of a graph depends on a key that no node has."""
+    ERROR_REASON_SELF_DEPENDENCY: _ErrorReason.ValueType  # 42
+    """ERROR_REASON_SELF_DEPENDENCY: a node of a graph depends on itself."""
+    ERROR_REASON_DEPENDENCY_CYCLE: _ErrorReason.ValueType  # 43
+    """ERROR_REASON_DEPENDENCY_CYCLE: nodes of a graph wait for each other."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists the google.rpc.ErrorInfo reasons of the domain "scheduler.guildmesh.dev"."""
@@ -106,4 +114,12 @@ ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 24
 """ERROR_REASON_ETAG_MISMATCH: the schedule was changed since the caller read it."""
 ERROR_REASON_BACKFILL_TOO_LARGE: ErrorReason.ValueType  # 25
 """ERROR_REASON_BACKFILL_TOO_LARGE: more runs than one call may start."""
+ERROR_REASON_DUPLICATE_NODE_KEY: ErrorReason.ValueType  # 40
+"""ERROR_REASON_DUPLICATE_NODE_KEY: two nodes of a graph have the same key."""
+ERROR_REASON_UNKNOWN_NODE_KEY: ErrorReason.ValueType  # 41
+"""ERROR_REASON_UNKNOWN_NODE_KEY: a node of a graph depends on a key that no node has."""
+ERROR_REASON_SELF_DEPENDENCY: ErrorReason.ValueType  # 42
+"""ERROR_REASON_SELF_DEPENDENCY: a node of a graph depends on itself."""
+ERROR_REASON_DEPENDENCY_CYCLE: ErrorReason.ValueType  # 43
+"""ERROR_REASON_DEPENDENCY_CYCLE: nodes of a graph wait for each other."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
