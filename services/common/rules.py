@@ -79,6 +79,12 @@ class _Terms:
     def add(self, term: str) -> None:
         self._terms.append(f"({term})")
 
+    def __bool__(self) -> bool:
+        return bool(self._terms)
+
+    def add_all(self, other: _Terms) -> None:
+        self._terms += other._terms
+
     def take(self) -> str:
         """All terms as one, which are then no longer part of the expression; empty when there are none."""
         terms, self._terms = self._terms, []
@@ -143,9 +149,17 @@ def _add_repeated(
     _only(rules, "required", "repeated")
     own = rules.repeated
     _only(own, "min_items", "max_items", "items")
-    _add_range(terms, f"len({read})", own.min_items or None, own.max_items if own.HasField("max_items") else None)
+    most = own.max_items if own.HasField("max_items") else None
+    inner = _Terms(terms._names)
     if own.items.ignore != validate_pb2.IGNORE_ALWAYS and (each := _each(field, own.items, within)):
-        terms.add(f"{terms.name(each)}({read})")
+        inner.add(f"{terms.name(each)}({read})")
+    if own.min_items or not inner:
+        _add_range(terms, f"len({read})", own.min_items or None, most)
+        terms.add_all(inner)
+        return
+    # Most are empty, and that is seen faster than an iteration ends.
+    _add_range(inner, f"len({read})", None, most)
+    terms.add(f"not len({read}) or {inner.take()}")
 
 
 def _add_map(terms: _Terms, entry: Descriptor, rules: validate_pb2.FieldRules, read: str, within: tuple[str, ...]) -> None:

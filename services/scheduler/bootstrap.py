@@ -32,6 +32,7 @@ from services.scheduler.storage.cancel import Cancellations
 from services.scheduler.storage.dead_letters import DeadLetters
 from services.scheduler.storage.expiry import Expiry
 from services.scheduler.storage.fire_batch import DueSchedules
+from services.scheduler.storage.graphs import Graphs
 from services.scheduler.storage.partitions import Partitions
 from services.scheduler.storage.queues import StoredQueues
 from services.scheduler.storage.replays import FailedTasks
@@ -44,6 +45,7 @@ from services.scheduler.usecases.count_tasks import CountTasks
 from services.scheduler.usecases.create_queue import CreateQueue
 from services.scheduler.usecases.create_schedule import CreateSchedule
 from services.scheduler.usecases.create_task import CreateTask
+from services.scheduler.usecases.create_task_graph import CreateTaskGraph
 from services.scheduler.usecases.delete_dead_letters import DeleteDeadLetters
 from services.scheduler.usecases.delete_queue import DeleteQueue
 from services.scheduler.usecases.delete_schedule import DeleteSchedule
@@ -95,6 +97,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         run_task = RunTask(create_task, reader, hub, settings.watch_poll_seconds)
         use_cases = UseCases(
             create_task=create_task,
+            create_task_graph=CreateTaskGraph(Graphs(database, hub, settings.lease), queues),
             run_task=run_task,
             get_task=GetTask(reader),
             list_tasks=ListTasks(reader),

@@ -321,3 +321,49 @@ class ReplayNotKept(FailedPrecondition):
             task_id=task_id,
             replay_task_id=replay_task_id,
         )
+
+
+class DuplicateNodeKey(InvalidArgument):
+    """Two nodes of a graph have the same key."""
+
+    reason = "DUPLICATE_NODE_KEY"
+    domain = DOMAIN
+
+    def __init__(self, node: str) -> None:
+        super().__init__(f"Two nodes have the key {node!r}; give each node a key of its own.", node=node)
+
+
+class UnknownNodeKey(InvalidArgument):
+    """A node of a graph depends on a key that no node has."""
+
+    reason = "UNKNOWN_NODE_KEY"
+    domain = DOMAIN
+
+    def __init__(self, node: str, dependency: str) -> None:
+        super().__init__(
+            f"The node {node!r} depends on {dependency!r}, and no node has this key;"
+            " to depend on a task that is there, use task.dependencies.",
+            node=node,
+            dependency=dependency,
+        )
+
+
+class SelfDependency(InvalidArgument):
+    """A node of a graph depends on itself."""
+
+    reason = "SELF_DEPENDENCY"
+    domain = DOMAIN
+
+    def __init__(self, node: str) -> None:
+        super().__init__(f"The node {node!r} depends on itself; leave this dependency out.", node=node)
+
+
+class DependencyCycle(InvalidArgument):
+    """Nodes of a graph wait for each other."""
+
+    reason = "DEPENDENCY_CYCLE"
+    domain = DOMAIN
+
+    def __init__(self, cycle: Sequence[str]) -> None:
+        told = " -> ".join(cycle)
+        super().__init__(f"The nodes wait for each other: {told}; leave one of these dependencies out.", cycle=told)

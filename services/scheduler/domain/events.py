@@ -17,14 +17,18 @@ class Created:
     priority: int
     labels: Mapping[str, str]
     next_start_time: datetime | None = None
-    """when it becomes PENDING; None when it is so from the beginning."""
+    """when it becomes PENDING; None when it is so from the beginning, or BLOCKED."""
+    dependency_ids: tuple[str, ...] = ()
+    """the tasks that it depends on; with any, it is BLOCKED."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The task waits no longer for a moment, but for a worker."""
+    """The task waits no longer for a moment, a signal or its dependencies, but for a worker."""
 
     type: ClassVar[str] = "guildmesh.task.ready.v1"
+    next_start_time: datetime | None = None
+    """when it becomes PENDING, after its dependencies have ended before its moment; None when it is so."""
 
 
 @dataclass(frozen=True, slots=True)

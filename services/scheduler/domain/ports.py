@@ -15,6 +15,7 @@ from services.scheduler.domain.queue import Queue
 from services.scheduler.domain.schedule import Schedule
 from services.scheduler.domain.task import Lease, NewTask, State, StoredEvent, Task
 from services.scheduler.domain.task_filter import TaskFilter
+from services.scheduler.domain.task_graph import NewGraph
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
 
 
@@ -91,6 +92,20 @@ class TaskSignaller(Protocol):
             TaskEnded: it has ended.
             SignalAlreadySent: it has another value for it.
             TooManySignals: it has as many signals and steps as it can hold.
+        """
+
+
+class GraphStore(Protocol):
+    """Graphs of tasks of one tenant, under its row security."""
+
+    async def create(self, graph: NewGraph) -> Sequence[str]:
+        """Creates all tasks of a graph in one transaction, or none; gives their ids in order.
+
+        A repeat with the same request id and payload gives the ids of the first call.
+
+        Raises:
+            RequestIdReused: the request id was used with another payload.
+            DomainError: what CreateTask raises for one of its nodes, with the node's key.
         """
 
 

@@ -72,6 +72,12 @@ class Run:
     """its place in the line; 0 for a task that is not there yet."""
     counted: State | None = None
     """the state that the counts know, which is the one in the database; None for a task that is not there yet."""
+    blocked_by: int | None = None
+    """how many dependencies it waits for, 0 when all have ended; None for a task that has none."""
+    has_dependants: bool = False
+    """whether another task depends on it, or did."""
+    start_timeout_ms: int | None = None
+    """how long a BLOCKED task may wait for its start once it may start; only then `start_by` is known."""
 
     def start(self, worker_id: str, now: datetime, lease: timedelta) -> Started:
         """Gives the next attempt to a worker; the timeout counts from the first start."""
@@ -115,6 +121,18 @@ class Run:
         self.state = State.PENDING
         self.signal = self.prompt = None
         return Ready()
+
+    def unblock(self, now: datetime) -> Ready:
+        """Its dependencies have ended: it waits for its moment, or for a worker."""
+        self.blocked_by = 0
+        later = self.available_at > now
+        self.state = State.SCHEDULED if later else State.PENDING
+        if not later:
+            self.available_at = now
+        if self.start_timeout_ms is not None:
+            start_by = self.available_at + timedelta(milliseconds=self.start_timeout_ms)
+            self.start_by = start_by if self.end_by is None else min(start_by, self.end_by)
+        return Ready(self.available_at if later else None)
 
     def wait(self, signal: str, prompt: str, timeout: timedelta, now: datetime) -> Waiting | Failed:
         """Ends the attempt until a signal comes. That time is no part of the timeout, and the attempt counts for no limit."""

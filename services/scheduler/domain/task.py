@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from services.scheduler.domain.dependency import Dependency, Outcome
     from services.scheduler.domain.run import Run
 
 DEFAULT_QUEUE = "default"
@@ -32,6 +33,7 @@ class State(IntEnum):
     CANCELLED = 5
     SCHEDULED = 6
     WAITING = 7
+    BLOCKED = 8
 
     @property
     def ended(self) -> bool:
@@ -125,6 +127,10 @@ class NewTask:
     """the task's changing part, once it is created."""
     worker_id: str | None = None
     """the worker that starts the task in the moment it is created; None when it waits for one."""
+    dependencies: tuple[Dependency, ...] = ()
+    """the tasks that it waits for."""
+    has_dependants: bool = False
+    """whether tasks that are created with it wait for it."""
 
     def payload_hash(self) -> bytes:
         """SHA-256 of all that the caller chose: two requests with the same hash ask for the same task."""
@@ -159,6 +165,8 @@ class Task:
     """when a SCHEDULED task becomes PENDING."""
     waiting_for: WaitingFor | None = None
     """what a WAITING task waits for."""
+    blocked_by: int = 0
+    """how many dependencies a BLOCKED task waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,3 +212,4 @@ class Lease:
     create_time: datetime
     remaining: timedelta
     steps: tuple[Step, ...] = ()
+    dependencies: tuple[Outcome, ...] = ()

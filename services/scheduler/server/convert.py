@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -18,6 +18,7 @@ from services.common.errors import InvalidRequest
 from services.common.ids import new_id
 from services.common.wire import duration, number, text, timestamp, varint
 from services.scheduler.domain import task as domain
+from services.scheduler.domain.dependency import Dependency, FailurePolicy, Outcome
 from services.scheduler.domain.retry import RetryPolicy
 from services.scheduler.domain.task_filter import Condition, TaskFilter, parse_filter, parse_order
 from services.scheduler.domain.worker import Hello, SchedulerMessage, WorkerMessage
@@ -40,7 +41,8 @@ _TIMES = (
     "total_timeout",
     "retry_policy",
 )
-_USUAL = {field.number for field in pb.Task.DESCRIPTOR.fields if field.name not in (*_OUTPUT_ONLY, *_TIMES)}
+_UNUSUAL = (*_OUTPUT_ONLY, *_TIMES, "dependencies")
+_USUAL = {field.number for field in pb.Task.DESCRIPTOR.fields if field.name not in _UNUSUAL}
 
 
 def submitted_task(request: service_pb.SubmitTaskRequest, tenant_id: str, subject: str, traceparent: str) -> domain.NewTask:
@@ -56,16 +58,22 @@ def submitted_task(request: service_pb.SubmitTaskRequest, tenant_id: str, subjec
 
 
 def new_task(
-    request: service_pb.CreateTaskRequest | service_pb.RunTaskRequest, tenant_id: str, subject: str, traceparent: str
+    request: service_pb.CreateTaskRequest | service_pb.RunTaskRequest,
+    tenant_id: str,
+    subject: str,
+    traceparent: str,
+    task_id: str | None = None,
 ) -> domain.NewTask:
-    """The task of CreateTask or RunTask, with its defaults; changes the request, which is the caller's no more."""
+    """The task of CreateTask or RunTask, with its defaults, and a new id; changes the request, which is the caller's no more."""
     task = request.task
     times = None
+    dependencies: tuple[Dependency, ...] = ()
     for field, _ in task.ListFields():
         if field.number not in _USUAL:
             for name in _OUTPUT_ONLY:
                 task.ClearField(name)  # type: ignore[arg-type]
             times = _times(task)
+            dependencies = dependencies_of(task)
             break
     context = None
     if task.HasField("context"):
@@ -78,7 +86,7 @@ def new_task(
     own_max_attempts = task.HasField("max_attempts")
     max_attempts = task.max_attempts if own_max_attempts else domain.DEFAULT_MAX_ATTEMPTS
     timeout_ms = task.timeout.ToMilliseconds() if task.HasField("timeout") else domain.DEFAULT_TIMEOUT_MS
-    task_id = new_id()
+    task_id = task_id or new_id()
     # What comes later in an encoding counts, so what the caller does not choose is put behind what was sent.
     rest = _rest_of_spec(queue, kind, priority, max_attempts, timeout_ms, tenant_id, subject)
     spec = b"".join((task.SerializeToString(), b"\x0a\x24", task_id.encode(), rest))
@@ -102,7 +110,33 @@ def new_task(
         payload=_payload(task, queue, kind, priority, max_attempts) if request.request_id else b"",
         traceparent=traceparent,
         times=times,
+        dependencies=dependencies,
     )
+
+
+def dependencies_of(task: pb.Task) -> tuple[Dependency, ...]:
+    """What a task depends on, with the defaults, which the message gets, too; raises InvalidRequest for what comes twice."""
+    if not task.dependencies:
+        return ()
+    found = []
+    for message in task.dependencies:
+        message.task_id = message.task_id.lower()
+        message.name = message.name or message.task_id
+        message.failure_policy = message.failure_policy or pb.DEPENDENCY_FAILURE_POLICY_FAIL
+        found.append(Dependency(message.task_id, message.name, FailurePolicy(message.failure_policy)))
+    check_unique("task.dependencies", found)
+    return tuple(found)
+
+
+def check_unique(field: str, dependencies: Sequence[Dependency]) -> None:
+    """Raises InvalidRequest when one of the dependencies of a task, in this field, is there twice or is named as another."""
+    for what, values in (
+        ("task_id", [dependency.task_id for dependency in dependencies]),
+        ("name", [dependency.name for dependency in dependencies]),
+    ):
+        if len(set(values)) < len(values):
+            twice = next(value for place, value in enumerate(values) if value in values[:place])
+            raise InvalidRequest([(field, f"must have each {what} once, and has {twice!r} twice")])
 
 
 def _times(task: pb.Task) -> domain.Times | None:
@@ -213,6 +247,8 @@ def fill_task(message: pb.Task, task: domain.Task) -> None:
     if task.waiting_for is not None:
         message.waiting_for.signal, message.waiting_for.prompt = task.waiting_for.signal, task.waiting_for.prompt
         message.waiting_for.expire_time.CopyFrom(_timestamp(task.waiting_for.expire_time))
+    if task.blocked_by:
+        message.blocked_by = task.blocked_by
     if task.next_start_time is not None:
         message.next_start_time.CopyFrom(_timestamp(task.next_start_time))
 
@@ -255,17 +291,30 @@ def _delay(failure: worker_pb.TaskFailure) -> timedelta | None:
     return failure.retry_delay.ToTimedelta() if failure.HasField("retry_delay") else None
 
 
-def work_response(message: SchedulerMessage) -> bytes:
-    """What the scheduler tells a worker: a guildmesh.scheduler.v1.WorkResponse, serialized.
+def work_responses(message: SchedulerMessage) -> Iterator[bytes]:
+    """What the scheduler tells a worker: a guildmesh.scheduler.v1.WorkResponse, serialized; several where one would be too large.
 
     Leases and acknowledgements are put together by hand, since a busy stream is made of them and of parts that all of a batch
     share; what is joined is one message, as protobuf reads it.
     """
-    parts = [_lease(lease) for lease in message.leases]
+    # Where there are several, the welcome and whatever ends runs come before what begins others.
+    parts = [_rare_response(message).SerializeToString()] if message.has_rare() else []
     parts += [_ack(*ack) for ack in message.acks]
-    if message.has_rare():
-        parts.append(_rare_response(message).SerializeToString())
-    return b"".join(parts)
+    parts += [_lease(lease) for lease in message.leases]
+    if sum(map(len, parts)) <= _MOST_BYTES:
+        yield b"".join(parts)
+        return
+    first, size = 0, 0
+    for place, part in enumerate(parts):
+        if place > first and size + len(part) > _MOST_BYTES:
+            yield b"".join(parts[first:place])
+            first, size = place, 0
+        size += len(part)
+    yield b"".join(parts[first:])
+
+
+# Of one message to a worker; a lease alone may be somewhat more, and gRPC takes twice as much.
+_MOST_BYTES = 8 << 20
 
 
 def _rare_response(message: SchedulerMessage) -> worker_pb.WorkResponse:
@@ -307,8 +356,21 @@ def _lease(lease: domain.Lease) -> bytes:
             for step in lease.steps
         )
         rest += worker_pb.TaskLease(steps=entries).SerializeToString()
+    if lease.dependencies:
+        rest += worker_pb.TaskLease(dependencies=map(_outcome, lease.dependencies)).SerializeToString()
     length = varint(size)
     return b"".join((b"\x12", varint(1 + len(length) + size + len(rest)), b"\x0a", length, lease.spec, changing, input_, rest))
+
+
+def _outcome(outcome: Outcome) -> worker_pb.TaskDependencyOutcome:
+    message = worker_pb.TaskDependencyOutcome(
+        task_id=outcome.task_id, name=outcome.name, state=pb.TaskState.ValueType(outcome.state), result_omitted=outcome.omitted
+    )
+    if outcome.result is not None:
+        message.result.MergeFromString(outcome.result)
+    if outcome.error_reason is not None:
+        message.error.reason, message.error.message = outcome.error_reason, outcome.error_message or ""
+    return message
 
 
 @lru_cache(maxsize=1024)

@@ -117,6 +117,8 @@ def _task(message: pb.Schedule) -> dict[str, Any]:
     task = request.task
     if task.parent_task_id:
         raise InvalidRequest([("schedule.task.parent_task_id", "must be empty: a run is no part of another task")])
+    if task.dependencies:
+        raise InvalidRequest([("schedule.task.dependencies", "must be empty: all runs would depend on the same tasks")])
     for name, instead in (("schedule_time", "delay"), ("deadline", "total_timeout")):
         if task.HasField(name):  # type: ignore[arg-type]
             raise InvalidRequest(

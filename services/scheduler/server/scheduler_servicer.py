@@ -13,7 +13,7 @@ from google.api.httpbody_pb2 import HttpBody
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
-from guildmesh.scheduler.v1 import task_pb2
+from guildmesh.scheduler.v1 import task_graph_pb2, task_pb2
 
 from services.common.context import current_call
 from services.common.errors import DomainError, Internal
@@ -21,11 +21,13 @@ from services.common.grpcx.status import to_status
 from services.common.validation import validate_each
 from services.scheduler.domain.task import State, Task
 from services.scheduler.server.convert import new_task, submitted_task, task_filter, task_message, value_bytes
+from services.scheduler.server.graph_convert import new_graph
 from services.scheduler.server.queue_convert import queue_message
 from services.scheduler.server.sse import as_sse
 from services.scheduler.usecases.cancel_task import CancelTask
 from services.scheduler.usecases.count_tasks import CountTasks
 from services.scheduler.usecases.create_task import CreateTask
+from services.scheduler.usecases.create_task_graph import CreateTaskGraph
 from services.scheduler.usecases.get_task import GetTask
 from services.scheduler.usecases.list_queues import ListQueues
 from services.scheduler.usecases.list_tasks import ListTasks
@@ -43,6 +45,7 @@ class UseCases:
     """What the servicer calls."""
 
     create_task: CreateTask
+    create_task_graph: CreateTaskGraph
     run_task: RunTask
     get_task: GetTask
     list_tasks: ListTasks
@@ -96,6 +99,14 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         answers |= zip(places, await self._use_cases.create_task.execute_all(tasks), strict=True)
         results = [_batch_result(answers[place], call.request_id) for place in range(len(request.requests))]
         return pb.BatchCreateTasksResponse(results=results)
+
+    async def CreateTaskGraph(self, request: pb.CreateTaskGraphRequest, context: Any) -> pb.CreateTaskGraphResponse:
+        """Creates tasks that wait for each other."""
+        call = current_call()
+        graph = new_graph(request, call.principal.tenant_id, call.principal.subject, call.traceparent)
+        ids = await self._use_cases.create_task_graph.execute(graph)
+        results = (task_graph_pb2.TaskGraphResult(key=key, task_id=task_id) for key, task_id in zip(graph.keys, ids, strict=True))
+        return pb.CreateTaskGraphResponse(results=results)
 
     async def GetTask(self, request: pb.GetTaskRequest, context: Any) -> task_pb2.Task:
         """Gives a task."""

@@ -12,7 +12,7 @@ from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
 
 from services.common.context import current_call
 from services.common.failpoints import fail_point, peer_socket
-from services.scheduler.server.convert import work_response, worker_message
+from services.scheduler.server.convert import work_responses, worker_message
 from services.scheduler.usecases.work import Work, WorkStream
 
 SERVICE = "guildmesh.scheduler.v1.WorkerService"
@@ -45,7 +45,8 @@ class WorkerServicer(pb_grpc.WorkerServiceServicer):
                     await fail_point("scheduler.stream.before_leases", cut)
                 if acks:
                     await fail_point("scheduler.stream.before_acks", cut)
-                yield work_response(message)
+                for response in work_responses(message):
+                    yield response
                 if leases:
                     await fail_point("scheduler.stream.after_leases", cut)
                 if acks:

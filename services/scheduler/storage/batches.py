@@ -88,16 +88,16 @@ class Batches:
         )
 
     async def sweep(self) -> int:
-        """Handles a batch of overdue tasks; the number of them, 0 when there is none."""
+        """Handles a batch of overdue tasks, or of what follows from ended ones; the number of them, 0 when there is none."""
         since = self._swept.since(time.monotonic())
-        number, looked = await self._commit(
+        number, settled, looked = await self._commit(
             lambda connection, log: sweep_runs(connection, log, since),
             "scheduler.sweep.before_commit",
             "scheduler.sweep.after_commit",
         )
         if number < SWEPT:
             self._swept.done(looked)
-        return number
+        return number + settled
 
     async def look_ahead(self) -> None:
         """Sees from where on tasks wait, so that leases begin there; seldom, and the longer it takes the more seldom."""

@@ -1,4 +1,4 @@
-"""Cancels a task and its subtasks for one tenant, under its row security."""
+"""Cancels a task, with its subtasks and what depends on them, for one tenant, under its row security."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from services.common.failpoints import fail_point
 from services.scheduler.domain.errors import TaskNotCancellable
 from services.scheduler.domain.task import Task
 from services.scheduler.domain.wake import Wake
+from services.scheduler.storage.cascade import cascade
 from services.scheduler.storage.changelog import ChangeLog
-from services.scheduler.storage.runs import cancel_children, cancel_run, lock_run
+from services.scheduler.storage.runs import cancel_run, lock_run
 from services.scheduler.storage.tasks import GET_TASK, task_of
 from services.scheduler.storage.waking import Waker
 
@@ -33,7 +34,7 @@ class Cancellations:
             log = ChangeLog(self._waker.origin, self._waker.watched, tenant_id)
             cancel_run(log, run, cause, actor, now)
             known = {task_id: run}
-            await cancel_children(connection, log, [run], known, cause or "The parent task was cancelled.", actor)
+            await cascade(connection, log, [run], known, cause or "The parent task was cancelled.", actor, now)
             await log.write(connection)
             await fail_point("scheduler.cancel.before_commit", connection.terminate)
             return task_of(await connection.fetchrow(GET_TASK, tenant_id, task_id)), log.wake

@@ -24,7 +24,7 @@ UPDATE tasks t SET
   worker_id = c.worker_id, lease_expires = c.lease_expires, start_time = c.start_time, deadline = c.deadline,
   progress = c.progress, has_steps = c.has_steps, log = t.log || c.log, log_events = c.log_events,
   attempt_ends = c.attempt_ends, quiet_ends = c.quiet_ends, waits = c.waits, wait_signal = c.wait_signal,
-  wait_prompt = c.wait_prompt, time_left_ms = c.time_left_ms,
+  wait_prompt = c.wait_prompt, time_left_ms = c.time_left_ms, blocked_by = t.blocked_by * (c.state = 8)::int,
   -- While it runs a later moment need not be said: the sweeper looks, and looks again then.
   check_at = CASE WHEN t.state = 2 AND c.state = 2 THEN t.check_at ELSE c.check_at END
 FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::int[], $6::timestamptz[], $7::text[], $8::timestamptz[],
@@ -67,6 +67,10 @@ _FAIL = _FINISH_AS.format(
 )
 _FORGET_STEPS = """
 DELETE FROM task_steps WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
+  AND tenant_id = ANY($1) AND task_id = ANY($2)
+"""
+_FORGET_DEPENDENCIES = """
+DELETE FROM task_dependencies WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
   AND tenant_id = ANY($1) AND task_id = ANY($2)
 """
 _EVENTS = """
@@ -288,6 +292,10 @@ class ChangeLog:
         stepped = [run for run in runs if run.has_steps]
         if stepped:
             await connection.execute(_FORGET_STEPS, [run.tenant_id for run in stepped], [run.task_id for run in stepped])
+        dependants = [run for run in runs if run.blocked_by is not None]
+        if dependants:
+            ids = [run.task_id for run in dependants]
+            await connection.execute(_FORGET_DEPENDENCIES, [run.tenant_id for run in dependants], ids)
 
 
 def _parts(records: Sequence[bytes]) -> list[list[bytes]]:

@@ -27,7 +27,7 @@ WITH gone AS (
     FROM unnest($1::uuid[], $4::bytea[], $5::bytea[]) WITH ORDINALITY AS u (task_id, result, log, line)
   ) c
   WHERE t.task_id = c.task_id AND t.task_id = ANY($1) AND t.state = 2 AND t.attempt = c.attempt AND t.next_event_number = c.number
-    AND NOT t.has_children AND NOT t.has_steps
+    AND NOT t.has_children AND NOT t.has_steps AND NOT t.has_dependants
   RETURNING t.tenant_id, t.task_id, t.create_time, t.start_time, $6::timestamptz, 3::smallint, t.attempt, c.number + 1,
     t.log_events + 1, 1::real, t.parent_task_id, t.queue, t.kind, t.traceparent, NULL::text, NULL::text, t.spec, t.context,
     t.log || c.log, c.result, t.priority, t.retention_days
@@ -98,6 +98,9 @@ def _fits(report: CompletionReport, run: Run) -> bool:
         and run.next_event_number <= _LARGEST
         and run.state is State.RUNNING
         and report.tenant_id in (None, run.tenant_id)
+        # Of the end of such a task more follows than of the end of others.
+        and run.blocked_by is None
+        and not run.has_dependants
         and run.log_events == run.next_event_number - 1
         and run.log_bytes + len(report.result) + _EVENT_BYTES <= INLINE_BYTES
     )

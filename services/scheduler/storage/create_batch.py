@@ -26,9 +26,10 @@ from services.scheduler.domain.shards import shards_of
 from services.scheduler.domain.task import NewTask, State, Task, Times
 from services.scheduler.storage.changelog import ChangeLog, notified, queued
 from services.scheduler.storage.tasks import READ_TASKS, task_of
+from services.scheduler.storage.upstreams import lock_upstreams
 
 # In the order of the keys, so that two batches with the same request ids wait for each other instead of deadlocking.
-_CLAIM_REQUESTS = """
+CLAIM_REQUESTS = """
 INSERT INTO task_requests (tenant_id, request_id, task_id, payload_hash, create_time)
 SELECT tenant_id, request_id, task_id, payload_hash, clock_timestamp()
 FROM unnest($1::text[], $2::text[], $3::uuid[], $4::bytea[]) AS r (tenant_id, request_id, task_id, payload_hash)
@@ -36,12 +37,12 @@ ORDER BY tenant_id, request_id
 ON CONFLICT DO NOTHING
 RETURNING tenant_id, request_id
 """
-_READ_REQUESTS = """
+READ_REQUESTS = """
 SELECT request_id, tenant_id, task_id, payload_hash FROM task_requests
 WHERE (tenant_id, request_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
 """
 # A request id is kept as long as its task, and may be there a little longer: then it is free again.
-_FORGET_EXPIRED = """
+FORGET_EXPIRED = """
 DELETE FROM task_requests r WHERE (tenant_id, request_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
   AND NOT EXISTS (SELECT FROM tasks t WHERE t.task_id = r.task_id AND t.tenant_id = r.tenant_id)
   AND NOT EXISTS (SELECT FROM finished_tasks f WHERE f.task_id = r.task_id AND f.tenant_id = r.tenant_id)
@@ -74,7 +75,7 @@ WITH profiles AS MATERIALIZED (
     available_at, state, deadline, check_at{columns})
   SELECT p.tenant_id, p.queue, p.kind, p.queue_priority, p.priority, p.timeout_ms, p.max_attempts, p.traceparent,
     p.retention_days, c.task_id, get_byte($10, c.line::int - 1), c.spec, c.log, get_byte($15, c.line::int - 1), $11,
-    s.attempt, s.attempt + 2, p.worker_id, s.now + s.lease, s.start_time, c.context, {values}
+    s.attempt, s.attempt + {next}, p.worker_id, s.now + s.lease, s.start_time, c.context, {values}
   FROM unnest($12::uuid[], $13::bytea[], $14::bytea[], $19::bytea[]{arrays})
     WITH ORDINALITY AS c (task_id, spec, log, context{names}, line)
   JOIN profiles p ON p.number = get_byte($9, 2 * c.line::int - 2) * 256 + get_byte($9, 2 * c.line::int - 1) + 1
@@ -86,10 +87,10 @@ WITH profiles AS MATERIALIZED (
 ), {queued}
 SELECT {notified}
 """
-_PLAIN_VALUES = """s.now, s.state, s.now + s.running * p.timeout_ms * interval '1 ms',
+_PLAIN_VALUES = """s.now, {state}, s.now + s.running * p.timeout_ms * interval '1 ms',
     LEAST(s.now + s.lease, s.now + s.running * p.timeout_ms * interval '1 ms')"""
 # A task with times is SCHEDULED, or waits, or is some worker's already.
-_TIMED_VALUES = """COALESCE(c.start_at, s.now), CASE WHEN c.start_at IS NULL THEN s.state ELSE 6 END,
+_TIMED_VALUES = """COALESCE(c.start_at, s.now), {state},
     CASE WHEN s.started THEN LEAST(s.now + p.timeout_ms * interval '1 ms', c.end_by) END,
     CASE WHEN s.started THEN LEAST(s.now + s.lease, s.now + p.timeout_ms * interval '1 ms', c.end_by,
       s.now + c.attempt_timeout_ms * interval '1 ms', s.now + c.heartbeat_timeout_ms * interval '1 ms') ELSE c.start_by END,
@@ -104,23 +105,38 @@ _TIMES = (
     ("heartbeat_timeout_ms", "int"),
     ("retry", "text"),
 )
+# What a task with dependencies has, or one of a graph that others depend on; the others have a NULL for it.
+_BLOCKED = (
+    ("blocked_by", "int"),
+    ("has_dependants", "bool"),
+    ("start_timeout_ms", "int"),
+    ("first_state", "smallint"),
+    ("more_events", "int"),
+)
 
 
 @lru_cache
-def _insert_statement(*, parents: bool, timed: bool) -> str:
-    columns, values = "", _PLAIN_VALUES
+def _insert_statement(*, parents: bool, timed: bool, blocked: bool) -> str:
+    columns, values, state, following = "", _PLAIN_VALUES, "s.state", "2"
     given: list[tuple[str, str]] = []
     if timed:
+        state = "CASE WHEN c.start_at IS NULL THEN s.state ELSE 6 END"
         given += _TIMES
         columns += ", start_by, end_by, attempt_timeout_ms, heartbeat_timeout_ms, attempt_ends, quiet_ends, retry"
         values = _TIMED_VALUES
     if parents:
         given.append(("parent_task_id", "uuid"))
         columns, values = columns + ", parent_task_id", values + ", c.parent_task_id"
+    if blocked:
+        given += _BLOCKED
+        state, following = f"COALESCE(c.first_state, {state})", "2 + c.more_events"
+        columns += ", blocked_by, has_dependants, start_timeout_ms"
+        values += ", c.blocked_by, c.has_dependants, c.start_timeout_ms"
     first = 20 + len(given)
     return _INSERT.format(
         columns=columns,
-        values=values,
+        values=values.format(state=state),
+        next=following,
         arrays="".join(f", ${20 + place}::{type_}[]" for place, (_, type_) in enumerate(given)),
         names="".join(f", {name}" for name, _ in given),
         queued=queued(first),
@@ -128,6 +144,7 @@ def _insert_statement(*, parents: bool, timed: bool) -> str:
     )
 
 
+_LATER = (State.SCHEDULED, State.BLOCKED)
 Answer = Task | DomainError
 _CLAIMS = 5
 
@@ -139,6 +156,7 @@ async def create_tasks(
     answers: list[Answer | None] = [None] * len(items)
     await _answer_repeats(connection, items, answers)
     await _check_parents(connection, items, answers)
+    upstreams = await lock_upstreams(connection, log, items, answers)
     twins = await _claim_requests(connection, items, answers)
     new = [place for place, answer in enumerate(answers) if answer is None and place not in twins]
     if new:
@@ -150,13 +168,19 @@ async def create_tasks(
         for place, item, shard in zip(new, made, shards_of([item.task_id for item in made]), strict=True):
             run = _run_of(item, shard, now)
             later = run.available_at if run.state is State.SCHEDULED else None
-            log.add(run, Created(item.description, item.priority, item.labels, later), item.created_by, now)
+            ids = () if upstreams is None else upstreams.block(run, item)
+            log.add(run, Created(item.description, item.priority, item.labels, None if ids else later, ids), item.created_by, now)
+            if upstreams is not None:
+                upstreams.go_on(run, log, now)
             if item.worker_id is not None:
                 log.add(run, run.start(item.worker_id, now, lease), item.worker_id, now)
             item.run = run
             runs.append(run)
-            answers[place] = _as_created(item.task_id, item.tenant_id, item.spec, now, item.context, item.traceparent, later)
-        await _insert(connection, made, runs, log, now, lease)
+            created = _as_created(item.task_id, item.tenant_id, item.spec, now, item.context, item.traceparent, later)
+            answers[place] = created if not item.dependencies else _blocked(created, len(item.dependencies))
+        await _insert(connection, made, runs, log, now, lease, blocked=upstreams is not None)
+        if upstreams is not None:
+            await upstreams.write(connection, log, made, runs, now)
     for place, first in twins.items():
         if answers[place] is None and (answer := answers[first]) is not None:
             answers[place] = _same(items[place], items[first].payload_hash(), answer)
@@ -187,13 +211,19 @@ def _as_created(
     return task
 
 
+def _blocked(task: Task, dependencies: int) -> Task:
+    """A task with dependencies as it was created: before it was seen which have ended already."""
+    task.state, task.blocked_by, task.next_start_time = State.BLOCKED, dependencies, None
+    return task
+
+
 def _same(item: NewTask, payload_hash: bytes, answer: Answer) -> Answer:
     return answer if item.payload_hash() == payload_hash else RequestIdReused(item.request_id)
 
 
 async def _answer_repeats(connection: asyncpg.Connection, items: Sequence[NewTask], answers: list[Answer | None]) -> None:
-    """Answers repeats of subtasks first: a repeat is answered even when the parent has ended since."""
-    places = [p for p, item in enumerate(items) if item.request_id and item.parent_task_id]
+    """Answers repeats of what needs others first: they are answered even when the parent has ended or a dependency is gone."""
+    places = [p for p, item in enumerate(items) if item.request_id and (item.parent_task_id or item.dependencies)]
     await _read_requests(connection, items, places, answers)
 
 
@@ -203,7 +233,7 @@ async def _read_requests(
     if not places:
         return
     keys = {(items[p].tenant_id, items[p].request_id) for p in places}
-    rows = await connection.fetch(_READ_REQUESTS, *(list(column) for column in zip(*keys, strict=True)))
+    rows = await connection.fetch(READ_REQUESTS, *(list(column) for column in zip(*keys, strict=True)))
     if not rows:
         return
     found = await connection.fetch(READ_TASKS, [row["task_id"] for row in rows], [row["tenant_id"] for row in rows])
@@ -226,7 +256,8 @@ def _created_task_of(row: asyncpg.Record) -> Task:
     elif spec.HasField("schedule_time"):
         times = Times(schedule_time=spec.schedule_time.ToDatetime(UTC))
     later = None if times is None else times.start_at(task.create_time)
-    return _as_created(task.task_id, task.tenant_id, task.spec, task.create_time, task.context, task.traceparent, later)
+    created = _as_created(task.task_id, task.tenant_id, task.spec, task.create_time, task.context, task.traceparent, later)
+    return _blocked(created, len(spec.dependencies)) if spec.dependencies else created
 
 
 async def _check_parents(connection: asyncpg.Connection, items: Sequence[NewTask], answers: list[Answer | None]) -> None:
@@ -275,9 +306,9 @@ async def _claim_requests(
     claims = dict(first)
     for attempt in range(_CLAIMS):
         if attempt:
-            await connection.execute(_FORGET_EXPIRED, [key[0] for key in claims], [key[1] for key in claims])
+            await connection.execute(FORGET_EXPIRED, [key[0] for key in claims], [key[1] for key in claims])
         rows = await connection.fetch(
-            _CLAIM_REQUESTS,
+            CLAIM_REQUESTS,
             [key[0] for key in claims],
             [key[1] for key in claims],
             [items[place].task_id for place in claims.values()],
@@ -299,7 +330,14 @@ async def _claim_requests(
 
 
 async def _insert(
-    connection: asyncpg.Connection, items: Sequence[NewTask], runs: Sequence[Run], log: ChangeLog, now: datetime, lease: timedelta
+    connection: asyncpg.Connection,
+    items: Sequence[NewTask],
+    runs: Sequence[Run],
+    log: ChangeLog,
+    now: datetime,
+    lease: timedelta,
+    *,
+    blocked: bool,
 ) -> None:
     profiles: dict[tuple[object, ...], int] = {}
     numbers = [
@@ -330,14 +368,20 @@ async def _insert(
     timed = any(item.times is not None for item in items)
     if timed:
         arguments += [
-            [run.available_at if run.state is State.SCHEDULED else None for run in runs],
+            [run.available_at if run.state in _LATER else None for run in runs],
             *([getattr(run, name) for run in runs] for name, _ in _TIMES[1:]),
         ]
     parents = any(item.parent_task_id is not None for item in items)
     if parents:
         arguments.append([item.parent_task_id for item in items])
+    if blocked:
+        arguments += [
+            *([getattr(run, name) for run in runs] for name, _ in _BLOCKED[:3]),
+            [int(run.state) if run.blocked_by is not None else None for run in runs],
+            [run.next_event_number - 2 if run.blocked_by is not None else 0 for run in runs],
+        ]
     try:
-        await connection.execute(_insert_statement(parents=parents, timed=timed), *arguments, *log.queued())
+        await connection.execute(_insert_statement(parents=parents, timed=timed, blocked=blocked), *arguments, *log.queued())
     except asyncpg.NotNullViolationError as error:
         # In a batch with others, who is to blame is found by halving it.
         if error.column_name == "queue" and len({(item.tenant_id, item.queue) for item in items}) == 1:

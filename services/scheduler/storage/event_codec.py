@@ -116,8 +116,11 @@ def _retried(change: Retried) -> bytes:
     return message(b"\xba\x01", retried.SerializeToString())
 
 
-def _ready(_change: Ready) -> bytes:
-    return message(b"\xda\x01", b"")
+def _ready(change: Ready) -> bytes:
+    ready = pb.TaskReady()
+    if change.next_start_time is not None:
+        ready.next_start_time.FromDatetime(change.next_start_time)
+    return message(b"\xda\x01", ready.SerializeToString())
 
 
 def _waiting(change: Waiting) -> bytes:
@@ -145,8 +148,13 @@ def _started(change: Started) -> bytes:
 
 
 def _created(change: Created) -> bytes:
-    if change.labels or change.next_start_time is not None:
-        created = pb.TaskCreated(description=change.description, priority=change.priority, labels=change.labels)
+    if change.labels or change.next_start_time is not None or change.dependency_ids:
+        created = pb.TaskCreated(
+            description=change.description,
+            priority=change.priority,
+            labels=change.labels,
+            dependency_ids=change.dependency_ids,
+        )
         if change.next_start_time is not None:
             created.next_start_time.FromDatetime(change.next_start_time)
         return message(b"\xa2\x01", created.SerializeToString(deterministic=True))

@@ -24,9 +24,10 @@ from services.scheduler.domain.errors import RequestIdReused
 from services.scheduler.domain.ports import Firing, MakeTask
 from services.scheduler.domain.schedule import Overlap, Schedule, due_runs, overlap
 from services.scheduler.domain.task import NewTask, Task
+from services.scheduler.storage.cascade import cascade
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.create_batch import create_tasks
-from services.scheduler.storage.runs import cancel_children, cancel_run, lock_runs
+from services.scheduler.storage.runs import cancel_run, lock_runs
 from services.scheduler.storage.schedule_runs import fill_queues, of_this_call
 from services.scheduler.storage.schedules import COLUMNS, schedule_of
 from services.scheduler.storage.waking import Waker
@@ -337,7 +338,7 @@ async def _cancel(connection: asyncpg.Connection, changes: ChangeLog, turns: Seq
     for run in ended:
         cause = f"The next run of the schedule {replaced[run.task_id].schedule_id!r} takes its place."
         cancel_run(cancelled, run, cause, _ACTOR, now)
-    await cancel_children(connection, cancelled, ended, locked, "The parent task was cancelled.", _ACTOR)
+    await cascade(connection, cancelled, ended, locked, "The parent task was cancelled.", _ACTOR, now)
     await cancelled.write(connection)
     changes.wake.add(cancelled.wake)
     for schedule in replaced.values():

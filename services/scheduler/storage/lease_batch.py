@@ -8,10 +8,12 @@ from datetime import datetime, timedelta
 import asyncpg
 
 from services.common.telemetry.batch_histogram import BatchHistogram
+from services.scheduler.domain.dependency import Outcome
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import Lease, Step
 from services.scheduler.storage.changelog import ChangeLog
+from services.scheduler.storage.outcomes import read_outcomes
 from services.scheduler.storage.runs import COLUMNS, run_of
 
 # For each kind the index gives the tasks in order; the kinds are merged. Rows that another replica is leasing are skipped.
@@ -74,6 +76,7 @@ async def lease_tasks(
     if not rows:
         return []
     steps = await _steps(connection, rows)
+    outcomes = await read_outcomes(connection, rows, steps)
     # One time for all, after the last lock.
     now = max(row["now"] for row in rows)
     leases = []
@@ -82,7 +85,7 @@ async def lease_tasks(
         run = run_of(row)
         log.add(run, run.start(worker_id, now, lease), worker_id, now)
         started.append(run)
-        leases.append(_lease_of(run, row, now, steps))
+        leases.append(_lease_of(run, row, now, steps, outcomes))
     _observe_waits(started, now)
     await _write(connection, started, log, now, lease)
     await log.write(connection, written=True)
@@ -114,12 +117,16 @@ def _observe_waits(runs: Sequence[Run], now: datetime) -> None:
         wait_seconds.observe(queue, seconds)
 
 
-def _lease_of(run: Run, row: asyncpg.Record, now: datetime, steps: dict[str, list[Step]]) -> Lease:
+def _lease_of(
+    run: Run, row: asyncpg.Record, now: datetime, steps: dict[str, list[Step]], outcomes: dict[str, list[Outcome]]
+) -> Lease:
     limit = run.deadline or now
     if run.attempt_ends is not None and run.attempt_ends < limit:
         limit = run.attempt_ends
     remaining = limit - now
-    return Lease(run, row["spec"], row["context"], row["create_time"], remaining, tuple(steps.get(run.task_id, ())))
+    task_id = run.task_id
+    given = (tuple(steps.get(task_id, ())), tuple(outcomes.get(task_id, ())))
+    return Lease(run, row["spec"], row["context"], row["create_time"], remaining, *given)
 
 
 async def _steps(connection: asyncpg.Connection, rows: Sequence[asyncpg.Record]) -> dict[str, list[Step]]:

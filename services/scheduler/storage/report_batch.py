@@ -13,10 +13,11 @@ from services.scheduler.domain.events import StepCompleted
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 from services.scheduler.domain.worker import CompletionReport, FailureReport, Refusal, Report, StepReport, WaitReport
+from services.scheduler.storage.cascade import cascade
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.complete_batch import complete_unchanged
 from services.scheduler.storage.journal import Journal
-from services.scheduler.storage.runs import Finished, cancel_children, lock_runs, read_finished
+from services.scheduler.storage.runs import Finished, lock_runs, read_finished
 
 
 async def handle_reports(
@@ -48,7 +49,7 @@ async def handle_reports(
             answers.append(_stale(report))
         else:
             answers.append(_handle(report, found, now, journal, log, ended))
-    await cancel_children(connection, log, ended, runs, "The parent task has ended.", "scheduler")
+    await cascade(connection, log, ended, runs, "The parent task has ended.", "scheduler", now)
     await journal.write(connection)
     await log.write(connection)
     return answers

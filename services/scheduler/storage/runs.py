@@ -17,21 +17,12 @@ from services.scheduler.storage.tasks import GET_TASK, task_of
 COLUMNS = """tenant_id, task_id, shard, state, queue, kind, priority, attempt, max_attempts, timeout_ms, next_event_number,
   has_children, parent_task_id, traceparent, available_at, has_steps, octet_length(log), log_events, worker_id, lease_expires,
   start_time, deadline, progress, start_by, end_by, attempt_timeout_ms, heartbeat_timeout_ms, attempt_ends, quiet_ends, retry,
-  waits, wait_signal, wait_prompt, time_left_ms, position"""
+  waits, wait_signal, wait_prompt, time_left_ms, position, blocked_by, has_dependants, start_timeout_ms"""
 
 # The clock is read above the lock, so that the times of a task's events never go back.
 _LOCK = f"""
 WITH locked AS MATERIALIZED (
   SELECT {COLUMNS} FROM tasks WHERE task_id = ANY($1::uuid[]) ORDER BY task_id FOR NO KEY UPDATE
-)
-SELECT *, clock_timestamp() AS now FROM locked
-"""  # noqa: S608 - constants only
-_LOCK_CHILDREN = f"""
-WITH locked AS MATERIALIZED (
-  SELECT {COLUMNS} FROM tasks
-  WHERE (tenant_id, parent_task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
-    AND tenant_id = ANY($1) AND parent_task_id = ANY($2)
-  ORDER BY task_id FOR NO KEY UPDATE
 )
 SELECT *, clock_timestamp() AS now FROM locked
 """  # noqa: S608 - constants only
@@ -49,7 +40,7 @@ def run_of(row: asyncpg.Record) -> Run:
         row[0], str(row[1]), row[2], state, row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
         None if parent is None else str(parent), row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20],
         row[21], None, row[22], None, None, None, row[23], row[24], row[25], row[26], row[27], row[28], row[29], row[30],
-        row[31], row[32], row[33], row[34], state,
+        row[31], row[32], row[33], row[34], state, row[35], row[36], row[37],
     )  # fmt: skip
 
 
@@ -105,35 +96,8 @@ async def read_finished(connection: asyncpg.Connection, task_ids: Iterable[str])
 
 
 def cancel_run(log: ChangeLog, run: Run, cause: str, actor: str, now: datetime) -> None:
-    """Cancels a run that has not ended, and has its worker told; its children are left to `cancel_children`."""
+    """Cancels a run that has not ended, and has its worker told; what follows from that is left to `storage.cascade`."""
     running, attempt = run.state is State.RUNNING, run.attempt
     log.add(run, run.cancel(cause, now), actor, now)
     if running:
         log.stop(run, attempt, "CANCELLED")
-
-
-async def cancel_children(
-    connection: asyncpg.Connection,
-    log: ChangeLog,
-    ended: Sequence[Run],
-    known: dict[str, Run],
-    cause: str,
-    actor: str,
-) -> None:
-    """Cancels whatever is left below `ended` runs, level by level, in the same transaction.
-
-    A subtask is created under its parent's row lock, so once the parent's row is locked and ended no child can be missed.
-    """
-    parents = [run for run in ended if run.has_children]
-    while parents:
-        rows = await connection.fetch(_LOCK_CHILDREN, [run.tenant_id for run in parents], [run.task_id for run in parents])
-        children, now = runs_of(rows)
-        parents = []
-        for child in children.values():
-            # A run that this transaction has changed already is newer in memory than in its row.
-            run = known.setdefault(child.task_id, child)
-            if run.state.ended:
-                continue
-            cancel_run(log, run, cause, actor, now)
-            if run.has_children:
-                parents.append(run)

@@ -9,8 +9,9 @@ from prometheus_client import Counter
 
 from services.scheduler.domain.run import WORKER_LOST, Run
 from services.scheduler.domain.task import State
+from services.scheduler.storage.cascade import cascade, settle
 from services.scheduler.storage.changelog import ChangeLog
-from services.scheduler.storage.runs import COLUMNS, cancel_children, runs_of
+from services.scheduler.storage.runs import COLUMNS, runs_of
 
 expired = Counter(
     "guildmesh_leases_expired", "Leases that ended without a heartbeat; their tasks go to other workers or fail.", ["queue"]
@@ -33,10 +34,11 @@ WHERE t.task_id = c.task_id AND t.task_id = ANY($1)
 _ACTOR = "scheduler"
 
 
-async def sweep_runs(connection: asyncpg.Connection, log: ChangeLog, since: datetime) -> tuple[int, datetime]:
+async def sweep_runs(connection: asyncpg.Connection, log: ChangeLog, since: datetime) -> tuple[int, int, datetime]:
     """Handles at most BATCH runs with a limit that ended after `since`, in the caller's transaction.
 
-    Gives how many it looked at, and at what time.
+    With none, it goes on with some of what was too much for the transaction that ended a task. Gives how many runs it looked at,
+    with how many tasks it went on, and at what time it looked.
     """
     looked: datetime = await connection.fetchval("SELECT statement_timestamp()")
     rows = await connection.fetch(_DUE, since)
@@ -60,6 +62,7 @@ async def sweep_runs(connection: asyncpg.Connection, log: ChangeLog, since: date
             ended.append(run)
     if early:
         await connection.execute(_LATER, [run.task_id for run in early], [run.check_at for run in early])
-    await cancel_children(connection, log, ended, runs, "The parent task has ended.", _ACTOR)
+    await cascade(connection, log, ended, runs, "The parent task has ended.", _ACTOR, now)
+    settled = 0 if rows else await settle(connection, log, _ACTOR)
     await log.write(connection)
-    return len(rows), looked
+    return len(rows), settled, looked

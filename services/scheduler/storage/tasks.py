@@ -17,10 +17,12 @@ from services.scheduler.storage.listing import list_statement, place_behind, pla
 _ACTIVE = """tenant_id, task_id, spec, create_time, {context} AS context, traceparent, state, attempt, progress,
   next_event_number - 1 AS last_event_number, start_time, NULL::timestamptz AS finish_time, NULL::bytea AS result,
   NULL::text AS error_reason, NULL::text AS error_message, CASE WHEN state = 6 THEN available_at END AS next_start_time,
-  wait_signal, wait_prompt, CASE WHEN state = 7 THEN available_at END AS wait_expires"""
+  wait_signal, wait_prompt, CASE WHEN state = 7 THEN available_at END AS wait_expires,
+  CASE WHEN state = 8 THEN blocked_by END AS blocked_by"""
 _ENDED = """tenant_id, task_id, spec, create_time, {context} AS context, traceparent, state, attempt, progress,
   next_event_number - 1 AS last_event_number, start_time, finish_time, {result} AS result, error_reason, error_message,
-  NULL::timestamptz AS next_start_time, NULL::text AS wait_signal, NULL::text AS wait_prompt, NULL::timestamptz AS wait_expires"""
+  NULL::timestamptz AS next_start_time, NULL::text AS wait_signal, NULL::text AS wait_prompt, NULL::timestamptz AS wait_expires,
+  NULL::int AS blocked_by"""
 
 
 def _either(where: str) -> str:
@@ -106,6 +108,7 @@ def task_of(row: asyncpg.Record) -> Task:
         waiting_for=None
         if row["wait_expires"] is None
         else WaitingFor(row["wait_signal"], row["wait_prompt"], row["wait_expires"]),
+        blocked_by=row["blocked_by"] or 0,
     )
 
 

@@ -92,7 +92,7 @@ class Dispatcher:
         lanes_of: dict[tuple[str, str, str], list[_Lane]] = {}
         for place in _most_urgent_first(tasks):
             task = tasks[place]
-            if task.times is not None and task.times.may_be_later:
+            if task.dependencies or (task.times is not None and task.times.may_be_later):
                 continue
             key = (task.kind, task.tenant_id, task.queue)
             lanes = lanes_of.get(key)

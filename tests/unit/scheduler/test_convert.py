@@ -16,7 +16,7 @@ from services.common.ids import new_id
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import Lease, State, Step
 from services.scheduler.domain.worker import Refusal, SchedulerMessage
-from services.scheduler.server.convert import new_task, work_response
+from services.scheduler.server.convert import new_task, work_responses
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=300)
 TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2200, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC))
@@ -84,7 +84,7 @@ def test_what_is_told_a_worker_reads_as_protobuf_would_have_written_it(
 ) -> None:
     message = SchedulerMessage(leases=leases, acks=acks, drain=drain)
     message.refusals = [(*key, Refusal("STALE_ATTEMPT", "Stop.")) for key in refused]
-    assert worker_pb.WorkResponse.FromString(work_response(message)) == by_protobuf(message)
+    assert worker_pb.WorkResponse.FromString(b"".join(work_responses(message))) == by_protobuf(message)
 
 
 def test_nobody_chooses_what_only_the_scheduler_says() -> None:

@@ -12,7 +12,7 @@ from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from services.common.errors import TokenExpired
 from services.scheduler.domain.ports import TaskBatches
 from services.scheduler.domain.worker import SchedulerMessage, WorkerMessage
-from services.scheduler.server.convert import work_response
+from services.scheduler.server.convert import work_responses
 from services.scheduler.usecases.dispatch import Dispatcher
 from services.scheduler.usecases.group_commit import GroupCommit
 from services.scheduler.usecases.hub import Hub
@@ -96,7 +96,7 @@ def test_the_wire_says_how_long_the_token_lasts() -> None:
     assert SchedulerMessage().empty()
     message = SchedulerMessage(renew_token=timedelta(0))
     assert not message.empty()
-    assert pb.WorkResponse.FromString(work_response(message)).HasField("renew_token")
-    response = pb.WorkResponse.FromString(work_response(SchedulerMessage(renew_token=timedelta(seconds=1.5))))
+    assert pb.WorkResponse.FromString(b"".join(work_responses(message))).HasField("renew_token")
+    response = pb.WorkResponse.FromString(b"".join(work_responses(SchedulerMessage(renew_token=timedelta(seconds=1.5)))))
     assert response.renew_token.expires_in.ToTimedelta() == timedelta(seconds=1.5)
-    assert pb.WorkResponse.FromString(work_response(SchedulerMessage(drain=True))) == pb.WorkResponse(drain=True)
+    assert pb.WorkResponse.FromString(b"".join(work_responses(SchedulerMessage(drain=True)))) == pb.WorkResponse(drain=True)

@@ -350,6 +350,8 @@ type TaskCreated struct {
 	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// next_start_time is when the task becomes PENDING; unset when it is so from the beginning.
 	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
+	// dependency_ids are the ids of the tasks that it depends on. With any, the task is BLOCKED until a `ready` event.
+	DependencyIds []string `protobuf:"bytes,5,rep,name=dependency_ids,json=dependencyIds,proto3" json:"dependency_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -412,9 +414,18 @@ func (x *TaskCreated) GetNextStartTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// TaskReady says that the task waits no longer for a moment or a signal, but for a worker.
+func (x *TaskCreated) GetDependencyIds() []string {
+	if x != nil {
+		return x.DependencyIds
+	}
+	return nil
+}
+
+// TaskReady says that the task waits no longer for a moment, a signal or its dependencies, but for a worker.
 type TaskReady struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// next_start_time is set when the dependencies have ended before the task may start: it is SCHEDULED until then, and ready once more.
+	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -447,6 +458,13 @@ func (x *TaskReady) ProtoReflect() protoreflect.Message {
 // Deprecated: Use TaskReady.ProtoReflect.Descriptor instead.
 func (*TaskReady) Descriptor() ([]byte, []int) {
 	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TaskReady) GetNextStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextStartTime
+	}
+	return nil
 }
 
 // TaskWaiting says that an attempt ended and the task waits for a signal.
@@ -1053,16 +1071,18 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\x05ready\x18\x1b \x01(\v2\x1e.guildmesh.events.v1.TaskReadyH\x00R\x05ready\x12<\n" +
 	"\awaiting\x18\x1c \x01(\v2 .guildmesh.events.v1.TaskWaitingH\x00R\awaiting\x12B\n" +
 	"\tsignalled\x18\x1d \x01(\v2\".guildmesh.events.v1.TaskSignalledH\x00R\tsignalledB\b\n" +
-	"\x06change\"\x90\x02\n" +
+	"\x06change\"\xb7\x02\n" +
 	"\vTaskCreated\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\x05R\bpriority\x12D\n" +
 	"\x06labels\x18\x03 \x03(\v2,.guildmesh.events.v1.TaskCreated.LabelsEntryR\x06labels\x12B\n" +
-	"\x0fnext_start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\x1a9\n" +
+	"\x0fnext_start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\x12%\n" +
+	"\x0edependency_ids\x18\x05 \x03(\tR\rdependencyIds\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\v\n" +
-	"\tTaskReady\"z\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"O\n" +
+	"\tTaskReady\x12B\n" +
+	"\x0fnext_start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\"z\n" +
 	"\vTaskWaiting\x12\x16\n" +
 	"\x06signal\x18\x01 \x01(\tR\x06signal\x12\x16\n" +
 	"\x06prompt\x18\x02 \x01(\tR\x06prompt\x12;\n" +
@@ -1148,17 +1168,18 @@ var file_guildmesh_events_v1_task_event_proto_depIdxs = []int32{
 	4,  // 10: guildmesh.events.v1.TaskEvent.signalled:type_name -> guildmesh.events.v1.TaskSignalled
 	12, // 11: guildmesh.events.v1.TaskCreated.labels:type_name -> guildmesh.events.v1.TaskCreated.LabelsEntry
 	13, // 12: guildmesh.events.v1.TaskCreated.next_start_time:type_name -> google.protobuf.Timestamp
-	13, // 13: guildmesh.events.v1.TaskWaiting.expire_time:type_name -> google.protobuf.Timestamp
-	14, // 14: guildmesh.events.v1.TaskSignalled.value:type_name -> google.protobuf.Value
-	14, // 15: guildmesh.events.v1.TaskStepCompleted.result:type_name -> google.protobuf.Value
-	13, // 16: guildmesh.events.v1.TaskRetried.next_start_time:type_name -> google.protobuf.Timestamp
-	14, // 17: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
-	13, // 18: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	13, // 13: guildmesh.events.v1.TaskReady.next_start_time:type_name -> google.protobuf.Timestamp
+	13, // 14: guildmesh.events.v1.TaskWaiting.expire_time:type_name -> google.protobuf.Timestamp
+	14, // 15: guildmesh.events.v1.TaskSignalled.value:type_name -> google.protobuf.Value
+	14, // 16: guildmesh.events.v1.TaskStepCompleted.result:type_name -> google.protobuf.Value
+	13, // 17: guildmesh.events.v1.TaskRetried.next_start_time:type_name -> google.protobuf.Timestamp
+	14, // 18: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
+	13, // 19: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_events_v1_task_event_proto_init() }

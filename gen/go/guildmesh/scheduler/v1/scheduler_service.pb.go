@@ -441,6 +441,107 @@ func (x *BatchCreateTasksResult) GetError() *status.Status {
 	return nil
 }
 
+// CreateTaskGraphRequest describes the new tasks, and which wait for which.
+type CreateTaskGraphRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// request_id makes the call safe to repeat, as in CreateTaskRequest; remembered at least as long as the first task that may start.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// nodes, 1 to 10,000, in any order.
+	Nodes         []*TaskGraphNode `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTaskGraphRequest) Reset() {
+	*x = CreateTaskGraphRequest{}
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTaskGraphRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTaskGraphRequest) ProtoMessage() {}
+
+func (x *CreateTaskGraphRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTaskGraphRequest.ProtoReflect.Descriptor instead.
+func (*CreateTaskGraphRequest) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CreateTaskGraphRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateTaskGraphRequest) GetNodes() []*TaskGraphNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// CreateTaskGraphResponse names the new tasks.
+type CreateTaskGraphResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// results, one for each node, in order.
+	Results       []*TaskGraphResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTaskGraphResponse) Reset() {
+	*x = CreateTaskGraphResponse{}
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTaskGraphResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTaskGraphResponse) ProtoMessage() {}
+
+func (x *CreateTaskGraphResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTaskGraphResponse.ProtoReflect.Descriptor instead.
+func (*CreateTaskGraphResponse) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CreateTaskGraphResponse) GetResults() []*TaskGraphResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
 // GetTaskRequest names a task.
 type GetTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -452,7 +553,7 @@ type GetTaskRequest struct {
 
 func (x *GetTaskRequest) Reset() {
 	*x = GetTaskRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[7]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -464,7 +565,7 @@ func (x *GetTaskRequest) String() string {
 func (*GetTaskRequest) ProtoMessage() {}
 
 func (x *GetTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[7]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -477,7 +578,7 @@ func (x *GetTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskRequest.ProtoReflect.Descriptor instead.
 func (*GetTaskRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{7}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetTaskRequest) GetTaskId() string {
@@ -513,7 +614,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[8]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -525,7 +626,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[8]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,7 +639,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{8}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListTasksRequest) GetPageSize() int32 {
@@ -604,7 +705,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[9]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +717,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[9]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +730,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{9}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListTasksResponse) GetTasks() []*Task {
@@ -659,7 +760,7 @@ type CancelTaskRequest struct {
 
 func (x *CancelTaskRequest) Reset() {
 	*x = CancelTaskRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[10]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +772,7 @@ func (x *CancelTaskRequest) String() string {
 func (*CancelTaskRequest) ProtoMessage() {}
 
 func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[10]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +785,7 @@ func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTaskRequest.ProtoReflect.Descriptor instead.
 func (*CancelTaskRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{10}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CancelTaskRequest) GetTaskId() string {
@@ -716,7 +817,7 @@ type SignalTaskRequest struct {
 
 func (x *SignalTaskRequest) Reset() {
 	*x = SignalTaskRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +829,7 @@ func (x *SignalTaskRequest) String() string {
 func (*SignalTaskRequest) ProtoMessage() {}
 
 func (x *SignalTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[11]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +842,7 @@ func (x *SignalTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalTaskRequest.ProtoReflect.Descriptor instead.
 func (*SignalTaskRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{11}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SignalTaskRequest) GetTaskId() string {
@@ -778,7 +879,7 @@ type WatchTaskRequest struct {
 
 func (x *WatchTaskRequest) Reset() {
 	*x = WatchTaskRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +891,7 @@ func (x *WatchTaskRequest) String() string {
 func (*WatchTaskRequest) ProtoMessage() {}
 
 func (x *WatchTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +904,7 @@ func (x *WatchTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTaskRequest.ProtoReflect.Descriptor instead.
 func (*WatchTaskRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{12}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WatchTaskRequest) GetTaskId() string {
@@ -833,7 +934,7 @@ type StreamTaskEventsRequest struct {
 
 func (x *StreamTaskEventsRequest) Reset() {
 	*x = StreamTaskEventsRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[13]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -845,7 +946,7 @@ func (x *StreamTaskEventsRequest) String() string {
 func (*StreamTaskEventsRequest) ProtoMessage() {}
 
 func (x *StreamTaskEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[13]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -858,7 +959,7 @@ func (x *StreamTaskEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamTaskEventsRequest.ProtoReflect.Descriptor instead.
 func (*StreamTaskEventsRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{13}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StreamTaskEventsRequest) GetTaskId() string {
@@ -884,7 +985,7 @@ type ListQueuesRequest struct {
 
 func (x *ListQueuesRequest) Reset() {
 	*x = ListQueuesRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[14]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +997,7 @@ func (x *ListQueuesRequest) String() string {
 func (*ListQueuesRequest) ProtoMessage() {}
 
 func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[14]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +1010,7 @@ func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueuesRequest.ProtoReflect.Descriptor instead.
 func (*ListQueuesRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{14}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{16}
 }
 
 // ListQueuesResponse has all queues.
@@ -923,7 +1024,7 @@ type ListQueuesResponse struct {
 
 func (x *ListQueuesResponse) Reset() {
 	*x = ListQueuesResponse{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[15]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1036,7 @@ func (x *ListQueuesResponse) String() string {
 func (*ListQueuesResponse) ProtoMessage() {}
 
 func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[15]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1049,7 @@ func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueuesResponse.ProtoReflect.Descriptor instead.
 func (*ListQueuesResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{15}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListQueuesResponse) GetQueues() []*Queue {
@@ -967,7 +1068,7 @@ type CountTasksRequest struct {
 
 func (x *CountTasksRequest) Reset() {
 	*x = CountTasksRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -979,7 +1080,7 @@ func (x *CountTasksRequest) String() string {
 func (*CountTasksRequest) ProtoMessage() {}
 
 func (x *CountTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -992,7 +1093,7 @@ func (x *CountTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountTasksRequest.ProtoReflect.Descriptor instead.
 func (*CountTasksRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{16}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{18}
 }
 
 // CountTasksResponse has the number of tasks in each state.
@@ -1008,7 +1109,7 @@ type CountTasksResponse struct {
 
 func (x *CountTasksResponse) Reset() {
 	*x = CountTasksResponse{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[17]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1020,7 +1121,7 @@ func (x *CountTasksResponse) String() string {
 func (*CountTasksResponse) ProtoMessage() {}
 
 func (x *CountTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[17]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1033,7 +1134,7 @@ func (x *CountTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountTasksResponse.ProtoReflect.Descriptor instead.
 func (*CountTasksResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{17}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CountTasksResponse) GetCounts() map[string]int64 {
@@ -1063,7 +1164,7 @@ type QueueTaskCounts struct {
 
 func (x *QueueTaskCounts) Reset() {
 	*x = QueueTaskCounts{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[18]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1176,7 @@ func (x *QueueTaskCounts) String() string {
 func (*QueueTaskCounts) ProtoMessage() {}
 
 func (x *QueueTaskCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[18]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1189,7 @@ func (x *QueueTaskCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueTaskCounts.ProtoReflect.Descriptor instead.
 func (*QueueTaskCounts) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{18}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *QueueTaskCounts) GetQueue() string {
@@ -1109,7 +1210,7 @@ var File_guildmesh_scheduler_v1_scheduler_service_proto protoreflect.FileDescrip
 
 const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\n" +
-	".guildmesh/scheduler/v1/scheduler_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\x1a guildmesh/common/v1/policy.proto\x1a$guildmesh/events/v1/task_event.proto\x1a\"guildmesh/scheduler/v1/queue.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xe6\x01\n" +
+	".guildmesh/scheduler/v1/scheduler_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\x1a guildmesh/common/v1/policy.proto\x1a$guildmesh/events/v1/task_event.proto\x1a\"guildmesh/scheduler/v1/queue.proto\x1a!guildmesh/scheduler/v1/task.proto\x1a'guildmesh/scheduler/v1/task_graph.proto\"\xe6\x01\n" +
 	"\x11SubmitTaskRequest\x12&\n" +
 	"\x04task\x18\x01 \x01(\tB\x12\xe2A\x01\x02\xbaH\ar\x05\x10\x01\x18\x90N\xb8\xbb\x18\x01R\x04task\x129\n" +
 	"\acontext\x18\x02 \x01(\v2\x17.google.protobuf.StructB\x06\xc0\xbb\x18\x80\x80@R\acontext\x12*\n" +
@@ -1144,7 +1245,14 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\aresults\x18\x01 \x03(\v2..guildmesh.scheduler.v1.BatchCreateTasksResultR\aresults\"[\n" +
 	"\x16BatchCreateTasksResult\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12(\n" +
-	"\x05error\x18\x02 \x01(\v2\x12.google.rpc.StatusR\x05error\"8\n" +
+	"\x05error\x18\x02 \x01(\v2\x12.google.rpc.StatusR\x05error\"\x97\x01\n" +
+	"\x16CreateTaskGraphRequest\x12&\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\trequestId\x12U\n" +
+	"\x05nodes\x18\x02 \x03(\v2%.guildmesh.scheduler.v1.TaskGraphNodeB\x18\xe2A\x01\x02\xbaH\r\x92\x01\n" +
+	"\b\x01\x10\x90N\"\x03\xd8\x01\x03л\x18\x01R\x05nodes\"\\\n" +
+	"\x17CreateTaskGraphResponse\x12A\n" +
+	"\aresults\x18\x01 \x03(\v2'.guildmesh.scheduler.v1.TaskGraphResultR\aresults\"8\n" +
 	"\x0eGetTaskRequest\x12&\n" +
 	"\atask_id\x18\x01 \x01(\tB\r\xe2A\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\x9c\x02\n" +
 	"\x10ListTasksRequest\x12$\n" +
@@ -1187,7 +1295,7 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x06counts\x18\x02 \x03(\v23.guildmesh.scheduler.v1.QueueTaskCounts.CountsEntryR\x06counts\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\xcb\r\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\xf8\x0e\n" +
 	"\x10SchedulerService\x12\x84\x01\n" +
 	"\n" +
 	"SubmitTask\x12).guildmesh.scheduler.v1.SubmitTaskRequest\x1a*.guildmesh.scheduler.v1.SubmitTaskResponse\"\x1f\xaa\xbb\x18\v\b\x02\x1a\agateway\x82\xd3\xe4\x93\x02\n" +
@@ -1195,7 +1303,8 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\n" +
 	"CreateTask\x12).guildmesh.scheduler.v1.CreateTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\"-\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x11:\x04task\"\t/v1/tasks\x12\x7f\n" +
 	"\aRunTask\x12&.guildmesh.scheduler.v1.RunTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\".\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x12:\x01*\"\r/v1/tasks:run\x12\xad\x01\n" +
-	"\x10BatchCreateTasks\x12/.guildmesh.scheduler.v1.BatchCreateTasksRequest\x1a0.guildmesh.scheduler.v1.BatchCreateTasksResponse\"6\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/tasks:batchCreate\x12\x84\x01\n" +
+	"\x10BatchCreateTasks\x12/.guildmesh.scheduler.v1.BatchCreateTasksRequest\x1a0.guildmesh.scheduler.v1.BatchCreateTasksResponse\"6\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/tasks:batchCreate\x12\xaa\x01\n" +
+	"\x0fCreateTaskGraph\x12..guildmesh.scheduler.v1.CreateTaskGraphRequest\x1a/.guildmesh.scheduler.v1.CreateTaskGraphResponse\"6\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/tasks:createGraph\x12\x84\x01\n" +
 	"\aGetTask\x12&.guildmesh.scheduler.v1.GetTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\"3\xaa\xbb\x18\x14\b\x02\x1a\agateway\x1a\x05agent \x01\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/tasks/{task_id}\x12\x8b\x01\n" +
 	"\tListTasks\x12(.guildmesh.scheduler.v1.ListTasksRequest\x1a).guildmesh.scheduler.v1.ListTasksResponse\")\xaa\xbb\x18\x14\b\x02\x1a\agateway\x1a\x05agent \x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/tasks\x12\x92\x01\n" +
 	"\n" +
@@ -1222,7 +1331,7 @@ func file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescData
 }
 
-var file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_guildmesh_scheduler_v1_scheduler_service_proto_goTypes = []any{
 	(*SubmitTaskRequest)(nil),        // 0: guildmesh.scheduler.v1.SubmitTaskRequest
 	(*SubmitTaskResponse)(nil),       // 1: guildmesh.scheduler.v1.SubmitTaskResponse
@@ -1231,74 +1340,82 @@ var file_guildmesh_scheduler_v1_scheduler_service_proto_goTypes = []any{
 	(*BatchCreateTasksRequest)(nil),  // 4: guildmesh.scheduler.v1.BatchCreateTasksRequest
 	(*BatchCreateTasksResponse)(nil), // 5: guildmesh.scheduler.v1.BatchCreateTasksResponse
 	(*BatchCreateTasksResult)(nil),   // 6: guildmesh.scheduler.v1.BatchCreateTasksResult
-	(*GetTaskRequest)(nil),           // 7: guildmesh.scheduler.v1.GetTaskRequest
-	(*ListTasksRequest)(nil),         // 8: guildmesh.scheduler.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),        // 9: guildmesh.scheduler.v1.ListTasksResponse
-	(*CancelTaskRequest)(nil),        // 10: guildmesh.scheduler.v1.CancelTaskRequest
-	(*SignalTaskRequest)(nil),        // 11: guildmesh.scheduler.v1.SignalTaskRequest
-	(*WatchTaskRequest)(nil),         // 12: guildmesh.scheduler.v1.WatchTaskRequest
-	(*StreamTaskEventsRequest)(nil),  // 13: guildmesh.scheduler.v1.StreamTaskEventsRequest
-	(*ListQueuesRequest)(nil),        // 14: guildmesh.scheduler.v1.ListQueuesRequest
-	(*ListQueuesResponse)(nil),       // 15: guildmesh.scheduler.v1.ListQueuesResponse
-	(*CountTasksRequest)(nil),        // 16: guildmesh.scheduler.v1.CountTasksRequest
-	(*CountTasksResponse)(nil),       // 17: guildmesh.scheduler.v1.CountTasksResponse
-	(*QueueTaskCounts)(nil),          // 18: guildmesh.scheduler.v1.QueueTaskCounts
-	nil,                              // 19: guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
-	nil,                              // 20: guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
-	(*structpb.Struct)(nil),          // 21: google.protobuf.Struct
-	(*Task)(nil),                     // 22: guildmesh.scheduler.v1.Task
-	(*durationpb.Duration)(nil),      // 23: google.protobuf.Duration
-	(*status.Status)(nil),            // 24: google.rpc.Status
-	(TaskState)(0),                   // 25: guildmesh.scheduler.v1.TaskState
-	(*structpb.Value)(nil),           // 26: google.protobuf.Value
-	(*Queue)(nil),                    // 27: guildmesh.scheduler.v1.Queue
-	(*v1.TaskEvent)(nil),             // 28: guildmesh.events.v1.TaskEvent
-	(*httpbody.HttpBody)(nil),        // 29: google.api.HttpBody
+	(*CreateTaskGraphRequest)(nil),   // 7: guildmesh.scheduler.v1.CreateTaskGraphRequest
+	(*CreateTaskGraphResponse)(nil),  // 8: guildmesh.scheduler.v1.CreateTaskGraphResponse
+	(*GetTaskRequest)(nil),           // 9: guildmesh.scheduler.v1.GetTaskRequest
+	(*ListTasksRequest)(nil),         // 10: guildmesh.scheduler.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),        // 11: guildmesh.scheduler.v1.ListTasksResponse
+	(*CancelTaskRequest)(nil),        // 12: guildmesh.scheduler.v1.CancelTaskRequest
+	(*SignalTaskRequest)(nil),        // 13: guildmesh.scheduler.v1.SignalTaskRequest
+	(*WatchTaskRequest)(nil),         // 14: guildmesh.scheduler.v1.WatchTaskRequest
+	(*StreamTaskEventsRequest)(nil),  // 15: guildmesh.scheduler.v1.StreamTaskEventsRequest
+	(*ListQueuesRequest)(nil),        // 16: guildmesh.scheduler.v1.ListQueuesRequest
+	(*ListQueuesResponse)(nil),       // 17: guildmesh.scheduler.v1.ListQueuesResponse
+	(*CountTasksRequest)(nil),        // 18: guildmesh.scheduler.v1.CountTasksRequest
+	(*CountTasksResponse)(nil),       // 19: guildmesh.scheduler.v1.CountTasksResponse
+	(*QueueTaskCounts)(nil),          // 20: guildmesh.scheduler.v1.QueueTaskCounts
+	nil,                              // 21: guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
+	nil,                              // 22: guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
+	(*structpb.Struct)(nil),          // 23: google.protobuf.Struct
+	(*Task)(nil),                     // 24: guildmesh.scheduler.v1.Task
+	(*durationpb.Duration)(nil),      // 25: google.protobuf.Duration
+	(*status.Status)(nil),            // 26: google.rpc.Status
+	(*TaskGraphNode)(nil),            // 27: guildmesh.scheduler.v1.TaskGraphNode
+	(*TaskGraphResult)(nil),          // 28: guildmesh.scheduler.v1.TaskGraphResult
+	(TaskState)(0),                   // 29: guildmesh.scheduler.v1.TaskState
+	(*structpb.Value)(nil),           // 30: google.protobuf.Value
+	(*Queue)(nil),                    // 31: guildmesh.scheduler.v1.Queue
+	(*v1.TaskEvent)(nil),             // 32: guildmesh.events.v1.TaskEvent
+	(*httpbody.HttpBody)(nil),        // 33: google.api.HttpBody
 }
 var file_guildmesh_scheduler_v1_scheduler_service_proto_depIdxs = []int32{
-	21, // 0: guildmesh.scheduler.v1.SubmitTaskRequest.context:type_name -> google.protobuf.Struct
-	22, // 1: guildmesh.scheduler.v1.CreateTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
-	22, // 2: guildmesh.scheduler.v1.RunTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
-	23, // 3: guildmesh.scheduler.v1.RunTaskRequest.wait:type_name -> google.protobuf.Duration
+	23, // 0: guildmesh.scheduler.v1.SubmitTaskRequest.context:type_name -> google.protobuf.Struct
+	24, // 1: guildmesh.scheduler.v1.CreateTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
+	24, // 2: guildmesh.scheduler.v1.RunTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
+	25, // 3: guildmesh.scheduler.v1.RunTaskRequest.wait:type_name -> google.protobuf.Duration
 	2,  // 4: guildmesh.scheduler.v1.BatchCreateTasksRequest.requests:type_name -> guildmesh.scheduler.v1.CreateTaskRequest
 	6,  // 5: guildmesh.scheduler.v1.BatchCreateTasksResponse.results:type_name -> guildmesh.scheduler.v1.BatchCreateTasksResult
-	24, // 6: guildmesh.scheduler.v1.BatchCreateTasksResult.error:type_name -> google.rpc.Status
-	25, // 7: guildmesh.scheduler.v1.ListTasksRequest.state:type_name -> guildmesh.scheduler.v1.TaskState
-	22, // 8: guildmesh.scheduler.v1.ListTasksResponse.tasks:type_name -> guildmesh.scheduler.v1.Task
-	26, // 9: guildmesh.scheduler.v1.SignalTaskRequest.value:type_name -> google.protobuf.Value
-	27, // 10: guildmesh.scheduler.v1.ListQueuesResponse.queues:type_name -> guildmesh.scheduler.v1.Queue
-	19, // 11: guildmesh.scheduler.v1.CountTasksResponse.counts:type_name -> guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
-	18, // 12: guildmesh.scheduler.v1.CountTasksResponse.queues:type_name -> guildmesh.scheduler.v1.QueueTaskCounts
-	20, // 13: guildmesh.scheduler.v1.QueueTaskCounts.counts:type_name -> guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
-	0,  // 14: guildmesh.scheduler.v1.SchedulerService.SubmitTask:input_type -> guildmesh.scheduler.v1.SubmitTaskRequest
-	2,  // 15: guildmesh.scheduler.v1.SchedulerService.CreateTask:input_type -> guildmesh.scheduler.v1.CreateTaskRequest
-	3,  // 16: guildmesh.scheduler.v1.SchedulerService.RunTask:input_type -> guildmesh.scheduler.v1.RunTaskRequest
-	4,  // 17: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:input_type -> guildmesh.scheduler.v1.BatchCreateTasksRequest
-	7,  // 18: guildmesh.scheduler.v1.SchedulerService.GetTask:input_type -> guildmesh.scheduler.v1.GetTaskRequest
-	8,  // 19: guildmesh.scheduler.v1.SchedulerService.ListTasks:input_type -> guildmesh.scheduler.v1.ListTasksRequest
-	10, // 20: guildmesh.scheduler.v1.SchedulerService.CancelTask:input_type -> guildmesh.scheduler.v1.CancelTaskRequest
-	11, // 21: guildmesh.scheduler.v1.SchedulerService.SignalTask:input_type -> guildmesh.scheduler.v1.SignalTaskRequest
-	12, // 22: guildmesh.scheduler.v1.SchedulerService.WatchTask:input_type -> guildmesh.scheduler.v1.WatchTaskRequest
-	13, // 23: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:input_type -> guildmesh.scheduler.v1.StreamTaskEventsRequest
-	14, // 24: guildmesh.scheduler.v1.SchedulerService.ListQueues:input_type -> guildmesh.scheduler.v1.ListQueuesRequest
-	16, // 25: guildmesh.scheduler.v1.SchedulerService.CountTasks:input_type -> guildmesh.scheduler.v1.CountTasksRequest
-	1,  // 26: guildmesh.scheduler.v1.SchedulerService.SubmitTask:output_type -> guildmesh.scheduler.v1.SubmitTaskResponse
-	22, // 27: guildmesh.scheduler.v1.SchedulerService.CreateTask:output_type -> guildmesh.scheduler.v1.Task
-	22, // 28: guildmesh.scheduler.v1.SchedulerService.RunTask:output_type -> guildmesh.scheduler.v1.Task
-	5,  // 29: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:output_type -> guildmesh.scheduler.v1.BatchCreateTasksResponse
-	22, // 30: guildmesh.scheduler.v1.SchedulerService.GetTask:output_type -> guildmesh.scheduler.v1.Task
-	9,  // 31: guildmesh.scheduler.v1.SchedulerService.ListTasks:output_type -> guildmesh.scheduler.v1.ListTasksResponse
-	22, // 32: guildmesh.scheduler.v1.SchedulerService.CancelTask:output_type -> guildmesh.scheduler.v1.Task
-	22, // 33: guildmesh.scheduler.v1.SchedulerService.SignalTask:output_type -> guildmesh.scheduler.v1.Task
-	28, // 34: guildmesh.scheduler.v1.SchedulerService.WatchTask:output_type -> guildmesh.events.v1.TaskEvent
-	29, // 35: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:output_type -> google.api.HttpBody
-	15, // 36: guildmesh.scheduler.v1.SchedulerService.ListQueues:output_type -> guildmesh.scheduler.v1.ListQueuesResponse
-	17, // 37: guildmesh.scheduler.v1.SchedulerService.CountTasks:output_type -> guildmesh.scheduler.v1.CountTasksResponse
-	26, // [26:38] is the sub-list for method output_type
-	14, // [14:26] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	26, // 6: guildmesh.scheduler.v1.BatchCreateTasksResult.error:type_name -> google.rpc.Status
+	27, // 7: guildmesh.scheduler.v1.CreateTaskGraphRequest.nodes:type_name -> guildmesh.scheduler.v1.TaskGraphNode
+	28, // 8: guildmesh.scheduler.v1.CreateTaskGraphResponse.results:type_name -> guildmesh.scheduler.v1.TaskGraphResult
+	29, // 9: guildmesh.scheduler.v1.ListTasksRequest.state:type_name -> guildmesh.scheduler.v1.TaskState
+	24, // 10: guildmesh.scheduler.v1.ListTasksResponse.tasks:type_name -> guildmesh.scheduler.v1.Task
+	30, // 11: guildmesh.scheduler.v1.SignalTaskRequest.value:type_name -> google.protobuf.Value
+	31, // 12: guildmesh.scheduler.v1.ListQueuesResponse.queues:type_name -> guildmesh.scheduler.v1.Queue
+	21, // 13: guildmesh.scheduler.v1.CountTasksResponse.counts:type_name -> guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
+	20, // 14: guildmesh.scheduler.v1.CountTasksResponse.queues:type_name -> guildmesh.scheduler.v1.QueueTaskCounts
+	22, // 15: guildmesh.scheduler.v1.QueueTaskCounts.counts:type_name -> guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
+	0,  // 16: guildmesh.scheduler.v1.SchedulerService.SubmitTask:input_type -> guildmesh.scheduler.v1.SubmitTaskRequest
+	2,  // 17: guildmesh.scheduler.v1.SchedulerService.CreateTask:input_type -> guildmesh.scheduler.v1.CreateTaskRequest
+	3,  // 18: guildmesh.scheduler.v1.SchedulerService.RunTask:input_type -> guildmesh.scheduler.v1.RunTaskRequest
+	4,  // 19: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:input_type -> guildmesh.scheduler.v1.BatchCreateTasksRequest
+	7,  // 20: guildmesh.scheduler.v1.SchedulerService.CreateTaskGraph:input_type -> guildmesh.scheduler.v1.CreateTaskGraphRequest
+	9,  // 21: guildmesh.scheduler.v1.SchedulerService.GetTask:input_type -> guildmesh.scheduler.v1.GetTaskRequest
+	10, // 22: guildmesh.scheduler.v1.SchedulerService.ListTasks:input_type -> guildmesh.scheduler.v1.ListTasksRequest
+	12, // 23: guildmesh.scheduler.v1.SchedulerService.CancelTask:input_type -> guildmesh.scheduler.v1.CancelTaskRequest
+	13, // 24: guildmesh.scheduler.v1.SchedulerService.SignalTask:input_type -> guildmesh.scheduler.v1.SignalTaskRequest
+	14, // 25: guildmesh.scheduler.v1.SchedulerService.WatchTask:input_type -> guildmesh.scheduler.v1.WatchTaskRequest
+	15, // 26: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:input_type -> guildmesh.scheduler.v1.StreamTaskEventsRequest
+	16, // 27: guildmesh.scheduler.v1.SchedulerService.ListQueues:input_type -> guildmesh.scheduler.v1.ListQueuesRequest
+	18, // 28: guildmesh.scheduler.v1.SchedulerService.CountTasks:input_type -> guildmesh.scheduler.v1.CountTasksRequest
+	1,  // 29: guildmesh.scheduler.v1.SchedulerService.SubmitTask:output_type -> guildmesh.scheduler.v1.SubmitTaskResponse
+	24, // 30: guildmesh.scheduler.v1.SchedulerService.CreateTask:output_type -> guildmesh.scheduler.v1.Task
+	24, // 31: guildmesh.scheduler.v1.SchedulerService.RunTask:output_type -> guildmesh.scheduler.v1.Task
+	5,  // 32: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:output_type -> guildmesh.scheduler.v1.BatchCreateTasksResponse
+	8,  // 33: guildmesh.scheduler.v1.SchedulerService.CreateTaskGraph:output_type -> guildmesh.scheduler.v1.CreateTaskGraphResponse
+	24, // 34: guildmesh.scheduler.v1.SchedulerService.GetTask:output_type -> guildmesh.scheduler.v1.Task
+	11, // 35: guildmesh.scheduler.v1.SchedulerService.ListTasks:output_type -> guildmesh.scheduler.v1.ListTasksResponse
+	24, // 36: guildmesh.scheduler.v1.SchedulerService.CancelTask:output_type -> guildmesh.scheduler.v1.Task
+	24, // 37: guildmesh.scheduler.v1.SchedulerService.SignalTask:output_type -> guildmesh.scheduler.v1.Task
+	32, // 38: guildmesh.scheduler.v1.SchedulerService.WatchTask:output_type -> guildmesh.events.v1.TaskEvent
+	33, // 39: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:output_type -> google.api.HttpBody
+	17, // 40: guildmesh.scheduler.v1.SchedulerService.ListQueues:output_type -> guildmesh.scheduler.v1.ListQueuesResponse
+	19, // 41: guildmesh.scheduler.v1.SchedulerService.CountTasks:output_type -> guildmesh.scheduler.v1.CountTasksResponse
+	29, // [29:42] is the sub-list for method output_type
+	16, // [16:29] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_scheduler_service_proto_init() }
@@ -1308,6 +1425,7 @@ func file_guildmesh_scheduler_v1_scheduler_service_proto_init() {
 	}
 	file_guildmesh_scheduler_v1_queue_proto_init()
 	file_guildmesh_scheduler_v1_task_proto_init()
+	file_guildmesh_scheduler_v1_task_graph_proto_init()
 	file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1315,7 +1433,7 @@ func file_guildmesh_scheduler_v1_scheduler_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc), len(file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	SchedulerService_CreateTask_FullMethodName       = "/guildmesh.scheduler.v1.SchedulerService/CreateTask"
 	SchedulerService_RunTask_FullMethodName          = "/guildmesh.scheduler.v1.SchedulerService/RunTask"
 	SchedulerService_BatchCreateTasks_FullMethodName = "/guildmesh.scheduler.v1.SchedulerService/BatchCreateTasks"
+	SchedulerService_CreateTaskGraph_FullMethodName  = "/guildmesh.scheduler.v1.SchedulerService/CreateTaskGraph"
 	SchedulerService_GetTask_FullMethodName          = "/guildmesh.scheduler.v1.SchedulerService/GetTask"
 	SchedulerService_ListTasks_FullMethodName        = "/guildmesh.scheduler.v1.SchedulerService/ListTasks"
 	SchedulerService_CancelTask_FullMethodName       = "/guildmesh.scheduler.v1.SchedulerService/CancelTask"
@@ -44,8 +45,9 @@ type SchedulerServiceClient interface {
 	// SubmitTask is the plan's POST /task (requirement row 18): a task for the agents, in the queue "default".
 	SubmitTask(ctx context.Context, in *SubmitTaskRequest, opts ...grpc.CallOption) (*SubmitTaskResponse, error)
 	// CreateTask creates a task (AIP-133). A repeat with the same request_id and payload gives the first answer.
-	// Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
-	// with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
+	// Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent or dependency);
+	// with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT. A task with dependencies is BLOCKED in the answer; when they have
+	// all ended already, it is PENDING, or has ended by a failure_policy, in the same commit.
 	CreateTask(ctx context.Context, in *CreateTaskRequest, opts ...grpc.CallOption) (*Task, error)
 	// RunTask creates a task as CreateTask does and waits for its end, so that one call gives the result. When `wait` passes first, or the
 	// caller gives up, the task goes on; WatchTask tells the rest. Fails as CreateTask does.
@@ -53,12 +55,16 @@ type SchedulerServiceClient interface {
 	// BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
 	// changes nothing for the others. Items with the same request_id are one task.
 	BatchCreateTasks(ctx context.Context, in *BatchCreateTasksRequest, opts ...grpc.CallOption) (*BatchCreateTasksResponse, error)
+	// CreateTaskGraph creates tasks that wait for each other (a directed acyclic graph), all of them in one commit, or none. A repeat with the
+	// same request_id and nodes gives the first answer. Fails as CreateTask does, with the key of the node in the message and the metadata;
+	// with INVALID_ARGUMENT, reason DUPLICATE_NODE_KEY, UNKNOWN_NODE_KEY, SELF_DEPENDENCY or DEPENDENCY_CYCLE.
+	CreateTaskGraph(ctx context.Context, in *CreateTaskGraphRequest, opts ...grpc.CallOption) (*CreateTaskGraphResponse, error)
 	// GetTask gives a task of the caller's tenant. Fails with NOT_FOUND, reason TASK_NOT_FOUND.
 	GetTask(ctx context.Context, in *GetTaskRequest, opts ...grpc.CallOption) (*Task, error)
 	// ListTasks lists the tasks of the caller's tenant, newest first unless order_by says otherwise.
 	// Fails with INVALID_ARGUMENT, reason INVALID_FILTER, INVALID_ORDER_BY or INVALID_PAGE_TOKEN.
 	ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error)
-	// CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
+	// CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136). What depends on them follows its failure_policy.
 	// Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.
 	CancelTask(ctx context.Context, in *CancelTaskRequest, opts ...grpc.CallOption) (*Task, error)
 	// SignalTask sends a task a value under a name, once: a task that waits for it goes on, any other finds it when it comes to wait. The
@@ -121,6 +127,16 @@ func (c *schedulerServiceClient) BatchCreateTasks(ctx context.Context, in *Batch
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(BatchCreateTasksResponse)
 	err := c.cc.Invoke(ctx, SchedulerService_BatchCreateTasks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *schedulerServiceClient) CreateTaskGraph(ctx context.Context, in *CreateTaskGraphRequest, opts ...grpc.CallOption) (*CreateTaskGraphResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateTaskGraphResponse)
+	err := c.cc.Invoke(ctx, SchedulerService_CreateTaskGraph_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -234,8 +250,9 @@ type SchedulerServiceServer interface {
 	// SubmitTask is the plan's POST /task (requirement row 18): a task for the agents, in the queue "default".
 	SubmitTask(context.Context, *SubmitTaskRequest) (*SubmitTaskResponse, error)
 	// CreateTask creates a task (AIP-133). A repeat with the same request_id and payload gives the first answer.
-	// Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
-	// with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
+	// Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent or dependency);
+	// with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT. A task with dependencies is BLOCKED in the answer; when they have
+	// all ended already, it is PENDING, or has ended by a failure_policy, in the same commit.
 	CreateTask(context.Context, *CreateTaskRequest) (*Task, error)
 	// RunTask creates a task as CreateTask does and waits for its end, so that one call gives the result. When `wait` passes first, or the
 	// caller gives up, the task goes on; WatchTask tells the rest. Fails as CreateTask does.
@@ -243,12 +260,16 @@ type SchedulerServiceServer interface {
 	// BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
 	// changes nothing for the others. Items with the same request_id are one task.
 	BatchCreateTasks(context.Context, *BatchCreateTasksRequest) (*BatchCreateTasksResponse, error)
+	// CreateTaskGraph creates tasks that wait for each other (a directed acyclic graph), all of them in one commit, or none. A repeat with the
+	// same request_id and nodes gives the first answer. Fails as CreateTask does, with the key of the node in the message and the metadata;
+	// with INVALID_ARGUMENT, reason DUPLICATE_NODE_KEY, UNKNOWN_NODE_KEY, SELF_DEPENDENCY or DEPENDENCY_CYCLE.
+	CreateTaskGraph(context.Context, *CreateTaskGraphRequest) (*CreateTaskGraphResponse, error)
 	// GetTask gives a task of the caller's tenant. Fails with NOT_FOUND, reason TASK_NOT_FOUND.
 	GetTask(context.Context, *GetTaskRequest) (*Task, error)
 	// ListTasks lists the tasks of the caller's tenant, newest first unless order_by says otherwise.
 	// Fails with INVALID_ARGUMENT, reason INVALID_FILTER, INVALID_ORDER_BY or INVALID_PAGE_TOKEN.
 	ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error)
-	// CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
+	// CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136). What depends on them follows its failure_policy.
 	// Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.
 	CancelTask(context.Context, *CancelTaskRequest) (*Task, error)
 	// SignalTask sends a task a value under a name, once: a task that waits for it goes on, any other finds it when it comes to wait. The
@@ -288,6 +309,9 @@ func (UnimplementedSchedulerServiceServer) RunTask(context.Context, *RunTaskRequ
 }
 func (UnimplementedSchedulerServiceServer) BatchCreateTasks(context.Context, *BatchCreateTasksRequest) (*BatchCreateTasksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method BatchCreateTasks not implemented")
+}
+func (UnimplementedSchedulerServiceServer) CreateTaskGraph(context.Context, *CreateTaskGraphRequest) (*CreateTaskGraphResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateTaskGraph not implemented")
 }
 func (UnimplementedSchedulerServiceServer) GetTask(context.Context, *GetTaskRequest) (*Task, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTask not implemented")
@@ -402,6 +426,24 @@ func _SchedulerService_BatchCreateTasks_Handler(srv interface{}, ctx context.Con
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(SchedulerServiceServer).BatchCreateTasks(ctx, req.(*BatchCreateTasksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SchedulerService_CreateTaskGraph_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateTaskGraphRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SchedulerServiceServer).CreateTaskGraph(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SchedulerService_CreateTaskGraph_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SchedulerServiceServer).CreateTaskGraph(ctx, req.(*CreateTaskGraphRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -558,6 +600,10 @@ var SchedulerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "BatchCreateTasks",
 			Handler:    _SchedulerService_BatchCreateTasks_Handler,
+		},
+		{
+			MethodName: "CreateTaskGraph",
+			Handler:    _SchedulerService_CreateTaskGraph_Handler,
 		},
 		{
 			MethodName: "GetTask",

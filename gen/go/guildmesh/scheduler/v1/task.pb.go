@@ -27,6 +27,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// DependencyFailurePolicy says what becomes of a task when one of its dependencies fails or is cancelled.
+type DependencyFailurePolicy int32
+
+const (
+	// DEPENDENCY_FAILURE_POLICY_UNSPECIFIED means FAIL.
+	DependencyFailurePolicy_DEPENDENCY_FAILURE_POLICY_UNSPECIFIED DependencyFailurePolicy = 0
+	// DEPENDENCY_FAILURE_POLICY_FAIL: it fails with reason DEPENDENCY_FAILED at once, and is not tried again.
+	DependencyFailurePolicy_DEPENDENCY_FAILURE_POLICY_FAIL DependencyFailurePolicy = 1
+	// DEPENDENCY_FAILURE_POLICY_CANCEL: it is cancelled at once.
+	DependencyFailurePolicy_DEPENDENCY_FAILURE_POLICY_CANCEL DependencyFailurePolicy = 2
+	// DEPENDENCY_FAILURE_POLICY_CONTINUE: the dependency counts as done, and the worker is handed its error.
+	DependencyFailurePolicy_DEPENDENCY_FAILURE_POLICY_CONTINUE DependencyFailurePolicy = 3
+)
+
+// Enum value maps for DependencyFailurePolicy.
+var (
+	DependencyFailurePolicy_name = map[int32]string{
+		0: "DEPENDENCY_FAILURE_POLICY_UNSPECIFIED",
+		1: "DEPENDENCY_FAILURE_POLICY_FAIL",
+		2: "DEPENDENCY_FAILURE_POLICY_CANCEL",
+		3: "DEPENDENCY_FAILURE_POLICY_CONTINUE",
+	}
+	DependencyFailurePolicy_value = map[string]int32{
+		"DEPENDENCY_FAILURE_POLICY_UNSPECIFIED": 0,
+		"DEPENDENCY_FAILURE_POLICY_FAIL":        1,
+		"DEPENDENCY_FAILURE_POLICY_CANCEL":      2,
+		"DEPENDENCY_FAILURE_POLICY_CONTINUE":    3,
+	}
+)
+
+func (x DependencyFailurePolicy) Enum() *DependencyFailurePolicy {
+	p := new(DependencyFailurePolicy)
+	*p = x
+	return p
+}
+
+func (x DependencyFailurePolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DependencyFailurePolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_guildmesh_scheduler_v1_task_proto_enumTypes[0].Descriptor()
+}
+
+func (DependencyFailurePolicy) Type() protoreflect.EnumType {
+	return &file_guildmesh_scheduler_v1_task_proto_enumTypes[0]
+}
+
+func (x DependencyFailurePolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DependencyFailurePolicy.Descriptor instead.
+func (DependencyFailurePolicy) EnumDescriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{0}
+}
+
 // TaskState is where a task is in its life.
 type TaskState int32
 
@@ -47,6 +104,8 @@ const (
 	TaskState_TASK_STATE_SCHEDULED TaskState = 6
 	// TASK_STATE_WAITING waits for a signal, such as a person's answer; then it is PENDING. No worker is kept, and `timeout` stands still.
 	TaskState_TASK_STATE_WAITING TaskState = 7
+	// TASK_STATE_BLOCKED waits for its dependencies; then it is PENDING, or SCHEDULED while its schedule_time is to come.
+	TaskState_TASK_STATE_BLOCKED TaskState = 8
 )
 
 // Enum value maps for TaskState.
@@ -60,6 +119,7 @@ var (
 		5: "TASK_STATE_CANCELLED",
 		6: "TASK_STATE_SCHEDULED",
 		7: "TASK_STATE_WAITING",
+		8: "TASK_STATE_BLOCKED",
 	}
 	TaskState_value = map[string]int32{
 		"TASK_STATE_UNSPECIFIED": 0,
@@ -70,6 +130,7 @@ var (
 		"TASK_STATE_CANCELLED":   5,
 		"TASK_STATE_SCHEDULED":   6,
 		"TASK_STATE_WAITING":     7,
+		"TASK_STATE_BLOCKED":     8,
 	}
 )
 
@@ -84,11 +145,11 @@ func (x TaskState) String() string {
 }
 
 func (TaskState) Descriptor() protoreflect.EnumDescriptor {
-	return file_guildmesh_scheduler_v1_task_proto_enumTypes[0].Descriptor()
+	return file_guildmesh_scheduler_v1_task_proto_enumTypes[1].Descriptor()
 }
 
 func (TaskState) Type() protoreflect.EnumType {
-	return &file_guildmesh_scheduler_v1_task_proto_enumTypes[0]
+	return &file_guildmesh_scheduler_v1_task_proto_enumTypes[1]
 }
 
 func (x TaskState) Number() protoreflect.EnumNumber {
@@ -97,7 +158,7 @@ func (x TaskState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TaskState.Descriptor instead.
 func (TaskState) EnumDescriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{0}
+	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{1}
 }
 
 // Task is a unit of work that is kept until it has ended (requirement row 16).
@@ -127,7 +188,7 @@ type Task struct {
 	Labels map[string]string `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// state of the task.
 	State TaskState `protobuf:"varint,12,opt,name=state,proto3,enum=guildmesh.scheduler.v1.TaskState" json:"state,omitempty"`
-	// status is the state in the plan's words: pending, running, completed, failed, cancelled; and scheduled, waiting.
+	// status is the state in the plan's words: pending, running, completed, failed, cancelled; and scheduled, waiting, blocked.
 	Status string `protobuf:"bytes,13,opt,name=status,proto3" json:"status,omitempty"`
 	// attempt counts the starts; it is the fencing token of the worker that runs the task.
 	Attempt int32 `protobuf:"varint,14,opt,name=attempt,proto3" json:"attempt,omitempty"`
@@ -154,8 +215,8 @@ type Task struct {
 	//	*Task_ScheduleTime
 	//	*Task_Delay
 	Start isTask_Start `protobuf_oneof:"start"`
-	// start_timeout is how long the task may wait for its first start once it may start, 1 s to 366 days; past it the task fails with
-	// reason START_TIMEOUT. Unset: as long as it takes.
+	// start_timeout is how long the task may wait for its first start once it may start (its dependencies have ended, its schedule_time
+	// has come), 1 s to 366 days; past it the task fails with reason START_TIMEOUT. Unset: as long as it takes.
 	StartTimeout *durationpb.Duration `protobuf:"bytes,25,opt,name=start_timeout,json=startTimeout,proto3" json:"start_timeout,omitempty"`
 	// attempt_timeout is how long one attempt may take, 1 s to 3,600 s; past it the attempt fails with reason ATTEMPT_TIMEOUT, and the
 	// task is tried again while attempts and time remain. Unset: only `timeout` counts, for all attempts together.
@@ -176,6 +237,11 @@ type Task struct {
 	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,31,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
 	// waiting_for says what a WAITING task waits for. Unset in other states.
 	WaitingFor *TaskWaitingFor `protobuf:"bytes,32,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
+	// dependencies are the tasks that must have ended before this one may start, at most 100; until then it is BLOCKED. Each is a task
+	// of the same tenant that is there already, ended or not; CreateTaskGraph creates tasks together with those that depend on them.
+	Dependencies []*TaskDependency `protobuf:"bytes,34,rep,name=dependencies,proto3" json:"dependencies,omitempty"`
+	// blocked_by is how many of its dependencies a BLOCKED task still waits for. 0 in other states.
+	BlockedBy int32 `protobuf:"varint,35,opt,name=blocked_by,json=blockedBy,proto3" json:"blocked_by,omitempty"`
 	// replay_of is the failed task that this one repeats, see ReplayTask; empty for any other.
 	ReplayOf      string `protobuf:"bytes,40,opt,name=replay_of,json=replayOf,proto3" json:"replay_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -458,6 +524,20 @@ func (x *Task) GetWaitingFor() *TaskWaitingFor {
 	return nil
 }
 
+func (x *Task) GetDependencies() []*TaskDependency {
+	if x != nil {
+		return x.Dependencies
+	}
+	return nil
+}
+
+func (x *Task) GetBlockedBy() int32 {
+	if x != nil {
+		return x.BlockedBy
+	}
+	return 0
+}
+
 func (x *Task) GetReplayOf() string {
 	if x != nil {
 		return x.ReplayOf
@@ -501,6 +581,70 @@ func (*Task_Deadline) isTask_End() {}
 
 func (*Task_TotalTimeout) isTask_End() {}
 
+// TaskDependency is a task that another one waits for, and what becomes of that one when it does not complete.
+type TaskDependency struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// task_id of the task to wait for.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// name by which the worker finds its result, at most 255 characters, unique among the dependencies of a task; empty for its task_id.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// failure_policy says what happens when it fails or is cancelled; unspecified means FAIL.
+	FailurePolicy DependencyFailurePolicy `protobuf:"varint,3,opt,name=failure_policy,json=failurePolicy,proto3,enum=guildmesh.scheduler.v1.DependencyFailurePolicy" json:"failure_policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskDependency) Reset() {
+	*x = TaskDependency{}
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskDependency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskDependency) ProtoMessage() {}
+
+func (x *TaskDependency) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskDependency.ProtoReflect.Descriptor instead.
+func (*TaskDependency) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *TaskDependency) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *TaskDependency) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TaskDependency) GetFailurePolicy() DependencyFailurePolicy {
+	if x != nil {
+		return x.FailurePolicy
+	}
+	return DependencyFailurePolicy_DEPENDENCY_FAILURE_POLICY_UNSPECIFIED
+}
+
 // TaskWaitingFor is the signal that a task waits for, and what a person should know to send it.
 type TaskWaitingFor struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -516,7 +660,7 @@ type TaskWaitingFor struct {
 
 func (x *TaskWaitingFor) Reset() {
 	*x = TaskWaitingFor{}
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[1]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -528,7 +672,7 @@ func (x *TaskWaitingFor) String() string {
 func (*TaskWaitingFor) ProtoMessage() {}
 
 func (x *TaskWaitingFor) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[1]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -541,7 +685,7 @@ func (x *TaskWaitingFor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskWaitingFor.ProtoReflect.Descriptor instead.
 func (*TaskWaitingFor) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{1}
+	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *TaskWaitingFor) GetSignal() string {
@@ -586,7 +730,7 @@ type RetryPolicy struct {
 
 func (x *RetryPolicy) Reset() {
 	*x = RetryPolicy{}
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[2]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -598,7 +742,7 @@ func (x *RetryPolicy) String() string {
 func (*RetryPolicy) ProtoMessage() {}
 
 func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[2]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -611,7 +755,7 @@ func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryPolicy.ProtoReflect.Descriptor instead.
 func (*RetryPolicy) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{2}
+	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RetryPolicy) GetInitialBackoff() *durationpb.Duration {
@@ -652,7 +796,7 @@ func (x *RetryPolicy) GetNonRetryableReasons() []string {
 // TaskError says why a task failed.
 type TaskError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// reason is a machine-readable word such as TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST, TOOL_FAILED.
+	// reason is a machine-readable word such as TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST, DEPENDENCY_FAILED, TOOL_FAILED.
 	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	// message is for people.
 	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
@@ -662,7 +806,7 @@ type TaskError struct {
 
 func (x *TaskError) Reset() {
 	*x = TaskError{}
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[3]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +818,7 @@ func (x *TaskError) String() string {
 func (*TaskError) ProtoMessage() {}
 
 func (x *TaskError) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[3]
+	mi := &file_guildmesh_scheduler_v1_task_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +831,7 @@ func (x *TaskError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskError.ProtoReflect.Descriptor instead.
 func (*TaskError) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{3}
+	return file_guildmesh_scheduler_v1_task_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TaskError) GetReason() string {
@@ -708,7 +852,7 @@ var File_guildmesh_scheduler_v1_task_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"!guildmesh/scheduler/v1/task.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\x8d\x11\n" +
+	"!guildmesh/scheduler/v1/task.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\x8c\x12\n" +
 	"\x04Task\x12\x1d\n" +
 	"\atask_id\x18\x01 \x01(\tB\x04\xe2A\x01\x03R\x06taskId\x12!\n" +
 	"\ttenant_id\x18\x02 \x01(\tB\x04\xe2A\x01\x03R\btenantId\x12:\n" +
@@ -750,7 +894,10 @@ const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\fretry_policy\x18\x1e \x01(\v2#.guildmesh.scheduler.v1.RetryPolicyB\x04\xe2A\x01\x05R\vretryPolicy\x12H\n" +
 	"\x0fnext_start_time\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\rnextStartTime\x12M\n" +
 	"\vwaiting_for\x18  \x01(\v2&.guildmesh.scheduler.v1.TaskWaitingForB\x04\xe2A\x01\x03R\n" +
-	"waitingFor\x12!\n" +
+	"waitingFor\x12X\n" +
+	"\fdependencies\x18\" \x03(\v2&.guildmesh.scheduler.v1.TaskDependencyB\f\xe2A\x01\x05\xbaH\x05\x92\x01\x02\x10dR\fdependencies\x12#\n" +
+	"\n" +
+	"blocked_by\x18# \x01(\x05B\x04\xe2A\x01\x03R\tblockedBy\x12!\n" +
 	"\treplay_of\x18( \x01(\tB\x04\xe2A\x01\x03R\breplayOf\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -758,7 +905,11 @@ const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\x05startB\x05\n" +
 	"\x03endB\v\n" +
 	"\t_priorityB\x0f\n" +
-	"\r_max_attempts\"}\n" +
+	"\r_max_attempts\"\xea\x01\n" +
+	"\x0eTaskDependency\x12X\n" +
+	"\atask_id\x18\x01 \x01(\tB?\xe2A\x01\x02\xbaH8r624^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$R\x06taskId\x12\x1c\n" +
+	"\x04name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x04name\x12`\n" +
+	"\x0efailure_policy\x18\x03 \x01(\x0e2/.guildmesh.scheduler.v1.DependencyFailurePolicyB\b\xbaH\x05\x82\x01\x02\x10\x01R\rfailurePolicy\"}\n" +
 	"\x0eTaskWaitingFor\x12\x16\n" +
 	"\x06signal\x18\x01 \x01(\tR\x06signal\x12\x16\n" +
 	"\x06prompt\x18\x02 \x01(\tR\x06prompt\x12;\n" +
@@ -775,7 +926,12 @@ const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\a_jitter\"f\n" +
 	"\tTaskError\x124\n" +
 	"\x06reason\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18?2\x11^[A-Z][A-Z0-9_]*$R\x06reason\x12#\n" +
-	"\amessage\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18І\x03R\amessage*\xd4\x01\n" +
+	"\amessage\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18І\x03R\amessage*\xb6\x01\n" +
+	"\x17DependencyFailurePolicy\x12)\n" +
+	"%DEPENDENCY_FAILURE_POLICY_UNSPECIFIED\x10\x00\x12\"\n" +
+	"\x1eDEPENDENCY_FAILURE_POLICY_FAIL\x10\x01\x12$\n" +
+	" DEPENDENCY_FAILURE_POLICY_CANCEL\x10\x02\x12&\n" +
+	"\"DEPENDENCY_FAILURE_POLICY_CONTINUE\x10\x03*\xec\x01\n" +
 	"\tTaskState\x12\x1a\n" +
 	"\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12TASK_STATE_PENDING\x10\x01\x12\x16\n" +
@@ -784,7 +940,8 @@ const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\x11TASK_STATE_FAILED\x10\x04\x12\x18\n" +
 	"\x14TASK_STATE_CANCELLED\x10\x05\x12\x18\n" +
 	"\x14TASK_STATE_SCHEDULED\x10\x06\x12\x16\n" +
-	"\x12TASK_STATE_WAITING\x10\aB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"\x12TASK_STATE_WAITING\x10\a\x12\x16\n" +
+	"\x12TASK_STATE_BLOCKED\x10\bB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_task_proto_rawDescOnce sync.Once
@@ -798,48 +955,52 @@ func file_guildmesh_scheduler_v1_task_proto_rawDescGZIP() []byte {
 	return file_guildmesh_scheduler_v1_task_proto_rawDescData
 }
 
-var file_guildmesh_scheduler_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_guildmesh_scheduler_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_guildmesh_scheduler_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_guildmesh_scheduler_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_guildmesh_scheduler_v1_task_proto_goTypes = []any{
-	(TaskState)(0),                // 0: guildmesh.scheduler.v1.TaskState
-	(*Task)(nil),                  // 1: guildmesh.scheduler.v1.Task
-	(*TaskWaitingFor)(nil),        // 2: guildmesh.scheduler.v1.TaskWaitingFor
-	(*RetryPolicy)(nil),           // 3: guildmesh.scheduler.v1.RetryPolicy
-	(*TaskError)(nil),             // 4: guildmesh.scheduler.v1.TaskError
-	nil,                           // 5: guildmesh.scheduler.v1.Task.LabelsEntry
-	(*structpb.Struct)(nil),       // 6: google.protobuf.Struct
-	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 8: google.protobuf.Value
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(DependencyFailurePolicy)(0),  // 0: guildmesh.scheduler.v1.DependencyFailurePolicy
+	(TaskState)(0),                // 1: guildmesh.scheduler.v1.TaskState
+	(*Task)(nil),                  // 2: guildmesh.scheduler.v1.Task
+	(*TaskDependency)(nil),        // 3: guildmesh.scheduler.v1.TaskDependency
+	(*TaskWaitingFor)(nil),        // 4: guildmesh.scheduler.v1.TaskWaitingFor
+	(*RetryPolicy)(nil),           // 5: guildmesh.scheduler.v1.RetryPolicy
+	(*TaskError)(nil),             // 6: guildmesh.scheduler.v1.TaskError
+	nil,                           // 7: guildmesh.scheduler.v1.Task.LabelsEntry
+	(*structpb.Struct)(nil),       // 8: google.protobuf.Struct
+	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
+	(*structpb.Value)(nil),        // 10: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_guildmesh_scheduler_v1_task_proto_depIdxs = []int32{
-	6,  // 0: guildmesh.scheduler.v1.Task.context:type_name -> google.protobuf.Struct
-	7,  // 1: guildmesh.scheduler.v1.Task.timeout:type_name -> google.protobuf.Duration
-	5,  // 2: guildmesh.scheduler.v1.Task.labels:type_name -> guildmesh.scheduler.v1.Task.LabelsEntry
-	0,  // 3: guildmesh.scheduler.v1.Task.state:type_name -> guildmesh.scheduler.v1.TaskState
-	8,  // 4: guildmesh.scheduler.v1.Task.result:type_name -> google.protobuf.Value
-	4,  // 5: guildmesh.scheduler.v1.Task.error:type_name -> guildmesh.scheduler.v1.TaskError
-	9,  // 6: guildmesh.scheduler.v1.Task.create_time:type_name -> google.protobuf.Timestamp
-	9,  // 7: guildmesh.scheduler.v1.Task.start_time:type_name -> google.protobuf.Timestamp
-	9,  // 8: guildmesh.scheduler.v1.Task.finish_time:type_name -> google.protobuf.Timestamp
-	9,  // 9: guildmesh.scheduler.v1.Task.schedule_time:type_name -> google.protobuf.Timestamp
-	7,  // 10: guildmesh.scheduler.v1.Task.delay:type_name -> google.protobuf.Duration
-	7,  // 11: guildmesh.scheduler.v1.Task.start_timeout:type_name -> google.protobuf.Duration
-	7,  // 12: guildmesh.scheduler.v1.Task.attempt_timeout:type_name -> google.protobuf.Duration
-	7,  // 13: guildmesh.scheduler.v1.Task.heartbeat_timeout:type_name -> google.protobuf.Duration
-	9,  // 14: guildmesh.scheduler.v1.Task.deadline:type_name -> google.protobuf.Timestamp
-	7,  // 15: guildmesh.scheduler.v1.Task.total_timeout:type_name -> google.protobuf.Duration
-	3,  // 16: guildmesh.scheduler.v1.Task.retry_policy:type_name -> guildmesh.scheduler.v1.RetryPolicy
-	9,  // 17: guildmesh.scheduler.v1.Task.next_start_time:type_name -> google.protobuf.Timestamp
-	2,  // 18: guildmesh.scheduler.v1.Task.waiting_for:type_name -> guildmesh.scheduler.v1.TaskWaitingFor
-	9,  // 19: guildmesh.scheduler.v1.TaskWaitingFor.expire_time:type_name -> google.protobuf.Timestamp
-	7,  // 20: guildmesh.scheduler.v1.RetryPolicy.initial_backoff:type_name -> google.protobuf.Duration
-	7,  // 21: guildmesh.scheduler.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	8,  // 0: guildmesh.scheduler.v1.Task.context:type_name -> google.protobuf.Struct
+	9,  // 1: guildmesh.scheduler.v1.Task.timeout:type_name -> google.protobuf.Duration
+	7,  // 2: guildmesh.scheduler.v1.Task.labels:type_name -> guildmesh.scheduler.v1.Task.LabelsEntry
+	1,  // 3: guildmesh.scheduler.v1.Task.state:type_name -> guildmesh.scheduler.v1.TaskState
+	10, // 4: guildmesh.scheduler.v1.Task.result:type_name -> google.protobuf.Value
+	6,  // 5: guildmesh.scheduler.v1.Task.error:type_name -> guildmesh.scheduler.v1.TaskError
+	11, // 6: guildmesh.scheduler.v1.Task.create_time:type_name -> google.protobuf.Timestamp
+	11, // 7: guildmesh.scheduler.v1.Task.start_time:type_name -> google.protobuf.Timestamp
+	11, // 8: guildmesh.scheduler.v1.Task.finish_time:type_name -> google.protobuf.Timestamp
+	11, // 9: guildmesh.scheduler.v1.Task.schedule_time:type_name -> google.protobuf.Timestamp
+	9,  // 10: guildmesh.scheduler.v1.Task.delay:type_name -> google.protobuf.Duration
+	9,  // 11: guildmesh.scheduler.v1.Task.start_timeout:type_name -> google.protobuf.Duration
+	9,  // 12: guildmesh.scheduler.v1.Task.attempt_timeout:type_name -> google.protobuf.Duration
+	9,  // 13: guildmesh.scheduler.v1.Task.heartbeat_timeout:type_name -> google.protobuf.Duration
+	11, // 14: guildmesh.scheduler.v1.Task.deadline:type_name -> google.protobuf.Timestamp
+	9,  // 15: guildmesh.scheduler.v1.Task.total_timeout:type_name -> google.protobuf.Duration
+	5,  // 16: guildmesh.scheduler.v1.Task.retry_policy:type_name -> guildmesh.scheduler.v1.RetryPolicy
+	11, // 17: guildmesh.scheduler.v1.Task.next_start_time:type_name -> google.protobuf.Timestamp
+	4,  // 18: guildmesh.scheduler.v1.Task.waiting_for:type_name -> guildmesh.scheduler.v1.TaskWaitingFor
+	3,  // 19: guildmesh.scheduler.v1.Task.dependencies:type_name -> guildmesh.scheduler.v1.TaskDependency
+	0,  // 20: guildmesh.scheduler.v1.TaskDependency.failure_policy:type_name -> guildmesh.scheduler.v1.DependencyFailurePolicy
+	11, // 21: guildmesh.scheduler.v1.TaskWaitingFor.expire_time:type_name -> google.protobuf.Timestamp
+	9,  // 22: guildmesh.scheduler.v1.RetryPolicy.initial_backoff:type_name -> google.protobuf.Duration
+	9,  // 23: guildmesh.scheduler.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_task_proto_init() }
@@ -853,14 +1014,14 @@ func file_guildmesh_scheduler_v1_task_proto_init() {
 		(*Task_Deadline)(nil),
 		(*Task_TotalTimeout)(nil),
 	}
-	file_guildmesh_scheduler_v1_task_proto_msgTypes[2].OneofWrappers = []any{}
+	file_guildmesh_scheduler_v1_task_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_task_proto_rawDesc), len(file_guildmesh_scheduler_v1_task_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   5,
+			NumEnums:      2,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -748,7 +748,9 @@ type TaskLease struct {
 	// steps are the journal entries of earlier attempts and the signals, in the order they were written.
 	Steps []*TaskStep `protobuf:"bytes,3,rep,name=steps,proto3" json:"steps,omitempty"`
 	// traceparent is the W3C trace context of the task's creation.
-	Traceparent   string `protobuf:"bytes,4,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	Traceparent string `protobuf:"bytes,4,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// dependencies are the ends of the tasks that this one waited for, in the order of task.dependencies.
+	Dependencies  []*TaskDependencyOutcome `protobuf:"bytes,5,rep,name=dependencies,proto3" json:"dependencies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -811,6 +813,105 @@ func (x *TaskLease) GetTraceparent() string {
 	return ""
 }
 
+func (x *TaskLease) GetDependencies() []*TaskDependencyOutcome {
+	if x != nil {
+		return x.Dependencies
+	}
+	return nil
+}
+
+// TaskDependencyOutcome is how a dependency of a task has ended.
+type TaskDependencyOutcome struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// task_id of the dependency.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// name of the dependency; its task_id where it was given none.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// state is COMPLETED; or FAILED or CANCELLED where the failure_policy is CONTINUE.
+	State TaskState `protobuf:"varint,3,opt,name=state,proto3,enum=guildmesh.scheduler.v1.TaskState" json:"state,omitempty"`
+	// result of a completed one, unless it is omitted.
+	Result *structpb.Value `protobuf:"bytes,4,opt,name=result,proto3" json:"result,omitempty"`
+	// error of a failed one, with the first 2,000 characters of its message.
+	Error *TaskError `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// result_omitted says that the result is not here: a lease carries 8 MiB of results and steps in all, and has none of a task that is no
+	// longer kept. GetTask of the dependency gives it.
+	ResultOmitted bool `protobuf:"varint,6,opt,name=result_omitted,json=resultOmitted,proto3" json:"result_omitted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskDependencyOutcome) Reset() {
+	*x = TaskDependencyOutcome{}
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskDependencyOutcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskDependencyOutcome) ProtoMessage() {}
+
+func (x *TaskDependencyOutcome) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskDependencyOutcome.ProtoReflect.Descriptor instead.
+func (*TaskDependencyOutcome) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TaskDependencyOutcome) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *TaskDependencyOutcome) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TaskDependencyOutcome) GetState() TaskState {
+	if x != nil {
+		return x.State
+	}
+	return TaskState_TASK_STATE_UNSPECIFIED
+}
+
+func (x *TaskDependencyOutcome) GetResult() *structpb.Value {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *TaskDependencyOutcome) GetError() *TaskError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *TaskDependencyOutcome) GetResultOmitted() bool {
+	if x != nil {
+		return x.ResultOmitted
+	}
+	return false
+}
+
 // TaskCancel tells the worker to stop an attempt.
 type TaskCancel struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -826,7 +927,7 @@ type TaskCancel struct {
 
 func (x *TaskCancel) Reset() {
 	*x = TaskCancel{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[10]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -838,7 +939,7 @@ func (x *TaskCancel) String() string {
 func (*TaskCancel) ProtoMessage() {}
 
 func (x *TaskCancel) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[10]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -851,7 +952,7 @@ func (x *TaskCancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCancel.ProtoReflect.Descriptor instead.
 func (*TaskCancel) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{10}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TaskCancel) GetTaskId() string {
@@ -890,7 +991,7 @@ type TaskAck struct {
 
 func (x *TaskAck) Reset() {
 	*x = TaskAck{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[11]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +1003,7 @@ func (x *TaskAck) String() string {
 func (*TaskAck) ProtoMessage() {}
 
 func (x *TaskAck) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[11]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +1016,7 @@ func (x *TaskAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskAck.ProtoReflect.Descriptor instead.
 func (*TaskAck) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{11}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TaskAck) GetTaskId() string {
@@ -953,7 +1054,7 @@ type TaskRenewal struct {
 
 func (x *TaskRenewal) Reset() {
 	*x = TaskRenewal{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1066,7 @@ func (x *TaskRenewal) String() string {
 func (*TaskRenewal) ProtoMessage() {}
 
 func (x *TaskRenewal) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1079,7 @@ func (x *TaskRenewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRenewal.ProtoReflect.Descriptor instead.
 func (*TaskRenewal) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{12}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TaskRenewal) GetTaskId() string {
@@ -1006,7 +1107,7 @@ type TokenRenewal struct {
 
 func (x *TokenRenewal) Reset() {
 	*x = TokenRenewal{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[13]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1119,7 @@ func (x *TokenRenewal) String() string {
 func (*TokenRenewal) ProtoMessage() {}
 
 func (x *TokenRenewal) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[13]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1132,7 @@ func (x *TokenRenewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRenewal.ProtoReflect.Descriptor instead.
 func (*TokenRenewal) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{13}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TokenRenewal) GetExpiresIn() *durationpb.Duration {
@@ -1060,7 +1161,7 @@ type TaskRefusal struct {
 
 func (x *TaskRefusal) Reset() {
 	*x = TaskRefusal{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[14]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1173,7 @@ func (x *TaskRefusal) String() string {
 func (*TaskRefusal) ProtoMessage() {}
 
 func (x *TaskRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[14]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1186,7 @@ func (x *TaskRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRefusal.ProtoReflect.Descriptor instead.
 func (*TaskRefusal) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{14}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TaskRefusal) GetTaskId() string {
@@ -1189,12 +1290,20 @@ const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"renewToken\"\x9b\x01\n" +
 	"\rWorkerWelcome\x12@\n" +
 	"\x0elease_duration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12H\n" +
-	"\x12heartbeat_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\"\xd0\x01\n" +
+	"\x12heartbeat_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\"\xa3\x02\n" +
 	"\tTaskLease\x120\n" +
 	"\x04task\x18\x01 \x01(\v2\x1c.guildmesh.scheduler.v1.TaskR\x04task\x127\n" +
 	"\tremaining\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\tremaining\x126\n" +
 	"\x05steps\x18\x03 \x03(\v2 .guildmesh.scheduler.v1.TaskStepR\x05steps\x12 \n" +
-	"\vtraceparent\x18\x04 \x01(\tR\vtraceparent\"W\n" +
+	"\vtraceparent\x18\x04 \x01(\tR\vtraceparent\x12Q\n" +
+	"\fdependencies\x18\x05 \x03(\v2-.guildmesh.scheduler.v1.TaskDependencyOutcomeR\fdependencies\"\x8d\x02\n" +
+	"\x15TaskDependencyOutcome\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x127\n" +
+	"\x05state\x18\x03 \x01(\x0e2!.guildmesh.scheduler.v1.TaskStateR\x05state\x12.\n" +
+	"\x06result\x18\x04 \x01(\v2\x16.google.protobuf.ValueR\x06result\x127\n" +
+	"\x05error\x18\x05 \x01(\v2!.guildmesh.scheduler.v1.TaskErrorR\x05error\x12%\n" +
+	"\x0eresult_omitted\x18\x06 \x01(\bR\rresultOmitted\"W\n" +
 	"\n" +
 	"TaskCancel\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
@@ -1231,27 +1340,29 @@ func file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescData
 }
 
-var file_guildmesh_scheduler_v1_worker_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_guildmesh_scheduler_v1_worker_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_guildmesh_scheduler_v1_worker_service_proto_goTypes = []any{
-	(*WorkRequest)(nil),         // 0: guildmesh.scheduler.v1.WorkRequest
-	(*WorkerHello)(nil),         // 1: guildmesh.scheduler.v1.WorkerHello
-	(*TaskHeartbeat)(nil),       // 2: guildmesh.scheduler.v1.TaskHeartbeat
-	(*TaskStep)(nil),            // 3: guildmesh.scheduler.v1.TaskStep
-	(*TaskCompletion)(nil),      // 4: guildmesh.scheduler.v1.TaskCompletion
-	(*TaskFailure)(nil),         // 5: guildmesh.scheduler.v1.TaskFailure
-	(*TaskWait)(nil),            // 6: guildmesh.scheduler.v1.TaskWait
-	(*WorkResponse)(nil),        // 7: guildmesh.scheduler.v1.WorkResponse
-	(*WorkerWelcome)(nil),       // 8: guildmesh.scheduler.v1.WorkerWelcome
-	(*TaskLease)(nil),           // 9: guildmesh.scheduler.v1.TaskLease
-	(*TaskCancel)(nil),          // 10: guildmesh.scheduler.v1.TaskCancel
-	(*TaskAck)(nil),             // 11: guildmesh.scheduler.v1.TaskAck
-	(*TaskRenewal)(nil),         // 12: guildmesh.scheduler.v1.TaskRenewal
-	(*TokenRenewal)(nil),        // 13: guildmesh.scheduler.v1.TokenRenewal
-	(*TaskRefusal)(nil),         // 14: guildmesh.scheduler.v1.TaskRefusal
-	(*structpb.Value)(nil),      // 15: google.protobuf.Value
-	(*TaskError)(nil),           // 16: guildmesh.scheduler.v1.TaskError
-	(*durationpb.Duration)(nil), // 17: google.protobuf.Duration
-	(*Task)(nil),                // 18: guildmesh.scheduler.v1.Task
+	(*WorkRequest)(nil),           // 0: guildmesh.scheduler.v1.WorkRequest
+	(*WorkerHello)(nil),           // 1: guildmesh.scheduler.v1.WorkerHello
+	(*TaskHeartbeat)(nil),         // 2: guildmesh.scheduler.v1.TaskHeartbeat
+	(*TaskStep)(nil),              // 3: guildmesh.scheduler.v1.TaskStep
+	(*TaskCompletion)(nil),        // 4: guildmesh.scheduler.v1.TaskCompletion
+	(*TaskFailure)(nil),           // 5: guildmesh.scheduler.v1.TaskFailure
+	(*TaskWait)(nil),              // 6: guildmesh.scheduler.v1.TaskWait
+	(*WorkResponse)(nil),          // 7: guildmesh.scheduler.v1.WorkResponse
+	(*WorkerWelcome)(nil),         // 8: guildmesh.scheduler.v1.WorkerWelcome
+	(*TaskLease)(nil),             // 9: guildmesh.scheduler.v1.TaskLease
+	(*TaskDependencyOutcome)(nil), // 10: guildmesh.scheduler.v1.TaskDependencyOutcome
+	(*TaskCancel)(nil),            // 11: guildmesh.scheduler.v1.TaskCancel
+	(*TaskAck)(nil),               // 12: guildmesh.scheduler.v1.TaskAck
+	(*TaskRenewal)(nil),           // 13: guildmesh.scheduler.v1.TaskRenewal
+	(*TokenRenewal)(nil),          // 14: guildmesh.scheduler.v1.TokenRenewal
+	(*TaskRefusal)(nil),           // 15: guildmesh.scheduler.v1.TaskRefusal
+	(*structpb.Value)(nil),        // 16: google.protobuf.Value
+	(*TaskError)(nil),             // 17: guildmesh.scheduler.v1.TaskError
+	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
+	(*Task)(nil),                  // 19: guildmesh.scheduler.v1.Task
+	(TaskState)(0),                // 20: guildmesh.scheduler.v1.TaskState
 }
 var file_guildmesh_scheduler_v1_worker_service_proto_depIdxs = []int32{
 	1,  // 0: guildmesh.scheduler.v1.WorkRequest.hello:type_name -> guildmesh.scheduler.v1.WorkerHello
@@ -1260,31 +1371,35 @@ var file_guildmesh_scheduler_v1_worker_service_proto_depIdxs = []int32{
 	4,  // 3: guildmesh.scheduler.v1.WorkRequest.completions:type_name -> guildmesh.scheduler.v1.TaskCompletion
 	5,  // 4: guildmesh.scheduler.v1.WorkRequest.failures:type_name -> guildmesh.scheduler.v1.TaskFailure
 	6,  // 5: guildmesh.scheduler.v1.WorkRequest.waits:type_name -> guildmesh.scheduler.v1.TaskWait
-	15, // 6: guildmesh.scheduler.v1.TaskStep.result:type_name -> google.protobuf.Value
-	15, // 7: guildmesh.scheduler.v1.TaskCompletion.result:type_name -> google.protobuf.Value
-	16, // 8: guildmesh.scheduler.v1.TaskFailure.error:type_name -> guildmesh.scheduler.v1.TaskError
-	17, // 9: guildmesh.scheduler.v1.TaskFailure.retry_delay:type_name -> google.protobuf.Duration
-	17, // 10: guildmesh.scheduler.v1.TaskWait.timeout:type_name -> google.protobuf.Duration
+	16, // 6: guildmesh.scheduler.v1.TaskStep.result:type_name -> google.protobuf.Value
+	16, // 7: guildmesh.scheduler.v1.TaskCompletion.result:type_name -> google.protobuf.Value
+	17, // 8: guildmesh.scheduler.v1.TaskFailure.error:type_name -> guildmesh.scheduler.v1.TaskError
+	18, // 9: guildmesh.scheduler.v1.TaskFailure.retry_delay:type_name -> google.protobuf.Duration
+	18, // 10: guildmesh.scheduler.v1.TaskWait.timeout:type_name -> google.protobuf.Duration
 	8,  // 11: guildmesh.scheduler.v1.WorkResponse.welcome:type_name -> guildmesh.scheduler.v1.WorkerWelcome
 	9,  // 12: guildmesh.scheduler.v1.WorkResponse.leases:type_name -> guildmesh.scheduler.v1.TaskLease
-	10, // 13: guildmesh.scheduler.v1.WorkResponse.cancels:type_name -> guildmesh.scheduler.v1.TaskCancel
-	11, // 14: guildmesh.scheduler.v1.WorkResponse.acks:type_name -> guildmesh.scheduler.v1.TaskAck
-	14, // 15: guildmesh.scheduler.v1.WorkResponse.refusals:type_name -> guildmesh.scheduler.v1.TaskRefusal
-	12, // 16: guildmesh.scheduler.v1.WorkResponse.renewals:type_name -> guildmesh.scheduler.v1.TaskRenewal
-	13, // 17: guildmesh.scheduler.v1.WorkResponse.renew_token:type_name -> guildmesh.scheduler.v1.TokenRenewal
-	17, // 18: guildmesh.scheduler.v1.WorkerWelcome.lease_duration:type_name -> google.protobuf.Duration
-	17, // 19: guildmesh.scheduler.v1.WorkerWelcome.heartbeat_interval:type_name -> google.protobuf.Duration
-	18, // 20: guildmesh.scheduler.v1.TaskLease.task:type_name -> guildmesh.scheduler.v1.Task
-	17, // 21: guildmesh.scheduler.v1.TaskLease.remaining:type_name -> google.protobuf.Duration
+	11, // 13: guildmesh.scheduler.v1.WorkResponse.cancels:type_name -> guildmesh.scheduler.v1.TaskCancel
+	12, // 14: guildmesh.scheduler.v1.WorkResponse.acks:type_name -> guildmesh.scheduler.v1.TaskAck
+	15, // 15: guildmesh.scheduler.v1.WorkResponse.refusals:type_name -> guildmesh.scheduler.v1.TaskRefusal
+	13, // 16: guildmesh.scheduler.v1.WorkResponse.renewals:type_name -> guildmesh.scheduler.v1.TaskRenewal
+	14, // 17: guildmesh.scheduler.v1.WorkResponse.renew_token:type_name -> guildmesh.scheduler.v1.TokenRenewal
+	18, // 18: guildmesh.scheduler.v1.WorkerWelcome.lease_duration:type_name -> google.protobuf.Duration
+	18, // 19: guildmesh.scheduler.v1.WorkerWelcome.heartbeat_interval:type_name -> google.protobuf.Duration
+	19, // 20: guildmesh.scheduler.v1.TaskLease.task:type_name -> guildmesh.scheduler.v1.Task
+	18, // 21: guildmesh.scheduler.v1.TaskLease.remaining:type_name -> google.protobuf.Duration
 	3,  // 22: guildmesh.scheduler.v1.TaskLease.steps:type_name -> guildmesh.scheduler.v1.TaskStep
-	17, // 23: guildmesh.scheduler.v1.TokenRenewal.expires_in:type_name -> google.protobuf.Duration
-	0,  // 24: guildmesh.scheduler.v1.WorkerService.Work:input_type -> guildmesh.scheduler.v1.WorkRequest
-	7,  // 25: guildmesh.scheduler.v1.WorkerService.Work:output_type -> guildmesh.scheduler.v1.WorkResponse
-	25, // [25:26] is the sub-list for method output_type
-	24, // [24:25] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	10, // 23: guildmesh.scheduler.v1.TaskLease.dependencies:type_name -> guildmesh.scheduler.v1.TaskDependencyOutcome
+	20, // 24: guildmesh.scheduler.v1.TaskDependencyOutcome.state:type_name -> guildmesh.scheduler.v1.TaskState
+	16, // 25: guildmesh.scheduler.v1.TaskDependencyOutcome.result:type_name -> google.protobuf.Value
+	17, // 26: guildmesh.scheduler.v1.TaskDependencyOutcome.error:type_name -> guildmesh.scheduler.v1.TaskError
+	18, // 27: guildmesh.scheduler.v1.TokenRenewal.expires_in:type_name -> google.protobuf.Duration
+	0,  // 28: guildmesh.scheduler.v1.WorkerService.Work:input_type -> guildmesh.scheduler.v1.WorkRequest
+	7,  // 29: guildmesh.scheduler.v1.WorkerService.Work:output_type -> guildmesh.scheduler.v1.WorkResponse
+	29, // [29:30] is the sub-list for method output_type
+	28, // [28:29] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_worker_service_proto_init() }
@@ -1300,7 +1415,7 @@ func file_guildmesh_scheduler_v1_worker_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_worker_service_proto_rawDesc), len(file_guildmesh_scheduler_v1_worker_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -174,6 +174,7 @@ class TaskCreated(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     NEXT_START_TIME_FIELD_NUMBER: _builtins.int
+    DEPENDENCY_IDS_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """description is the task text."""
     priority: _builtins.int
@@ -186,6 +187,10 @@ class TaskCreated(_message.Message):
     def next_start_time(self) -> _timestamp_pb2.Timestamp:
         """next_start_time is when the task becomes PENDING; unset when it is so from the beginning."""
 
+    @_builtins.property
+    def dependency_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """dependency_ids are the ids of the tasks that it depends on. With any, the task is BLOCKED until a `ready` event."""
+
     def __init__(
         self,
         *,
@@ -193,10 +198,11 @@ class TaskCreated(_message.Message):
         priority: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         next_start_time: _timestamp_pb2.Timestamp | None = ...,
+        dependency_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["next_start_time", b"next_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "labels", b"labels", "next_start_time", b"next_start_time", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependency_ids", b"dependency_ids", "description", b"description", "labels", b"labels", "next_start_time", b"next_start_time", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,16 +210,23 @@ Global___TaskCreated: _TypeAlias = TaskCreated  # noqa: Y015
 
 @_typing.final
 class TaskReady(_message.Message):
-    """TaskReady says that the task waits no longer for a moment or a signal, but for a worker."""
+    """TaskReady says that the task waits no longer for a moment, a signal or its dependencies, but for a worker."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    NEXT_START_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def next_start_time(self) -> _timestamp_pb2.Timestamp:
+        """next_start_time is set when the dependencies have ended before the task may start: it is SCHEDULED until then, and ready once more."""
+
     def __init__(
         self,
+        *,
+        next_start_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_start_time", b"next_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_start_time", b"next_start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

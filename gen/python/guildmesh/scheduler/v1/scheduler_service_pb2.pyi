@@ -11,6 +11,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from guildmesh.scheduler.v1 import queue_pb2 as _queue_pb2
+from guildmesh.scheduler.v1 import task_graph_pb2 as _task_graph_pb2
 from guildmesh.scheduler.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
 import sys
@@ -237,6 +238,58 @@ class BatchCreateTasksResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchCreateTasksResult: _TypeAlias = BatchCreateTasksResult  # noqa: Y015
+
+@_typing.final
+class CreateTaskGraphRequest(_message.Message):
+    """CreateTaskGraphRequest describes the new tasks, and which wait for which."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """request_id makes the call safe to repeat, as in CreateTaskRequest; remembered at least as long as the first task that may start."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_task_graph_pb2.TaskGraphNode]:
+        """nodes, 1 to 10,000, in any order."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        nodes: _abc.Iterable[_task_graph_pb2.TaskGraphNode] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTaskGraphRequest: _TypeAlias = CreateTaskGraphRequest  # noqa: Y015
+
+@_typing.final
+class CreateTaskGraphResponse(_message.Message):
+    """CreateTaskGraphResponse names the new tasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[_task_graph_pb2.TaskGraphResult]:
+        """results, one for each node, in order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[_task_graph_pb2.TaskGraphResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTaskGraphResponse: _TypeAlias = CreateTaskGraphResponse  # noqa: Y015
 
 @_typing.final
 class GetTaskRequest(_message.Message):

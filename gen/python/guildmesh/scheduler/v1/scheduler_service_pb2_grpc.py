@@ -58,6 +58,11 @@ class SchedulerServiceStub:
                 request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateTasksRequest.SerializeToString,
                 response_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateTasksResponse.FromString,
                 _registered_method=True)
+        self.CreateTaskGraph = channel.unary_unary(
+                '/guildmesh.scheduler.v1.SchedulerService/CreateTaskGraph',
+                request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateTaskGraphRequest.SerializeToString,
+                response_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateTaskGraphResponse.FromString,
+                _registered_method=True)
         self.GetTask = channel.unary_unary(
                 '/guildmesh.scheduler.v1.SchedulerService/GetTask',
                 request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetTaskRequest.SerializeToString,
@@ -113,8 +118,9 @@ class SchedulerServiceServicer:
 
     def CreateTask(self, request, context):
         """CreateTask creates a task (AIP-133). A repeat with the same request_id and payload gives the first answer.
-        Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
-        with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
+        Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent or dependency);
+        with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT. A task with dependencies is BLOCKED in the answer; when they have
+        all ended already, it is PENDING, or has ended by a failure_policy, in the same commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,6 +142,15 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateTaskGraph(self, request, context):
+        """CreateTaskGraph creates tasks that wait for each other (a directed acyclic graph), all of them in one commit, or none. A repeat with the
+        same request_id and nodes gives the first answer. Fails as CreateTask does, with the key of the node in the message and the metadata;
+        with INVALID_ARGUMENT, reason DUPLICATE_NODE_KEY, UNKNOWN_NODE_KEY, SELF_DEPENDENCY or DEPENDENCY_CYCLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTask(self, request, context):
         """GetTask gives a task of the caller's tenant. Fails with NOT_FOUND, reason TASK_NOT_FOUND.
         """
@@ -152,7 +167,7 @@ class SchedulerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelTask(self, request, context):
-        """CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
+        """CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136). What depends on them follows its failure_policy.
         Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -222,6 +237,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.BatchCreateTasks,
                     request_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateTasksRequest.FromString,
                     response_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateTasksResponse.SerializeToString,
+            ),
+            'CreateTaskGraph': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTaskGraph,
+                    request_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateTaskGraphRequest.FromString,
+                    response_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateTaskGraphResponse.SerializeToString,
             ),
             'GetTask': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTask,
@@ -373,6 +393,33 @@ class SchedulerService:
             '/guildmesh.scheduler.v1.SchedulerService/BatchCreateTasks',
             guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateTasksRequest.SerializeToString,
             guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BatchCreateTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateTaskGraph(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guildmesh.scheduler.v1.SchedulerService/CreateTaskGraph',
+            guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateTaskGraphRequest.SerializeToString,
+            guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CreateTaskGraphResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,8 +40,9 @@ class SchedulerServiceStub:
     """SubmitTask is the plan's POST /task (requirement row 18): a task for the agents, in the queue "default"."""
     CreateTask: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.CreateTaskRequest, _task_pb2.Task]
     """CreateTask creates a task (AIP-133). A repeat with the same request_id and payload gives the first answer.
-    Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
-    with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
+    Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent or dependency);
+    with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT. A task with dependencies is BLOCKED in the answer; when they have
+    all ended already, it is PENDING, or has ended by a failure_policy, in the same commit.
     """
     RunTask: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.RunTaskRequest, _task_pb2.Task]
     """RunTask creates a task as CreateTask does and waits for its end, so that one call gives the result. When `wait` passes first, or the
@@ -51,6 +52,11 @@ class SchedulerServiceStub:
     """BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
     changes nothing for the others. Items with the same request_id are one task.
     """
+    CreateTaskGraph: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.CreateTaskGraphRequest, _scheduler_service_pb2.CreateTaskGraphResponse]
+    """CreateTaskGraph creates tasks that wait for each other (a directed acyclic graph), all of them in one commit, or none. A repeat with the
+    same request_id and nodes gives the first answer. Fails as CreateTask does, with the key of the node in the message and the metadata;
+    with INVALID_ARGUMENT, reason DUPLICATE_NODE_KEY, UNKNOWN_NODE_KEY, SELF_DEPENDENCY or DEPENDENCY_CYCLE.
+    """
     GetTask: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetTaskRequest, _task_pb2.Task]
     """GetTask gives a task of the caller's tenant. Fails with NOT_FOUND, reason TASK_NOT_FOUND."""
     ListTasks: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListTasksRequest, _scheduler_service_pb2.ListTasksResponse]
@@ -58,7 +64,7 @@ class SchedulerServiceStub:
     Fails with INVALID_ARGUMENT, reason INVALID_FILTER, INVALID_ORDER_BY or INVALID_PAGE_TOKEN.
     """
     CancelTask: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.CancelTaskRequest, _task_pb2.Task]
-    """CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
+    """CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136). What depends on them follows its failure_policy.
     Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.
     """
     SignalTask: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.SignalTaskRequest, _task_pb2.Task]
@@ -91,8 +97,9 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """SubmitTask is the plan's POST /task (requirement row 18): a task for the agents, in the queue "default"."""
     CreateTask: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.CreateTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
     """CreateTask creates a task (AIP-133). A repeat with the same request_id and payload gives the first answer.
-    Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
-    with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
+    Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent or dependency);
+    with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT. A task with dependencies is BLOCKED in the answer; when they have
+    all ended already, it is PENDING, or has ended by a failure_policy, in the same commit.
     """
     RunTask: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.RunTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
     """RunTask creates a task as CreateTask does and waits for its end, so that one call gives the result. When `wait` passes first, or the
@@ -102,6 +109,11 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
     changes nothing for the others. Items with the same request_id are one task.
     """
+    CreateTaskGraph: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.CreateTaskGraphRequest, _scheduler_service_pb2.CreateTaskGraphResponse]  # type: ignore[assignment]
+    """CreateTaskGraph creates tasks that wait for each other (a directed acyclic graph), all of them in one commit, or none. A repeat with the
+    same request_id and nodes gives the first answer. Fails as CreateTask does, with the key of the node in the message and the metadata;
+    with INVALID_ARGUMENT, reason DUPLICATE_NODE_KEY, UNKNOWN_NODE_KEY, SELF_DEPENDENCY or DEPENDENCY_CYCLE.
+    """
     GetTask: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
     """GetTask gives a task of the caller's tenant. Fails with NOT_FOUND, reason TASK_NOT_FOUND."""
     ListTasks: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListTasksRequest, _scheduler_service_pb2.ListTasksResponse]  # type: ignore[assignment]
@@ -109,7 +121,7 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     Fails with INVALID_ARGUMENT, reason INVALID_FILTER, INVALID_ORDER_BY or INVALID_PAGE_TOKEN.
     """
     CancelTask: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.CancelTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
-    """CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
+    """CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136). What depends on them follows its failure_policy.
     Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.
     """
     SignalTask: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.SignalTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
@@ -151,8 +163,9 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_task_pb2.Task, _abc.Awaitable[_task_pb2.Task]]:
         """CreateTask creates a task (AIP-133). A repeat with the same request_id and payload gives the first answer.
-        Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent);
-        with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT.
+        Fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED; with NOT_FOUND, reason QUEUE_NOT_FOUND or TASK_NOT_FOUND (parent or dependency);
+        with FAILED_PRECONDITION, reason PARENT_TASK_ENDED or STALE_ATTEMPT. A task with dependencies is BLOCKED in the answer; when they have
+        all ended already, it is PENDING, or has ended by a failure_policy, in the same commit.
         """
 
     @_abc_1.abstractmethod
@@ -173,6 +186,17 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_scheduler_service_pb2.BatchCreateTasksResponse, _abc.Awaitable[_scheduler_service_pb2.BatchCreateTasksResponse]]:
         """BatchCreateTasks creates many tasks; each item has its own answer or its own error, as CreateTask would give it, and a bad item
         changes nothing for the others. Items with the same request_id are one task.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateTaskGraph(
+        self,
+        request: _scheduler_service_pb2.CreateTaskGraphRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.CreateTaskGraphResponse, _abc.Awaitable[_scheduler_service_pb2.CreateTaskGraphResponse]]:
+        """CreateTaskGraph creates tasks that wait for each other (a directed acyclic graph), all of them in one commit, or none. A repeat with the
+        same request_id and nodes gives the first answer. Fails as CreateTask does, with the key of the node in the message and the metadata;
+        with INVALID_ARGUMENT, reason DUPLICATE_NODE_KEY, UNKNOWN_NODE_KEY, SELF_DEPENDENCY or DEPENDENCY_CYCLE.
         """
 
     @_abc_1.abstractmethod
@@ -199,7 +223,7 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_service_pb2.CancelTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_pb2.Task, _abc.Awaitable[_task_pb2.Task]]:
-        """CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136).
+        """CancelTask cancels a task and all its subtasks; running ones are told to stop (AIP-136). What depends on them follows its failure_policy.
         Fails with NOT_FOUND, reason TASK_NOT_FOUND; with FAILED_PRECONDITION, reason TASK_NOT_CANCELLABLE.
         """
 

@@ -22,6 +22,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _DependencyFailurePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DependencyFailurePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DependencyFailurePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEPENDENCY_FAILURE_POLICY_UNSPECIFIED: _DependencyFailurePolicy.ValueType  # 0
+    """DEPENDENCY_FAILURE_POLICY_UNSPECIFIED means FAIL."""
+    DEPENDENCY_FAILURE_POLICY_FAIL: _DependencyFailurePolicy.ValueType  # 1
+    """DEPENDENCY_FAILURE_POLICY_FAIL: it fails with reason DEPENDENCY_FAILED at once, and is not tried again."""
+    DEPENDENCY_FAILURE_POLICY_CANCEL: _DependencyFailurePolicy.ValueType  # 2
+    """DEPENDENCY_FAILURE_POLICY_CANCEL: it is cancelled at once."""
+    DEPENDENCY_FAILURE_POLICY_CONTINUE: _DependencyFailurePolicy.ValueType  # 3
+    """DEPENDENCY_FAILURE_POLICY_CONTINUE: the dependency counts as done, and the worker is handed its error."""
+
+class DependencyFailurePolicy(_DependencyFailurePolicy, metaclass=_DependencyFailurePolicyEnumTypeWrapper):
+    """DependencyFailurePolicy says what becomes of a task when one of its dependencies fails or is cancelled."""
+
+DEPENDENCY_FAILURE_POLICY_UNSPECIFIED: DependencyFailurePolicy.ValueType  # 0
+"""DEPENDENCY_FAILURE_POLICY_UNSPECIFIED means FAIL."""
+DEPENDENCY_FAILURE_POLICY_FAIL: DependencyFailurePolicy.ValueType  # 1
+"""DEPENDENCY_FAILURE_POLICY_FAIL: it fails with reason DEPENDENCY_FAILED at once, and is not tried again."""
+DEPENDENCY_FAILURE_POLICY_CANCEL: DependencyFailurePolicy.ValueType  # 2
+"""DEPENDENCY_FAILURE_POLICY_CANCEL: it is cancelled at once."""
+DEPENDENCY_FAILURE_POLICY_CONTINUE: DependencyFailurePolicy.ValueType  # 3
+"""DEPENDENCY_FAILURE_POLICY_CONTINUE: the dependency counts as done, and the worker is handed its error."""
+Global___DependencyFailurePolicy: _TypeAlias = DependencyFailurePolicy  # noqa: Y015
+
 class _TaskState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -44,6 +72,8 @@ class _TaskStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskState.V
     """TASK_STATE_SCHEDULED waits for a moment: its schedule_time, or the end of its back-off; then it is PENDING."""
     TASK_STATE_WAITING: _TaskState.ValueType  # 7
     """TASK_STATE_WAITING waits for a signal, such as a person's answer; then it is PENDING. No worker is kept, and `timeout` stands still."""
+    TASK_STATE_BLOCKED: _TaskState.ValueType  # 8
+    """TASK_STATE_BLOCKED waits for its dependencies; then it is PENDING, or SCHEDULED while its schedule_time is to come."""
 
 class TaskState(_TaskState, metaclass=_TaskStateEnumTypeWrapper):
     """TaskState is where a task is in its life."""
@@ -64,6 +94,8 @@ TASK_STATE_SCHEDULED: TaskState.ValueType  # 6
 """TASK_STATE_SCHEDULED waits for a moment: its schedule_time, or the end of its back-off; then it is PENDING."""
 TASK_STATE_WAITING: TaskState.ValueType  # 7
 """TASK_STATE_WAITING waits for a signal, such as a person's answer; then it is PENDING. No worker is kept, and `timeout` stands still."""
+TASK_STATE_BLOCKED: TaskState.ValueType  # 8
+"""TASK_STATE_BLOCKED waits for its dependencies; then it is PENDING, or SCHEDULED while its schedule_time is to come."""
 Global___TaskState: _TypeAlias = TaskState  # noqa: Y015
 
 @_typing.final
@@ -124,6 +156,8 @@ class Task(_message.Message):
     RETRY_POLICY_FIELD_NUMBER: _builtins.int
     NEXT_START_TIME_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
+    DEPENDENCIES_FIELD_NUMBER: _builtins.int
+    BLOCKED_BY_FIELD_NUMBER: _builtins.int
     REPLAY_OF_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """task_id is a UUIDv7 given by the scheduler."""
@@ -144,7 +178,7 @@ class Task(_message.Message):
     state: Global___TaskState.ValueType
     """state of the task."""
     status: _builtins.str
-    """status is the state in the plan's words: pending, running, completed, failed, cancelled; and scheduled, waiting."""
+    """status is the state in the plan's words: pending, running, completed, failed, cancelled; and scheduled, waiting, blocked."""
     attempt: _builtins.int
     """attempt counts the starts; it is the fencing token of the worker that runs the task."""
     progress: _builtins.float
@@ -153,6 +187,8 @@ class Task(_message.Message):
     """last_event_number is the number of the task's newest event."""
     created_by: _builtins.str
     """created_by is the principal that created the task."""
+    blocked_by: _builtins.int
+    """blocked_by is how many of its dependencies a BLOCKED task still waits for. 0 in other states."""
     replay_of: _builtins.str
     """replay_of is the failed task that this one repeats, see ReplayTask; empty for any other."""
     @_builtins.property
@@ -197,8 +233,8 @@ class Task(_message.Message):
 
     @_builtins.property
     def start_timeout(self) -> _duration_pb2.Duration:
-        """start_timeout is how long the task may wait for its first start once it may start, 1 s to 366 days; past it the task fails with
-        reason START_TIMEOUT. Unset: as long as it takes.
+        """start_timeout is how long the task may wait for its first start once it may start (its dependencies have ended, its schedule_time
+        has come), 1 s to 366 days; past it the task fails with reason START_TIMEOUT. Unset: as long as it takes.
         """
 
     @_builtins.property
@@ -232,6 +268,12 @@ class Task(_message.Message):
     @_builtins.property
     def waiting_for(self) -> Global___TaskWaitingFor:
         """waiting_for says what a WAITING task waits for. Unset in other states."""
+
+    @_builtins.property
+    def dependencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskDependency]:
+        """dependencies are the tasks that must have ended before this one may start, at most 100; until then it is BLOCKED. Each is a task
+        of the same tenant that is there already, ended or not; CreateTaskGraph creates tasks together with those that depend on them.
+        """
 
     def __init__(
         self,
@@ -268,11 +310,13 @@ class Task(_message.Message):
         retry_policy: Global___RetryPolicy | None = ...,
         next_start_time: _timestamp_pb2.Timestamp | None = ...,
         waiting_for: Global___TaskWaitingFor | None = ...,
+        dependencies: _abc.Iterable[Global___TaskDependency] | None = ...,
+        blocked_by: _builtins.int = ...,
         replay_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt_timeout", b"attempt_timeout", "context", b"context", "create_time", b"create_time", "deadline", b"deadline", "delay", b"delay", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "priority", b"priority", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "timeout", b"timeout", "total_timeout", b"total_timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt", b"attempt", "attempt_timeout", b"attempt_timeout", "context", b"context", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "delay", b"delay", "description", b"description", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "kind", b"kind", "labels", b"labels", "last_event_number", b"last_event_number", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "queue", b"queue", "replay_of", b"replay_of", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "state", b"state", "status", b"status", "task_id", b"task_id", "tenant_id", b"tenant_id", "timeout", b"timeout", "total_timeout", b"total_timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt", b"attempt", "attempt_timeout", b"attempt_timeout", "blocked_by", b"blocked_by", "context", b"context", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "delay", b"delay", "dependencies", b"dependencies", "description", b"description", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "kind", b"kind", "labels", b"labels", "last_event_number", b"last_event_number", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "queue", b"queue", "replay_of", b"replay_of", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "state", b"state", "status", b"status", "task_id", b"task_id", "tenant_id", b"tenant_id", "timeout", b"timeout", "total_timeout", b"total_timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_attempts: _TypeAlias = _typing.Literal["max_attempts"]  # noqa: Y015
     _WhichOneofArgType__max_attempts: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts"]  # noqa: Y015
@@ -292,6 +336,36 @@ class Task(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class TaskDependency(_message.Message):
+    """TaskDependency is a task that another one waits for, and what becomes of that one when it does not complete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    FAILURE_POLICY_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """task_id of the task to wait for."""
+    name: _builtins.str
+    """name by which the worker finds its result, at most 255 characters, unique among the dependencies of a task; empty for its task_id."""
+    failure_policy: Global___DependencyFailurePolicy.ValueType
+    """failure_policy says what happens when it fails or is cancelled; unspecified means FAIL."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        failure_policy: Global___DependencyFailurePolicy.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure_policy", b"failure_policy", "name", b"name", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskDependency: _TypeAlias = TaskDependency  # noqa: Y015
 
 @_typing.final
 class TaskWaitingFor(_message.Message):
@@ -388,7 +462,7 @@ class TaskError(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """reason is a machine-readable word such as TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST, TOOL_FAILED."""
+    """reason is a machine-readable word such as TIMEOUT, DEADLINE_EXCEEDED, WORKER_LOST, DEPENDENCY_FAILED, TOOL_FAILED."""
     message: _builtins.str
     """message is for people."""
     def __init__(

@@ -410,6 +410,7 @@ class TaskLease(_message.Message):
     REMAINING_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    DEPENDENCIES_FIELD_NUMBER: _builtins.int
     traceparent: _builtins.str
     """traceparent is the W3C trace context of the task's creation."""
     @_builtins.property
@@ -424,6 +425,10 @@ class TaskLease(_message.Message):
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskStep]:
         """steps are the journal entries of earlier attempts and the signals, in the order they were written."""
 
+    @_builtins.property
+    def dependencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskDependencyOutcome]:
+        """dependencies are the ends of the tasks that this one waited for, in the order of task.dependencies."""
+
     def __init__(
         self,
         *,
@@ -431,14 +436,63 @@ class TaskLease(_message.Message):
         remaining: _duration_pb2.Duration | None = ...,
         steps: _abc.Iterable[Global___TaskStep] | None = ...,
         traceparent: _builtins.str = ...,
+        dependencies: _abc.Iterable[Global___TaskDependencyOutcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining", "steps", b"steps", "task", b"task", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "remaining", b"remaining", "steps", b"steps", "task", b"task", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskLease: _TypeAlias = TaskLease  # noqa: Y015
+
+@_typing.final
+class TaskDependencyOutcome(_message.Message):
+    """TaskDependencyOutcome is how a dependency of a task has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    RESULT_OMITTED_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """task_id of the dependency."""
+    name: _builtins.str
+    """name of the dependency; its task_id where it was given none."""
+    state: _task_pb2.TaskState.ValueType
+    """state is COMPLETED; or FAILED or CANCELLED where the failure_policy is CONTINUE."""
+    result_omitted: _builtins.bool
+    """result_omitted says that the result is not here: a lease carries 8 MiB of results and steps in all, and has none of a task that is no
+    longer kept. GetTask of the dependency gives it.
+    """
+    @_builtins.property
+    def result(self) -> _struct_pb2.Value:
+        """result of a completed one, unless it is omitted."""
+
+    @_builtins.property
+    def error(self) -> _task_pb2.TaskError:
+        """error of a failed one, with the first 2,000 characters of its message."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        state: _task_pb2.TaskState.ValueType = ...,
+        result: _struct_pb2.Value | None = ...,
+        error: _task_pb2.TaskError | None = ...,
+        result_omitted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "name", b"name", "result", b"result", "result_omitted", b"result_omitted", "state", b"state", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskDependencyOutcome: _TypeAlias = TaskDependencyOutcome  # noqa: Y015
 
 @_typing.final
 class TaskCancel(_message.Message):
