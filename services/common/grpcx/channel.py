@@ -26,6 +26,7 @@ SERVICES = {
         "guildmesh.scheduler.v1.SchedulerService",
         "guildmesh.scheduler.v1.ScheduleService",
         "guildmesh.scheduler.v1.WorkerService",
+        "guildmesh.scheduler.v1.DispatchService",
     ),
     "agent": ("guildmesh.agent.v1.AgentService",),
     "tool": ("guildmesh.tool.v1.ToolService",),

@@ -72,6 +72,8 @@ class Run:
     """its place in the line; 0 for a task that is not there yet."""
     counted: State | None = None
     """the state that the counts know, which is the one in the database; None for a task that is not there yet."""
+    queue_tenant: str | None = None
+    """tenant of its queue (* for one of all) when one replica decides what starts of it; None when replicas race."""
 
     def start(self, worker_id: str, now: datetime, lease: timedelta) -> Started:
         """Gives the next attempt to a worker; the timeout counts from the first start."""

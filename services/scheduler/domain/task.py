@@ -123,6 +123,9 @@ class NewTask:
     """the task's changing part, once it is created."""
     worker_id: str | None = None
     """the worker that starts the task in the moment it is created; None when it waits for one."""
+    concurrency_key: str | None = None
+    queue_tenant: str | None = None
+    """as in Run, given when it is created."""
 
     def payload_hash(self) -> bytes:
         """SHA-256 of all that the caller chose: two requests with the same hash ask for the same task."""
@@ -212,3 +215,5 @@ class Lease:
     create_time: datetime
     remaining: timedelta
     steps: tuple[Step, ...] = ()
+    queue_priority: int = 0
+    """of its queue, in the first of those that are leased at once."""

@@ -100,6 +100,7 @@ def new_task(
         payload=_payload(task, queue, kind, priority, max_attempts) if request.request_id else b"",
         traceparent=traceparent,
         times=times,
+        concurrency_key=task.concurrency_key or None,
     )
 
 

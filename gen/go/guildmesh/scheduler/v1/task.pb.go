@@ -175,9 +175,12 @@ type Task struct {
 	// next_start_time is when a SCHEDULED task becomes PENDING: at its schedule_time, or after its back-off. Unset in other states.
 	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,31,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
 	// waiting_for says what a WAITING task waits for. Unset in other states.
-	WaitingFor    *TaskWaitingFor `protobuf:"bytes,32,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	WaitingFor *TaskWaitingFor `protobuf:"bytes,32,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
+	// concurrency_key groups tasks of a queue of which only some may run at once, such as the customer they are for: at most 128
+	// characters. It counts in a queue with max_running_per_key; a queue of all tenants counts the same key of two tenants together.
+	ConcurrencyKey string `protobuf:"bytes,33,opt,name=concurrency_key,json=concurrencyKey,proto3" json:"concurrency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
@@ -454,6 +457,13 @@ func (x *Task) GetWaitingFor() *TaskWaitingFor {
 		return x.WaitingFor
 	}
 	return nil
+}
+
+func (x *Task) GetConcurrencyKey() string {
+	if x != nil {
+		return x.ConcurrencyKey
+	}
+	return ""
 }
 
 type isTask_Start interface {
@@ -754,7 +764,7 @@ var File_guildmesh_scheduler_v1_task_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"!guildmesh/scheduler/v1/task.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\xea\x10\n" +
+	"!guildmesh/scheduler/v1/task.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\xa1\x11\n" +
 	"\x04Task\x12\x1d\n" +
 	"\atask_id\x18\x01 \x01(\tB\x04\xe2A\x01\x03R\x06taskId\x12!\n" +
 	"\ttenant_id\x18\x02 \x01(\tB\x04\xe2A\x01\x03R\btenantId\x12:\n" +
@@ -796,7 +806,8 @@ const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\fretry_policy\x18\x1e \x01(\v2#.guildmesh.scheduler.v1.RetryPolicyB\x04\xe2A\x01\x05R\vretryPolicy\x12H\n" +
 	"\x0fnext_start_time\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\rnextStartTime\x12M\n" +
 	"\vwaiting_for\x18  \x01(\v2&.guildmesh.scheduler.v1.TaskWaitingForB\x04\xe2A\x01\x03R\n" +
-	"waitingFor\x1a9\n" +
+	"waitingFor\x125\n" +
+	"\x0fconcurrency_key\x18! \x01(\tB\f\xe2A\x01\x05\xbaH\x05r\x03\x18\x80\x01R\x0econcurrencyKey\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +

@@ -34,7 +34,7 @@ COMMENT ON COLUMN scheduler.queues.version IS 'grows with each change that someb
 COMMENT ON COLUMN scheduler.queues.rate_per_second IS 'starts a second at most, NULL for no limit';
 COMMENT ON COLUMN scheduler.queues.rate_burst IS 'starts that may come at once when none came before';
 COMMENT ON COLUMN scheduler.queues.max_running IS 'tasks that run at once at most, NULL for no limit';
-COMMENT ON COLUMN scheduler.queues.max_running_per_key IS 'tasks of one concurrency key that run at once at most, NULL for no limit';
+COMMENT ON COLUMN scheduler.queues.max_running_per_key IS 'the same for those of one concurrency key';
 COMMENT ON COLUMN scheduler.queues.max_attempts IS 'for tasks that do not say, NULL for the default';
 COMMENT ON COLUMN scheduler.queues.dead_letter_retention_days IS 'days a FAILED task is kept, NULL as long as others';
 COMMENT ON COLUMN scheduler.queues.paused IS 'no task of it starts';
