@@ -45,6 +45,8 @@ class Service:
     """each raises when something that the service stands on is down; they decide /ready, never whether the process lives."""
     drain: Sequence[Callable[[], Awaitable[None]]] = ()
     """called first at a stop, such as telling streams to reconnect elsewhere."""
+    serving: Sequence[Callable[[int], None]] = ()
+    """called with the gRPC port once it answers there."""
     admin_routes: Mapping[str, Route] = field(default_factory=dict)
     own_health: bool = True
     serves_grpc: bool = True
@@ -84,6 +86,8 @@ class RunningService:
                 raise OSError(f"port {settings.port} on {settings.listen_host} is taken; set GUILDMESH_PORT") from error
             await self._server.start()
             await set_serving(self._health, service.registrations)
+            for step in service.serving:
+                step(self.port)
         _log.info("serving", port=self.port, admin_port=self.admin_port)
 
     async def stop(self) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from guildmesh.scheduler.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
+from guildmesh.scheduler.v1.dispatch_service_pb2_grpc import add_DispatchServiceServicer_to_server
 from guildmesh.scheduler.v1.queue_service_pb2_grpc import add_QueueServiceServicer_to_server
 from guildmesh.scheduler.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
 from guildmesh.scheduler.v1.scheduler_service_pb2_grpc import add_SchedulerServiceServicer_to_server
@@ -16,10 +19,14 @@ from services.common.grpcx.server import Registration
 from services.common.ids import new_id
 from services.common.service import Service
 from services.scheduler.adapters.listener import Listener
+from services.scheduler.domain.decision import Answer, Link
 from services.scheduler.domain.ports import DeadLetterStore, QueueStore, ScheduleStore, TaskBatches, TaskReplayer
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
 from services.scheduler.server.dead_letter_convert import replayed_task
 from services.scheduler.server.dead_letter_servicer import DeadLetterServicer, DeadLetterUseCases
+from services.scheduler.server.dispatch_link import DispatchLink
+from services.scheduler.server.dispatch_servicer import SERVICE as DISPATCH_SERVICE
+from services.scheduler.server.dispatch_servicer import DispatchServicer
 from services.scheduler.server.queue_servicer import QueueServicer, QueueUseCases
 from services.scheduler.server.schedule_convert import scheduled_task
 from services.scheduler.server.schedule_servicer import ScheduleServicer, ScheduleUseCases
@@ -30,6 +37,9 @@ from services.scheduler.settings import SchedulerSettings
 from services.scheduler.storage.batches import Batches
 from services.scheduler.storage.cancel import Cancellations
 from services.scheduler.storage.dead_letters import DeadLetters
+from services.scheduler.storage.decided_queues import SETTLED, DecidedQueues, QueueList
+from services.scheduler.storage.decisions import DecisionStatements
+from services.scheduler.storage.dispatch_owners import DispatchOwners
 from services.scheduler.storage.expiry import Expiry
 from services.scheduler.storage.fire_batch import DueSchedules
 from services.scheduler.storage.graphs import Graphs
@@ -46,12 +56,14 @@ from services.scheduler.usecases.create_queue import CreateQueue
 from services.scheduler.usecases.create_schedule import CreateSchedule
 from services.scheduler.usecases.create_task import CreateTask
 from services.scheduler.usecases.create_task_graph import CreateTaskGraph
+from services.scheduler.usecases.decide_starts import DecideStarts
 from services.scheduler.usecases.delete_dead_letters import DeleteDeadLetters
 from services.scheduler.usecases.delete_queue import DeleteQueue
 from services.scheduler.usecases.delete_schedule import DeleteSchedule
 from services.scheduler.usecases.dispatch import Dispatcher
 from services.scheduler.usecases.expire_tasks import ExpireTasks
 from services.scheduler.usecases.fire_schedules import FireSchedules
+from services.scheduler.usecases.follow_owner import FollowOwner
 from services.scheduler.usecases.get_dead_letter import GetDeadLetter
 from services.scheduler.usecases.get_queue import GetQueue
 from services.scheduler.usecases.get_schedule import GetSchedule
@@ -62,6 +74,7 @@ from services.scheduler.usecases.list_dead_letters import ListDeadLetters
 from services.scheduler.usecases.list_queues import ListQueues
 from services.scheduler.usecases.list_schedules import ListSchedules
 from services.scheduler.usecases.list_tasks import ListTasks
+from services.scheduler.usecases.offer_slots import SlotOffers
 from services.scheduler.usecases.pause_queue import PauseQueue
 from services.scheduler.usecases.pause_schedule import PauseSchedule
 from services.scheduler.usecases.queues import Queues
@@ -88,8 +101,10 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         hub = Hub(origin=new_id())
         reader = Tasks(database)
         engine = EngineDriver(database)
-        batches = Batches(engine, hub, settings.lease)
-        dispatcher = Dispatcher(batches, hub, settings.lease_poll_seconds)
+        decided = DecidedQueues(engine)
+        dispatch = _dispatch(settings, engine, hub)
+        batches = Batches(engine, hub, settings.lease, decided)
+        dispatcher = Dispatcher(batches, hub, settings.lease_poll_seconds, dispatch.offers, decided)
         stored_queues = StoredQueues(database, engine, hub)
         queues = Queues(stored_queues, settings.retention_days)
         hub.listen(queues.woken)
@@ -97,7 +112,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         run_task = RunTask(create_task, reader, hub, settings.watch_poll_seconds)
         use_cases = UseCases(
             create_task=create_task,
-            create_task_graph=CreateTaskGraph(Graphs(database, hub, settings.lease), queues),
+            create_task_graph=CreateTaskGraph(Graphs(database, hub, settings.lease, decided), queues),
             run_task=run_task,
             get_task=GetTask(reader),
             list_tasks=ListTasks(reader),
@@ -110,10 +125,11 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         work = _work(settings, batches, dispatcher, hub)
         expire_tasks = ExpireTasks(Partitions(engine, settings.retention_days), Expiry(engine), settings.retention_seconds)
         timer = Timer(batches, settings.timer_poll_seconds)
-        due_schedules = DueSchedules(engine, hub, settings.lease, settings.retention_days, scheduled_task)
+        due_schedules = DueSchedules(engine, hub, settings.lease, settings.retention_days, scheduled_task, decided)
         fire_schedules = FireSchedules(due_schedules, settings.schedule_poll_seconds)
-        schedules = Schedules(database, hub, settings.lease, settings.retention_days)
-        failed_tasks = FailedTasks(database, hub, settings.lease, settings.retention_days, replayed_task)
+        schedules = Schedules(database, hub, settings.lease, settings.retention_days, decided)
+        failed_tasks = FailedTasks(database, hub, settings.lease, settings.retention_days, replayed_task, decided)
+        hub.listen(lambda wake: decided.changed() if wake.queues != set() else None)
         listener = Listener(settings.database_url.get_secret_value(), hub.notified, "guildmesh-scheduler-listen")
         try:
             yield Service(
@@ -140,21 +156,62 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                         "guildmesh.scheduler.v1.DeadLetterService",
                     ),
                     Registration(add_worker_service, WorkerServicer(work), WORKER_SERVICE),
+                    Registration(add_DispatchServiceServicer_to_server, dispatch.servicer, DISPATCH_SERVICE),
                 ],
                 background=[
                     listener.run,
+                    decided.run,
+                    dispatch.decide.run,
+                    dispatch.follow.run,
                     Sweeper(batches, settings.sweep_seconds).run,
                     timer.run,
                     expire_tasks.run,
                     fire_schedules.run,
                 ],
                 checks={"database": database.check},
-                drain=[run_task.drain, work.drain],
+                drain=[run_task.drain, work.drain, dispatch.follow.resign, dispatch.servicer.drain],
+                serving=[lambda port: dispatch.follow.reachable(_address(settings, port))],
             )
         finally:
             await create_task.drained()
             await dispatcher.close()
+            await dispatch.offers.drained()
             await work.drain()
+
+
+@dataclass(frozen=True, slots=True)
+class _Dispatch:
+    """How one replica decides for all, as far as this one has a part in it."""
+
+    decide: DecideStarts
+    offers: SlotOffers
+    follow: FollowOwner
+    servicer: DispatchServicer
+
+
+def _dispatch(settings: SchedulerSettings, engine: EngineDriver, hub: Hub) -> _Dispatch:
+    lease = settings.dispatch_lease
+    owners = DispatchOwners(engine, lease)
+    statements = DecisionStatements(engine, owners, hub, settings.lease)
+    decide = DecideStarts(hub.origin, statements, QueueList(engine), hub, settings.lease_seconds, SETTLED)
+    offers = SlotOffers(statements)
+
+    def connect(address: str, received: Callable[[Link, Answer], None], lost: Callable[[Link], None]) -> Link:
+        return DispatchLink(address, settings.tls_dir, received, lost)
+
+    # Several times within a lease, so that one that is late loses nothing.
+    follow = FollowOwner(hub.origin, owners, decide, offers, connect, lease.total_seconds() / 4)
+    return _Dispatch(decide, offers, follow, DispatchServicer(decide))
+
+
+def _address(settings: SchedulerSettings, port: int) -> str:
+    """Where the other schedulers reach this one, which answers on `port`."""
+    if settings.dispatch_address:
+        return settings.dispatch_address
+    host = settings.listen_host
+    if host in ("0.0.0.0", "::"):  # noqa: S104
+        host = socket.gethostbyname(socket.gethostname())
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _schedule_use_cases(store: ScheduleStore, queues: Queues) -> ScheduleUseCases:

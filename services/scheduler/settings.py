@@ -46,6 +46,19 @@ class SchedulerSettings(ServiceSettings):
         validation_alias="GUILDMESH_LEASE_POLL_SECONDS",
         description="how often waiting tasks are looked for without a wake-up",
     )
+    dispatch_address: str = Field(
+        "",
+        validation_alias="GUILDMESH_DISPATCH_ADDRESS",
+        description="host:port at which the other schedulers reach this one; the listen host, or the machine's own address when"
+        " it listens on all, with the gRPC port where it is empty",
+    )
+    dispatch_lease_seconds: float = Field(
+        1.5,
+        ge=0.5,
+        le=60,
+        validation_alias="GUILDMESH_DISPATCH_LEASE_SECONDS",
+        description="how long the scheduler that decides for queues with limits may be silent until another one does",
+    )
     watch_poll_seconds: float = Field(
         5.0,
         gt=0,
@@ -75,6 +88,11 @@ class SchedulerSettings(ServiceSettings):
     def lease(self) -> timedelta:
         """How long a lease lasts without a heartbeat."""
         return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def dispatch_lease(self) -> timedelta:
+        """How long the scheduler that decides may be silent."""
+        return timedelta(seconds=self.dispatch_lease_seconds)
 
     @property
     def heartbeat(self) -> timedelta:

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy.engine import make_url
 
 from services.common.failpoints import fail_point
-from services.scheduler.domain.wake import CHANNEL, Wake, decode, everything
+from services.scheduler.domain.wake import CHANNEL, DISPATCH_CHANNEL, Wake, decode, decode_decided, everything
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +57,7 @@ class Listener:
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
         await connection.add_listener(CHANNEL, self._heard)
+        await connection.add_listener(DISPATCH_CHANNEL, self._heard_decided)
         await fail_point("scheduler.listen.before_wake", connection.terminate)
         self._on_wake(everything())
         while not lost.is_set():
@@ -69,6 +70,9 @@ class Listener:
 
     def _heard(self, _connection: object, _process: int, _channel: str, payload: str) -> None:
         self._on_wake(decode(payload))
+
+    def _heard_decided(self, _connection: object, _process: int, _channel: str, payload: str) -> None:
+        self._on_wake(decode_decided(payload))
 
 
 async def _close(connection: asyncpg.Connection) -> None:

@@ -140,6 +140,13 @@ class TaskBatches(Protocol):
         """Keeps counting cheap; to be called every now and then."""
 
 
+class WhoDecides(Protocol):
+    """For which queues one replica decides what starts."""
+
+    def tenant_of(self, tenant_id: str, queue: str) -> str | None:
+        """The tenant (* for all) of the queue that a tenant's tasks wait in, when one replica decides for it; else None."""
+
+
 class Progress(IntEnum):
     """What a step towards the end of kept tasks came to."""
 

@@ -78,6 +78,8 @@ class Run:
     """whether another task depends on it, or did."""
     start_timeout_ms: int | None = None
     """how long a BLOCKED task may wait for its start once it may start; only then `start_by` is known."""
+    queue_tenant: str | None = None
+    """tenant of its queue (* for one of all) when one replica decides what starts of it; None when replicas race."""
 
     def start(self, worker_id: str, now: datetime, lease: timedelta) -> Started:
         """Gives the next attempt to a worker; the timeout counts from the first start."""

@@ -131,6 +131,9 @@ class NewTask:
     """the tasks that it waits for."""
     has_dependants: bool = False
     """whether tasks that are created with it wait for it."""
+    concurrency_key: str | None = None
+    queue_tenant: str | None = None
+    """as in Run, given when it is created."""
 
     def payload_hash(self) -> bytes:
         """SHA-256 of all that the caller chose: two requests with the same hash ask for the same task."""
@@ -213,3 +216,5 @@ class Lease:
     remaining: timedelta
     steps: tuple[Step, ...] = ()
     dependencies: tuple[Outcome, ...] = ()
+    queue_priority: int = 0
+    """of its queue, in the first of those that are leased at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import uuid
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,10 +14,14 @@ from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import StoredEvent
 
 CHANNEL = "guildmesh_scheduler"
+DISPATCH_CHANNEL = "guildmesh_dispatch"
+"""of what is decided on: tasks that wait or run no more, for the replica that decides; an empty payload: queues have changed."""
 # PostgreSQL refuses a payload of 8,000 bytes.
 _LONGEST = 7900
 _MOST_BUCKETS = 1500
 _MOST_STOPS = 40
+# Of 22 characters each.
+_MOST_DECIDED = 350
 
 
 @dataclass(slots=True)
@@ -33,8 +38,10 @@ class Wake:
     """bits of the shards with new outbox rows."""
     again: int | None = None
     """the lowest position of tasks that wait for a worker again, or had to wait for something else first."""
+    decided: list[str] | None = field(default_factory=list)
+    """tasks that one replica decides on, which wait now or run or wait no more; told to others by `encode_decided`."""
     queues: set[str] | None = field(default_factory=set)
-    """tenants whose queues have changed; `*` for the shared ones."""
+    """tenants whose queues have changed, or of whose queues one replica decides now or does no more; `*` for the shared ones."""
     origin: str = ""
     """process that made the change and has woken its own already."""
     events: list[tuple[tuple[str, str], StoredEvent, Run]] = field(default_factory=list)
@@ -48,6 +55,7 @@ class Wake:
         self.buckets = None if self.buckets is None or other.buckets is None else self.buckets | other.buckets
         self.stops = None if self.stops is None or other.stops is None else self.stops + other.stops
         self.queues = None if self.queues is None or other.queues is None else self.queues | other.queues
+        self.decided = None if self.decided is None or other.decided is None else self.decided + other.decided
         self.shards |= other.shards
         self.again = other.again if self.again is None else self.again if other.again is None else min(self.again, other.again)
         self.events += other.events
@@ -55,7 +63,7 @@ class Wake:
 
 def everything() -> Wake:
     """A wake for all, after notifications may have been lost."""
-    return Wake(kinds=None, buckets=None, stops=None, shards=0xFFFF, again=0, queues=None)
+    return Wake(kinds=None, buckets=None, stops=None, shards=0xFFFF, again=0, decided=None, queues=None)
 
 
 def bucket_of(task_id: str) -> int:
@@ -88,6 +96,33 @@ def decode(payload: str) -> Wake:
         )
     except (ValueError, KeyError, TypeError, struct.error):
         return everything()
+
+
+def encode_decided(wake: Wake) -> list[str]:
+    """The payloads for NOTIFY on DISPATCH_CHANNEL."""
+    ids = wake.decided or []
+    parts = [ids[place : place + _MOST_DECIDED] for place in range(0, len(ids), _MOST_DECIDED)]
+    return [f"{wake.origin} {''.join(map(_pack_id, part))}" for part in parts]
+
+
+def decode_decided(payload: str) -> Wake:
+    """The wake of a payload on DISPATCH_CHANNEL; an unreadable one wakes everyone."""
+    if not payload:
+        return Wake(queues=None)
+    origin, _, packed = payload.partition(" ")
+    try:
+        ids = [_unpack_id(packed[place : place + 22]) for place in range(0, len(packed), 22)]
+    except ValueError:
+        return everything()
+    return Wake(decided=ids, origin=origin)
+
+
+def _pack_id(task_id: str) -> str:
+    return base64.b64encode(uuid.UUID(task_id).bytes)[:22].decode()
+
+
+def _unpack_id(packed: str) -> str:
+    return str(uuid.UUID(bytes=base64.b64decode(packed + "==")))
 
 
 def _dump(wake: Wake, kinds: list[str] | None, buckets: Iterable[int] | None, stops: object) -> str:

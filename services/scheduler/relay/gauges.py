@@ -25,17 +25,30 @@ outbox_seconds = Gauge("guildmesh_outbox_oldest_seconds", "Age of the oldest eve
 # One step along the index for each kind and priority, however many tasks wait: the head of each line is its oldest.
 _OLDEST = """
 WITH RECURSIVE heads AS (
-  (SELECT kind, queue_priority, priority, create_time FROM tasks WHERE state = 1
+  (SELECT kind, queue_priority, priority, create_time FROM tasks WHERE state = 1 AND queue_tenant IS NULL
    ORDER BY kind, queue_priority DESC, priority DESC, position LIMIT 1)
   UNION ALL
   SELECT n.* FROM heads h CROSS JOIN LATERAL (
     SELECT t.kind, t.queue_priority, t.priority, t.create_time FROM tasks t
-    WHERE t.state = 1 AND (t.kind > h.kind OR t.kind = h.kind AND (
+    WHERE t.state = 1 AND t.queue_tenant IS NULL AND (t.kind > h.kind OR t.kind = h.kind AND (
       t.queue_priority < h.queue_priority OR t.queue_priority = h.queue_priority AND t.priority < h.priority))
     ORDER BY t.kind, t.queue_priority DESC, t.priority DESC, t.position LIMIT 1
   ) n
+), decided AS (
+  (SELECT queue_tenant, queue, tenant_id, kind, -priority AS place, create_time FROM tasks
+   WHERE state = 1 AND queue_tenant IS NOT NULL
+   ORDER BY queue_tenant, queue, tenant_id, kind, (-priority), position LIMIT 1)
+  UNION ALL
+  SELECT n.* FROM decided d CROSS JOIN LATERAL (
+    SELECT t.queue_tenant, t.queue, t.tenant_id, t.kind, -t.priority, t.create_time FROM tasks t
+    WHERE t.state = 1 AND t.queue_tenant IS NOT NULL
+      AND (t.queue_tenant, t.queue, t.tenant_id, t.kind, -t.priority) > (d.queue_tenant, d.queue, d.tenant_id, d.kind, d.place)
+    ORDER BY t.queue_tenant, t.queue, t.tenant_id, t.kind, (-t.priority), t.position LIMIT 1
+  ) n
 )
-SELECT kind, extract(epoch FROM max(clock_timestamp() - create_time))::float FROM heads GROUP BY kind
+SELECT kind, extract(epoch FROM max(clock_timestamp() - create_time))::float FROM (
+  SELECT kind, create_time FROM heads UNION ALL SELECT kind, create_time FROM decided
+) oldest GROUP BY kind
 """
 _OUTBOX = """
 SELECT COALESCE(sum(events), 0)::bigint,

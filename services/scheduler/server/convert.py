@@ -111,6 +111,7 @@ def new_task(
         traceparent=traceparent,
         times=times,
         dependencies=dependencies,
+        concurrency_key=task.concurrency_key or None,
     )
 
 

@@ -25,6 +25,7 @@ from services.scheduler.domain.worker import Heartbeat, Refusal, Report
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.counts import Counts, count_tasks, sum_up_counts
 from services.scheduler.storage.create_batch import create_tasks
+from services.scheduler.storage.decided_queues import DecidedQueues
 from services.scheduler.storage.heartbeat_batch import renew_leases
 from services.scheduler.storage.lease_batch import first_waiting, lease_tasks
 from services.scheduler.storage.marks import PositionMark, TimeMark
@@ -43,10 +44,11 @@ _LOOK_SECONDS, _LOOK_SHARE = 3.0, 100
 class Batches:
     """The batches of this process."""
 
-    def __init__(self, database: EngineDriver, waker: Waker, lease: timedelta) -> None:
+    def __init__(self, database: EngineDriver, waker: Waker, lease: timedelta, decided: DecidedQueues) -> None:
         self._database = database
         self._waker = waker
         self._lease = lease
+        self._decided = decided
         self._clock = DatabaseClock()
         self._swept, self._timed, self._waiting = TimeMark(), TimeMark(), PositionMark()
         self._look_at = 0.0
@@ -55,7 +57,7 @@ class Batches:
     async def create(self, tasks: Sequence[NewTask]) -> Sequence[Task | DomainError]:
         """Creates tasks with their first events; gives each its own answer, in order."""
         return await self._commit(
-            lambda connection, log: create_tasks(connection, self._clock, log, tasks, self._lease),
+            lambda connection, log: create_tasks(connection, self._clock, log, tasks, self._lease, self._decided),
             "scheduler.create.before_commit",
             "scheduler.create.after_commit",
             by_key=False,

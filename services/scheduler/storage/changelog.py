@@ -13,7 +13,7 @@ from services.scheduler.domain.events import Change
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.shards import lane_of
 from services.scheduler.domain.task import State, StoredEvent
-from services.scheduler.domain.wake import CHANNEL, Wake, bucket_of, encode
+from services.scheduler.domain.wake import CHANNEL, DISPATCH_CHANNEL, Wake, bucket_of, encode, encode_decided
 from services.scheduler.storage.event_codec import encode_event, encode_snapshot
 from services.scheduler.storage.event_log import INLINE_BYTES, frame
 from services.scheduler.storage.outbox_codec import pack
@@ -103,6 +103,7 @@ def notified(first: int) -> str:
 
 
 _OUTBOX = f"WITH {queued(1)} SELECT {notified(1)}"
+_TELL_DECIDED = "SELECT pg_notify($1, p) FROM unnest($2::text[]) AS p"
 # A row is what the relay reads at least; small ones keep it within its memory.
 _ROW_BYTES = 1 << 20
 
@@ -192,18 +193,26 @@ class ChangeLog:
             await self._finish(connection, [run for run in runs if run.state is State.FAILED], _FAIL)
         await self.write_long_events(connection)
         await connection.execute(_OUTBOX, *self.queued())
+        await self.tell_decided(connection)
 
     async def write_long_events(self, connection: asyncpg.Connection) -> None:
         """Writes the events that have no room in their tasks' rows."""
         if self._events:
             await connection.execute(_EVENTS, *(list(column) for column in zip(*self._events, strict=True)))
 
+    async def tell_decided(self, connection: asyncpg.Connection) -> None:
+        """Tells the replica that decides of its tasks, after `queued`; most commits have none."""
+        if self.wake.decided:
+            await connection.execute(_TELL_DECIDED, DISPATCH_CHANNEL, encode_decided(self.wake))
+
     def queued(self) -> tuple[object, ...]:
         """The arguments for what waits for Kafka, the counts, and the one NOTIFY; there must be changes."""
         runs = self._runs.values()
-        wake = Wake(kinds={run.kind for run in runs if run.state is State.PENDING}, buckets=set(map(bucket_of, self._runs)))
+        plain = [run for run in runs if run.state is State.PENDING and run.queue_tenant is None]
+        wake = Wake(kinds={run.kind for run in plain}, buckets=set(map(bucket_of, self._runs)))
+        wake.decided = [run.task_id for run in runs if run.queue_tenant is not None and _concerns_dispatch(run)]
         # Those that were there before, and waited for something else or ran.
-        wake.again = min((run.position for run in runs if run.state is State.PENDING and run.counted is not None), default=None)
+        wake.again = min((run.position for run in plain if run.counted is not None), default=None)
         for shard in {run.shard for run in runs}:
             wake.shards |= 1 << shard
         if self.watched:
@@ -296,6 +305,11 @@ class ChangeLog:
         if dependants:
             ids = [run.task_id for run in dependants]
             await connection.execute(_FORGET_DEPENDENCIES, [run.tenant_id for run in dependants], ids)
+
+
+def _concerns_dispatch(run: Run) -> bool:
+    """Whether a task waits now, or runs or waits no more."""
+    return run.counted is not run.state and run.state is not State.RUNNING
 
 
 def _parts(records: Sequence[bytes]) -> list[list[bytes]]:

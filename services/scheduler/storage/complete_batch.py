@@ -82,6 +82,7 @@ async def complete_unchanged(
         *every.queued(),
     )
     if named is None:
+        await every.tell_decided(connection)
         log.wake.add(every.wake)
         return {place for _, place, _, _ in candidates}
     done = set(named)

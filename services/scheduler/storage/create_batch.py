@@ -25,6 +25,7 @@ from services.scheduler.domain.run import Run
 from services.scheduler.domain.shards import shards_of
 from services.scheduler.domain.task import NewTask, State, Task, Times
 from services.scheduler.storage.changelog import ChangeLog, notified, queued
+from services.scheduler.storage.decided_queues import DecidedQueues
 from services.scheduler.storage.tasks import READ_TASKS, task_of
 from services.scheduler.storage.upstreams import lock_upstreams
 
@@ -116,7 +117,7 @@ _BLOCKED = (
 
 
 @lru_cache
-def _insert_statement(*, parents: bool, timed: bool, blocked: bool) -> str:
+def _insert_statement(*, parents: bool, timed: bool, blocked: bool, decided: bool) -> str:
     columns, values, state, following = "", _PLAIN_VALUES, "s.state", "2"
     given: list[tuple[str, str]] = []
     if timed:
@@ -132,6 +133,9 @@ def _insert_statement(*, parents: bool, timed: bool, blocked: bool) -> str:
         state, following = f"COALESCE(c.first_state, {state})", "2 + c.more_events"
         columns += ", blocked_by, has_dependants, start_timeout_ms"
         values += ", c.blocked_by, c.has_dependants, c.start_timeout_ms"
+    if decided:
+        given += [("concurrency_key", "text"), ("queue_tenant", "text")]
+        columns, values = columns + ", concurrency_key, queue_tenant", values + ", c.concurrency_key, c.queue_tenant"
     first = 20 + len(given)
     return _INSERT.format(
         columns=columns,
@@ -150,9 +154,19 @@ _CLAIMS = 5
 
 
 async def create_tasks(
-    connection: asyncpg.Connection, clock: DatabaseClock, log: ChangeLog, items: Sequence[NewTask], lease: timedelta
+    connection: asyncpg.Connection,
+    clock: DatabaseClock,
+    log: ChangeLog,
+    items: Sequence[NewTask],
+    lease: timedelta,
+    decided: DecidedQueues,
 ) -> list[Answer]:
-    """Creates the tasks in the caller's transaction, those with a worker as started by it; gives each its answer, in order."""
+    """Creates the tasks in the caller's transaction, those with a worker as started by it; gives each its answer, in order.
+
+    A task that one replica decides on waits, whoever was to start it.
+    """
+    # Within the transaction, which ends soon: so what is created by an old list is there soon, or never.
+    await decided.ensure_fresh()
     answers: list[Answer | None] = [None] * len(items)
     await _answer_repeats(connection, items, answers)
     await _check_parents(connection, items, answers)
@@ -164,6 +178,7 @@ async def create_tasks(
         new = [place for place in new if not _too_late(items[place], now, answers, place)]
     if new:
         made = [items[place] for place in new]
+        _ask_who_decides(made, decided)
         runs = []
         for place, item, shard in zip(new, made, shards_of([item.task_id for item in made]), strict=True):
             run = _run_of(item, shard, now)
@@ -185,6 +200,18 @@ async def create_tasks(
         if answers[place] is None and (answer := answers[first]) is not None:
             answers[place] = _same(items[place], items[first].payload_hash(), answer)
     return [answer for answer in answers if answer is not None]
+
+
+def _ask_who_decides(items: Sequence[NewTask], decided: DecidedQueues) -> None:
+    if decided.empty:
+        return
+    known: dict[tuple[str, str], str | None] = {}
+    for item in items:
+        key = (item.tenant_id, item.queue)
+        if key not in known:
+            known[key] = decided.tenant_of(*key)
+        if known[key] is not None:
+            item.queue_tenant, item.worker_id = known[key], None
 
 
 def _too_late(item: NewTask, now: datetime, answers: list[Answer | None], place: int) -> bool:
@@ -380,14 +407,19 @@ async def _insert(
             [int(run.state) if run.blocked_by is not None else None for run in runs],
             [run.next_event_number - 2 if run.blocked_by is not None else 0 for run in runs],
         ]
+    decided = any(item.queue_tenant is not None or item.concurrency_key is not None for item in items)
+    if decided:
+        arguments += [[item.concurrency_key for item in items], [item.queue_tenant for item in items]]
+    statement = _insert_statement(parents=parents, timed=timed, blocked=blocked, decided=decided)
     try:
-        await connection.execute(_insert_statement(parents=parents, timed=timed, blocked=blocked), *arguments, *log.queued())
+        await connection.execute(statement, *arguments, *log.queued())
     except asyncpg.NotNullViolationError as error:
         # In a batch with others, who is to blame is found by halving it.
         if error.column_name == "queue" and len({(item.tenant_id, item.queue) for item in items}) == 1:
             raise QueueNotFound(items[0].queue, ()) from error
         raise
     await log.write_long_events(connection)
+    await log.tell_decided(connection)
 
 
 def _run_of(item: NewTask, shard: int, now: datetime) -> Run:
@@ -395,6 +427,7 @@ def _run_of(item: NewTask, shard: int, now: datetime) -> Run:
         item.tenant_id, item.task_id, shard, State.PENDING, item.queue, item.kind, item.priority, 0, item.max_attempts,
         item.timeout_ms, 1, False, item.parent_task_id, item.traceparent, now,
     )  # fmt: skip
+    run.queue_tenant = item.queue_tenant
     times = item.times
     if times is not None:
         start_at = times.start_at(now)

@@ -27,6 +27,7 @@ from services.scheduler.domain.task import NewTask, Task
 from services.scheduler.storage.cascade import cascade
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.create_batch import create_tasks
+from services.scheduler.storage.decided_queues import DecidedQueues
 from services.scheduler.storage.runs import cancel_run, lock_runs
 from services.scheduler.storage.schedule_runs import fill_queues, of_this_call
 from services.scheduler.storage.schedules import COLUMNS, schedule_of
@@ -127,12 +128,21 @@ class _Turn:
 class DueSchedules:
     """The schedules of all tenants, of which this process takes what is due."""
 
-    def __init__(self, database: EngineDriver, waker: Waker, lease: timedelta, retention_days: int, make_task: MakeTask) -> None:
-        """`lease` and `retention_days` are what new tasks are given, as by `Batches` and `Queues`."""
+    def __init__(
+        self,
+        database: EngineDriver,
+        waker: Waker,
+        lease: timedelta,
+        retention_days: int,
+        make_task: MakeTask,
+        decided: DecidedQueues,
+    ) -> None:
+        """`lease`, `retention_days` and `decided` are what new tasks are given, as by `Batches` and `Queues`."""
         self._database = database
         self._waker = waker
         self._lease = lease
         self._retention_days = retention_days
+        self._decided = decided
         self._make_task = make_task
         self._clock = DatabaseClock()
 
@@ -259,7 +269,7 @@ class DueSchedules:
         if not tasks:
             return
         created = changes.beside()
-        answers = iter(await create_tasks(connection, self._clock, created, tasks, self._lease))
+        answers = iter(await create_tasks(connection, self._clock, created, tasks, self._lease, self._decided))
         changes.wake.add(created.wake)
         for turn in turns:
             if not turn.tasks:

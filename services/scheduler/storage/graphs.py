@@ -15,6 +15,7 @@ from services.scheduler.domain.errors import RequestIdReused
 from services.scheduler.domain.task_graph import NewGraph, of_node
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.create_batch import CLAIM_REQUESTS, FORGET_EXPIRED, READ_REQUESTS, create_tasks
+from services.scheduler.storage.decided_queues import DecidedQueues
 from services.scheduler.storage.tasks import READ_TASKS
 from services.scheduler.storage.waking import Waker
 
@@ -24,8 +25,9 @@ _CLAIMS = 5
 class Graphs:
     """Creates graphs for one tenant."""
 
-    def __init__(self, database: Driver, waker: Waker, lease: timedelta) -> None:
-        """`lease` is what new tasks are given, as by `Batches`."""
+    def __init__(self, database: Driver, waker: Waker, lease: timedelta, decided: DecidedQueues) -> None:
+        """The last two are what new tasks are given, as by `Batches`."""
+        self._decided = decided
         self._database = database
         self._waker = waker
         self._lease = lease
@@ -37,7 +39,7 @@ class Graphs:
         async with self._database.tenant(graph.tenant_id) as connection:
             first_id = await _claim(connection, graph) if graph.request_id else graph.first_id
             if first_id == graph.first_id:
-                answers = await create_tasks(connection, self._clock, log, graph.tasks, self._lease)
+                answers = await create_tasks(connection, self._clock, log, graph.tasks, self._lease, self._decided)
                 for key, answer in zip(graph.keys, answers, strict=True):
                     if isinstance(answer, DomainError):
                         raise of_node(answer, key)

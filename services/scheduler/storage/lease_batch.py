@@ -21,7 +21,8 @@ _TAKE = f"""
 WITH taken AS MATERIALIZED (
   SELECT p.* FROM unnest($1::text[]) AS k (kind) CROSS JOIN LATERAL (
     SELECT {COLUMNS}, spec, context, create_time, queue_priority FROM tasks r
-    WHERE r.state = 1 AND r.kind = k.kind AND r.position > $3 AND r.available_at <= statement_timestamp()
+    WHERE r.state = 1 AND r.queue_tenant IS NULL AND r.kind = k.kind AND r.position > $3
+      AND r.available_at <= statement_timestamp()
       AND (r.deadline IS NULL OR r.deadline > statement_timestamp())
       AND (r.start_by IS NULL OR r.start_by > statement_timestamp()) {{filters}}
     ORDER BY r.queue_priority DESC, r.priority DESC, r.position
@@ -47,7 +48,10 @@ FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS c (task_id, worker_id, log)
 WHERE t.task_id = c.task_id AND t.task_id = ANY($1)
 """
 # Looks at all that wait, and at more while vacuum may not take what has waited.
-_FIRST = "SELECT min(position), COALESCE(pg_sequence_last_value('tasks_position_seq'), 0) FROM tasks WHERE state = 1"
+_FIRST = """
+SELECT min(position), COALESCE(pg_sequence_last_value('tasks_position_seq'), 0) FROM tasks
+WHERE state = 1 AND queue_tenant IS NULL
+"""
 wait_seconds = BatchHistogram(
     "guildmesh_task_wait_seconds",
     "Time from when a task may start to its start.",
@@ -75,7 +79,16 @@ async def lease_tasks(
     rows = await connection.fetch(_TAKE.format(filters=filters), *arguments)
     if not rows:
         return []
-    steps = await _steps(connection, rows)
+    leases = await start_rows(connection, log, rows, workers, lease)
+    leases[0].queue_priority = rows[0]["queue_priority"]
+    return leases
+
+
+async def start_rows(
+    connection: asyncpg.Connection, log: ChangeLog, rows: Sequence[asyncpg.Record], workers: Sequence[str], lease: timedelta
+) -> list[Lease]:
+    """Starts the tasks of locked rows, one for each entry of `workers`, as far as there are rows."""
+    steps = await steps_of(connection, rows)
     outcomes = await read_outcomes(connection, rows, steps)
     # One time for all, after the last lock.
     now = max(row["now"] for row in rows)
@@ -85,7 +98,7 @@ async def lease_tasks(
         run = run_of(row)
         log.add(run, run.start(worker_id, now, lease), worker_id, now)
         started.append(run)
-        leases.append(_lease_of(run, row, now, steps, outcomes))
+        leases.append(lease_of(run, row, now, steps, outcomes))
     _observe_waits(started, now)
     await _write(connection, started, log, now, lease)
     await log.write(connection, written=True)
@@ -117,9 +130,10 @@ def _observe_waits(runs: Sequence[Run], now: datetime) -> None:
         wait_seconds.observe(queue, seconds)
 
 
-def _lease_of(
+def lease_of(
     run: Run, row: asyncpg.Record, now: datetime, steps: dict[str, list[Step]], outcomes: dict[str, list[Outcome]]
 ) -> Lease:
+    """The lease of a started run, whose row has spec, context and create_time."""
     limit = run.deadline or now
     if run.attempt_ends is not None and run.attempt_ends < limit:
         limit = run.attempt_ends
@@ -129,7 +143,8 @@ def _lease_of(
     return Lease(run, row["spec"], row["context"], row["create_time"], remaining, *given)
 
 
-async def _steps(connection: asyncpg.Connection, rows: Sequence[asyncpg.Record]) -> dict[str, list[Step]]:
+async def steps_of(connection: asyncpg.Connection, rows: Sequence[asyncpg.Record]) -> dict[str, list[Step]]:
+    """The journals of tasks that have one."""
     again = [row for row in rows if row["has_steps"]]
     if not again:
         return {}

@@ -26,6 +26,7 @@ from services.scheduler.domain.task_filter import Condition
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.create_batch import create_tasks
 from services.scheduler.storage.dead_letters import KEPT, Wanted, left_of
+from services.scheduler.storage.decided_queues import DecidedQueues
 from services.scheduler.storage.schedule_runs import fill_queues
 from services.scheduler.storage.tasks import GET_TASK, READ_TASKS, task_of
 from services.scheduler.storage.waking import Waker
@@ -64,8 +65,17 @@ _NOW = "SELECT clock_timestamp()"
 class FailedTasks:
     """Replays failed tasks for their tenant."""
 
-    def __init__(self, database: Driver, waker: Waker, lease: timedelta, retention_days: int, make_replay: MakeReplay) -> None:
-        """Lease and retention are what new tasks are given, as by `Batches` and `Queues`."""
+    def __init__(
+        self,
+        database: Driver,
+        waker: Waker,
+        lease: timedelta,
+        retention_days: int,
+        make_replay: MakeReplay,
+        decided: DecidedQueues,
+    ) -> None:
+        """`lease`, `retention_days` and `decided` are what new tasks are given, as by `Batches` and `Queues`."""
+        self._decided = decided
         self._database = database
         self._waker = waker
         self._lease = lease
@@ -132,7 +142,7 @@ class FailedTasks:
             if problem is not None:
                 raise problem
         tasks = []
-        for answer in await create_tasks(connection, self._clock, log, new, self._lease):
+        for answer in await create_tasks(connection, self._clock, log, new, self._lease, self._decided):
             if isinstance(answer, DomainError):
                 raise answer
             tasks.append(answer)

@@ -17,6 +17,7 @@ from services.scheduler.domain.task import NewTask, Task
 from services.scheduler.domain.wake import Wake
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.create_batch import create_tasks
+from services.scheduler.storage.decided_queues import DecidedQueues
 from services.scheduler.storage.schedule_runs import fill_queues, of_this_call
 from services.scheduler.storage.waking import Waker
 
@@ -53,12 +54,13 @@ _DELETE = "DELETE FROM schedules WHERE tenant_id = $1 AND schedule_id = $2"
 class Schedules:
     """Reads and changes schedules for their tenant."""
 
-    def __init__(self, database: Driver, waker: Waker, lease: timedelta, retention_days: int) -> None:
-        """The last two are what new tasks are given, as by `Batches` and `Queues`."""
+    def __init__(self, database: Driver, waker: Waker, lease: timedelta, retention_days: int, decided: DecidedQueues) -> None:
+        """The last three are what new tasks are given, as by `Batches` and `Queues`."""
         self._database = database
         self._waker = waker
         self._lease = lease
         self._retention_days = retention_days
+        self._decided = decided
         self._clock = DatabaseClock()
 
     async def create(self, schedule: Schedule) -> Schedule:
@@ -119,7 +121,7 @@ class Schedules:
             for problem in await fill_queues(connection, new, self._retention_days):
                 if problem is not None:
                     raise problem
-            answers = await create_tasks(connection, self._clock, log, new, self._lease)
+            answers = await create_tasks(connection, self._clock, log, new, self._lease, self._decided)
             tasks = []
             for answer in answers:
                 if isinstance(answer, DomainError):

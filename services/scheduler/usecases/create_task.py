@@ -10,8 +10,9 @@ from services.common.errors import DomainError
 from services.scheduler.domain.ports import TaskBatches
 from services.scheduler.domain.queue import Queue
 from services.scheduler.domain.task import Lease, NewTask, Task
-from services.scheduler.usecases.dispatch import Dispatcher, Taker
+from services.scheduler.usecases.dispatch import Dispatcher
 from services.scheduler.usecases.group_commit import GroupCommit
+from services.scheduler.usecases.offer_slots import Taker
 from services.scheduler.usecases.queues import Queues, put_in
 
 
@@ -78,7 +79,13 @@ class CreateTask:
         unspent: Counter[Taker] = Counter()
         for place, taker in takers.items():
             answer, task = answers[place] if answers else None, tasks[place]
-            if isinstance(answer, Task) and answer.task_id == task.task_id and task.run is not None:
+            # A claim is void when it turned out that one replica decides on the task.
+            if (
+                isinstance(answer, Task)
+                and answer.task_id == task.task_id
+                and task.run is not None
+                and task.worker_id is not None
+            ):
                 remaining = timedelta(milliseconds=task.timeout_ms)
                 leases.setdefault(taker, []).append(Lease(task.run, task.spec, task.context, answer.create_time, remaining))
             else:

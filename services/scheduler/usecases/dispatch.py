@@ -11,40 +11,32 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 
 from services.common.errors import DomainError
-from services.scheduler.domain.ports import Demand, TaskBatches
+from services.scheduler.domain.ports import Demand, TaskBatches, WhoDecides
 from services.scheduler.domain.task import Lease, NewTask
 from services.scheduler.domain.wake import Wake
 from services.scheduler.usecases.hub import Hub
+from services.scheduler.usecases.offer_slots import SlotOffers, Taker
 
 log = structlog.get_logger(__name__)
 
 MOST_LEASES = 500
 
 
-class Taker(Protocol):
-    """A worker's stream, as the dispatcher sees it."""
-
-    worker_id: str
-    credits: int
-
-    def take(self, leases: Sequence[Lease]) -> None:
-        """Gets leases, for which credits were claimed."""
-
-    def release(self, credits: int) -> None:
-        """Gets back credits that were claimed and not spent."""
-
-
 class Dispatcher:
     """One lane for each distinct demand; a lane leases as long as it finds tasks, then waits to be woken."""
 
-    def __init__(self, batches: TaskBatches, hub: Hub, poll_seconds: float) -> None:
-        """Looks again after `poll_seconds` without a wake-up, which also finds what waited out its back-off."""
+    def __init__(self, batches: TaskBatches, hub: Hub, poll_seconds: float, offers: SlotOffers, who_decides: WhoDecides) -> None:
+        """Looks again after `poll_seconds` without a wake-up, which also finds what waited out its back-off.
+
+        Of the tasks that one replica decides on it leases none, and offers slots for them as far as they are wanted.
+        """
         self._batches = batches
+        self._offers = offers
+        self._who_decides = who_decides
         self._poll_seconds = poll_seconds
         self._lanes: dict[Demand, _Lane] = {}
         self._by_kind: dict[str, list[_Lane]] = {}
@@ -55,7 +47,8 @@ class Dispatcher:
         """Adds a stream to the lane of its demand."""
         lane = self._lanes.get(demand)
         if lane is None:
-            lane = self._lanes[demand] = _Lane(demand, self._batches, self._poll_seconds)
+            lane = self._lanes[demand] = _Lane(demand, self._batches, self._poll_seconds, self._offers)
+            self._offers.open(demand, lane.wanted.set)
             for kind in demand.kinds:
                 self._by_kind.setdefault(kind, []).append(lane)
         lane.takers.append(taker)
@@ -74,6 +67,7 @@ class Dispatcher:
                 if not self._by_kind[kind]:
                     del self._by_kind[kind]
             lane.stop()
+            self._offers.close(demand)
             self._ending.add(lane)
             lane.task.add_done_callback(lambda _: self._ending.discard(lane))
 
@@ -90,6 +84,7 @@ class Dispatcher:
         spare: dict[_Lane, int] = {}
         # Most tasks of a batch are for the same lanes.
         lanes_of: dict[tuple[str, str, str], list[_Lane]] = {}
+        without: set[tuple[str, str, str]] = set()
         for place in _most_urgent_first(tasks):
             task = tasks[place]
             if task.dependencies or (task.times is not None and task.times.may_be_later):
@@ -97,7 +92,9 @@ class Dispatcher:
             key = (task.kind, task.tenant_id, task.queue)
             lanes = lanes_of.get(key)
             if lanes is None:
-                lanes = lanes_of[key] = [lane for lane in self._by_kind.get(task.kind, ()) if lane.wants(task)]
+                decided = self._who_decides.tenant_of(task.tenant_id, task.queue) is not None
+                lanes = [] if decided else [lane for lane in self._by_kind.get(task.kind, ()) if lane.wants(task)]
+                lanes_of[key] = lanes
             for lane in lanes:
                 if lane not in spare:
                     spare[lane] = lane.spare()
@@ -107,6 +104,9 @@ class Dispatcher:
                     break
             else:
                 waiting.update(lanes)
+                without.add(key)
+        if without:
+            self._offers.waits([key for key in without if self._who_decides.tenant_of(*key[1:]) is None])
         for lane, number in waiting.items():
             lane.coming += number
         return Claims(takers, waiting)
@@ -151,7 +151,11 @@ class Claims:
 
 
 class _Lane:
-    def __init__(self, demand: Demand, batches: TaskBatches, poll_seconds: float) -> None:
+    def __init__(self, demand: Demand, batches: TaskBatches, poll_seconds: float, offers: SlotOffers) -> None:
+        self._offers = offers
+        self._even = False
+        self._priority = 0
+        """of the queue of what it leased last; 0 when it does not know."""
         self.takers: list[Taker] = []
         self.wanted = asyncio.Event()
         self.waiting = 0
@@ -188,6 +192,10 @@ class _Lane:
 
     def has_work(self) -> bool:
         """Whether something may wait for a credit."""
+        return self.may_wait() or self._offers.wanted(self._demand) > 0
+
+    def may_wait(self) -> bool:
+        """Whether something may wait that it leases."""
         return not self._counted or self.waiting > 0
 
     def spare(self) -> int:
@@ -209,7 +217,7 @@ class _Lane:
         pause = 0.1
         while not self._stopped:
             self.wanted.clear()
-            slots = self._slots()
+            slots = self._offer(self._slots())
             found = 0
             if slots:
                 before, self._told = self.waiting, False
@@ -231,7 +239,7 @@ class _Lane:
                     log.exception("lease_failed", retry_in=2)
                     await asyncio.sleep(2)
                     continue
-            if not slots or found < len(slots):
+            if (not slots or found < len(slots)) and not self._may_offer():
                 await self._wait()
 
     async def _wait(self) -> None:
@@ -252,6 +260,32 @@ class _Lane:
             taker.credits -= 1
         return slots
 
+    def _offer(self, slots: list[Taker]) -> list[Taker]:
+        """Offers slots to the replica that decides, as far as it wants them; gives the rest.
+
+        While other tasks may wait whose queue has the same priority, half of them.
+        """
+        wanted = self._offers.wanted(self._demand)
+        if not wanted or not slots or self._stopped:
+            return slots
+        most, priority = len(slots), self._offers.priority(self._demand)
+        if not self.may_wait() or priority > self._priority > 0:
+            pass
+        elif priority < self._priority:
+            most = 0
+        else:
+            # Of an odd number half are more in one turn and fewer in the next.
+            most = (most + self._even) // 2
+            self._even = not self._even
+        most = min(most, wanted)
+        if most:
+            self._offers.offer(self._demand, slots[:most])
+        return slots[most:]
+
+    def _may_offer(self) -> bool:
+        """Whether slots are wanted and there, so that there is no need to wait."""
+        return not self._stopped and self._offers.wanted(self._demand) > 0 and any(taker.credits > 0 for taker in self.takers)
+
     async def _lease(self, slots: Sequence[Taker]) -> int:
         leases: Sequence[Lease] = ()
         try:
@@ -259,6 +293,7 @@ class _Lane:
         finally:
             for taker, credits in Counter(slots[len(leases) :]).items():
                 taker.release(credits)
+        self._priority = leases[0].queue_priority if leases else 0
         given: dict[Taker, list[Lease]] = {}
         for taker, lease in zip(slots, leases, strict=False):
             given.setdefault(taker, []).append(lease)

@@ -16,6 +16,7 @@ from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 from services.common.context import Principal
 from services.common.db.clock import DatabaseClock
 from tests.integration.scheduler.conftest import BareWorker, Scheduler, completion, unique, value
+from tests.integration.scheduler.queue_rows import QueueRows
 from tests.support.service import metadata
 
 
@@ -59,6 +60,11 @@ async def test_a_waiting_worker_is_woken_by_a_new_task(scheduler: Scheduler) -> 
 
 
 async def test_queues_come_by_priority_then_tasks_by_priority_then_first_in_first_out(scheduler: Scheduler) -> None:
+    # Queues of its own: in those of all, one replica decides when other tests' tenants wait there.
+    rows = QueueRows(scheduler.server.running.settings.database_url.get_secret_value())
+    for queue, priority in (("research", 10), ("code", 5), ("default", 5), ("analysis", 1)):
+        rows.add(queue, scheduler.ada.tenant_id, priority=priority)
+    rows.close()
     wanted = [("analysis", 9), ("research", 1), ("code", 5), ("research", 9), ("code", 5), ("default", 10)]
     made = [await scheduler.create(queue=queue, priority=priority) for queue, priority in wanted]
     order = [made[place].task_id for place in (3, 1, 5, 2, 4, 0)]

@@ -122,3 +122,23 @@ def test_schedules_come_and_go_without_touching_the_tasks(empty_database_url: st
         move(url, "0004", down=True)
         assert rows(url, "SELECT to_regclass('scheduler.schedules')") == [(None,)]
     assert rows(url, f"SELECT {_OLD} FROM scheduler.finished_tasks") == before
+
+
+def test_dispatch_comes_and_goes_with_the_tasks_there(empty_database_url: str) -> None:
+    url = empty_database_url
+    move(url, "0008")
+    insert = """
+    INSERT INTO scheduler.tasks (tenant_id, task_id, create_time, available_at, state, shard, queue_priority, priority,
+      max_attempts, timeout_ms, next_event_number, log_events, queue, kind, traceparent, spec, log, queue_tenant, concurrency_key)
+    VALUES ('acme', uuidv7(), now(), now(), 1, 0, 5, 5, 3, 1000, 2, 1, 'code', 'k', '', '', '', '*', 'x')
+    """
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SET ROLE scheduler_engine")
+        cursor.execute(insert)
+        cursor.execute("INSERT INTO scheduler.decided_queues VALUES ('*', 'code')")
+    move(url, "0006", down=True)
+    assert rows(url, "SELECT count(*) FROM scheduler.tasks WHERE state = 1") == [(1,)]
+    move(url, "0008")
+    # Whoever is first takes it, as any task that nobody has decided on.
+    assert rows(url, "SELECT queue_tenant FROM scheduler.tasks") == [(None,)]
+    assert rows(url, "SELECT epoch FROM scheduler.dispatch_epochs") == [(0,)]

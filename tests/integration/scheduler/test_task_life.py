@@ -39,6 +39,7 @@ from services.scheduler.domain.worker import CompletionReport, FailureReport, He
 from services.scheduler.server.convert import new_task
 from services.scheduler.storage.batches import Batches
 from services.scheduler.storage.cancel import Cancellations
+from services.scheduler.storage.decided_queues import DecidedQueues
 from services.scheduler.storage.signals import Signals
 from services.scheduler.storage.tasks import Tasks
 from services.scheduler.usecases.hub import Hub
@@ -65,9 +66,9 @@ class World:
     def __post_init__(self) -> None:
         hub, engine = Hub("test"), EngineDriver(self.database)
         self.engine = engine
-        self.batches = Batches(engine, hub, timedelta(minutes=5))
+        self.batches = Batches(engine, hub, timedelta(minutes=5), DecidedQueues(engine))
         # A lease that has ended when it begins: what a worker has that died at once.
-        self.dying = Batches(engine, hub, timedelta())
+        self.dying = Batches(engine, hub, timedelta(), DecidedQueues(engine))
         self.cancellations = Cancellations(self.database, hub)
         self.tasks = Tasks(self.database)
         self.signals = Signals(self.database, hub)

@@ -24,6 +24,7 @@ from services.common.db.driver import open_driver
 from services.common.db.engine_role import EngineDriver
 from services.scheduler.bootstrap import open_service
 from services.scheduler.storage.batches import Batches
+from services.scheduler.storage.decided_queues import DecidedQueues
 from services.scheduler.usecases.hub import Hub
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique
 from tests.support.service import metadata, running
@@ -238,7 +239,8 @@ async def test_ten_thousand_tasks_that_are_due_in_one_second_are_ready_once_each
     assert len(ids) == 10_000
     # Two more replicas look at the same moment.
     async with open_driver(scheduler_settings(), "scheduler") as database:
-        batches = Batches(EngineDriver(database), Hub("other"), timedelta(seconds=2))
+        engine = EngineDriver(database)
+        batches = Batches(engine, Hub("other"), timedelta(seconds=2), DecidedQueues(engine))
 
         async def tick() -> None:
             while True:

@@ -11,6 +11,7 @@ import pytest
 
 from services.common.errors import Unavailable
 from services.common.ids import new_id
+from services.scheduler.domain.decision import Answer, Decisions, Message, Start
 from services.scheduler.domain.errors import RequestIdReused
 from services.scheduler.domain.ports import Demand, TaskBatches
 from services.scheduler.domain.queue import Queue
@@ -20,6 +21,7 @@ from services.scheduler.domain.wake import Wake
 from services.scheduler.usecases.create_task import CreateTask
 from services.scheduler.usecases.dispatch import Dispatcher
 from services.scheduler.usecases.hub import Hub
+from services.scheduler.usecases.offer_slots import SlotOffers
 from services.scheduler.usecases.queues import Queues
 from tests.support.runs import NOW, a_run
 
@@ -82,11 +84,23 @@ def a_task(**fields: Any) -> NewTask:
     return NewTask(**(values | {"kind": "k", "queue": "code"} | fields))
 
 
+class Decided:
+    """Queues that one replica decides for."""
+
+    def __init__(self) -> None:
+        self.queues: set[str] = set()
+
+    def tenant_of(self, tenant_id: str, queue: str) -> str | None:
+        return "*" if queue in self.queues else None
+
+
 class World:
     def __init__(self) -> None:
         self.hub = Hub("me")
         self.batches = Batches()
-        self.dispatcher = Dispatcher(cast(TaskBatches, self.batches), self.hub, 60.0)
+        self.offers = SlotOffers(cast(Decisions, None))
+        self.decided = Decided()
+        self.dispatcher = Dispatcher(cast(TaskBatches, self.batches), self.hub, 60.0, self.offers, self.decided)
         self.create = CreateTask(cast(TaskBatches, self.batches), cast(Queues, TwoQueues()), self.dispatcher)
 
     async def join(self, taker: Taker, demand: Demand = ANY) -> None:
@@ -227,3 +241,79 @@ async def test_a_lease_spends_what_it_claimed_and_gives_the_rest_back(world: Wor
     taker = Taker("w", 3)
     await world.join(taker)
     assert (taker.leases, taker.credits) == ([waiting], 2)
+
+
+class Link:
+    """Keeps what is told to the replica that decides."""
+
+    def __init__(self, world: World) -> None:
+        self.told: list[Message] = []
+        self.told_of = asyncio.Event()
+        world.offers.connected(self)
+
+    def tell(self, message: Message) -> None:
+        self.told.append(message)
+        self.told_of.set()
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    async def next(self) -> Message:
+        while not self.told:
+            self.told_of.clear()
+            await self.told_of.wait()
+        return self.told.pop(0)
+
+
+async def test_slots_are_offered_as_far_as_they_are_wanted_and_come_back(world: World) -> None:
+    taker = Taker("w", 3)
+    link = Link(world)
+    await world.join(taker)
+    ((number, demand),) = (await link.next()).opened
+    assert demand == ANY
+    world.offers.received(link, Answer(wanted=[(number, 2, 5)]))
+    assert (await link.next()).offers == [(number, "w", 2)]
+    assert taker.credits == 1
+    lease = Lease(a_run(task_id=(task_id := new_id())), b"", None, NOW, timedelta(seconds=1))
+    world.offers.received(link, Answer(starts=[Start(number, "w", task_id, 1, lease)]))
+    assert taker.leases == [lease]
+    # One more is wanted, since one of two was used.
+    world.offers.received(link, Answer(wanted=[(number, 2, 5)]))
+    assert (await link.next()).offers == [(number, "w", 1)]
+    world.offers.received(link, Answer(wanted=[(number, 0, 0)], returned=[(number, "w", 1)]))
+    assert taker.credits == 1
+    world.offers.lost(link)
+    assert taker.credits == 2
+
+
+async def test_a_task_that_is_decided_on_is_nobodys_at_its_creation(world: World) -> None:
+    taker = Taker("w", 1)
+    await world.join(taker)
+    world.decided.queues.add("code")
+    await world.create.execute(task := a_task())
+    assert (task.worker_id, taker.credits) == (None, 1)
+
+
+async def test_while_others_wait_half_of_the_slots_are_offered(world: World) -> None:
+    link = Link(world)
+    taker = Taker("w", 0)
+    world.dispatcher.join(ANY, taker)
+    ((number, _),) = (await link.next()).opened
+    world.hub.wake(Wake(kinds={"k"}, origin="other"))
+    await asyncio.sleep(0)
+    world.offers.received(link, Answer(wanted=[(number, 100, 5)]))
+    world.batches.waiting = [Lease(a_run(task_id=new_id()), b"", None, NOW, timedelta(seconds=1)) for _ in range(20)]
+    taker.credits = 10
+    world.dispatcher.more(ANY)
+    assert (await link.next()).offers == [(number, "w", 5)]
+    while len(taker.leases) < 5:  # noqa: ASYNC110 - the lane is on its way
+        await asyncio.sleep(0)
+    assert len(taker.leases) == 5
+
+
+async def test_two_tenants_whose_tasks_wait_in_a_queue_are_told_of(world: World) -> None:
+    link = Link(world)
+    await world.create.execute_all([a_task(tenant_id=tenant) for tenant in ("acme", "acme", "globex", "third")])
+    told = [waiting for message in link.told for waiting in message.waiting]
+    assert len(told) == 2
+    assert {(queue, kind) for _, queue, kind in told} == {("code", "k")}

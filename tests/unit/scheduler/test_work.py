@@ -10,12 +10,14 @@ import pytest
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 
 from services.common.errors import TokenExpired
-from services.scheduler.domain.ports import TaskBatches
+from services.scheduler.domain.decision import Decisions
+from services.scheduler.domain.ports import TaskBatches, WhoDecides
 from services.scheduler.domain.worker import SchedulerMessage, WorkerMessage
 from services.scheduler.server.convert import work_responses
 from services.scheduler.usecases.dispatch import Dispatcher
 from services.scheduler.usecases.group_commit import GroupCommit
 from services.scheduler.usecases.hub import Hub
+from services.scheduler.usecases.offer_slots import SlotOffers
 from services.scheduler.usecases.work import Work, WorkStream
 
 
@@ -30,7 +32,7 @@ def opened(ends_in: float | None, renewal: float = 60.0) -> WorkStream:
         reports=GroupCommit(commit),
         completions=GroupCommit(commit),
         heartbeats=GroupCommit(commit),
-        dispatcher=Dispatcher(cast(TaskBatches, None), hub, 1.0),
+        dispatcher=Dispatcher(cast(TaskBatches, None), hub, 1.0, SlotOffers(cast(Decisions, None)), cast(WhoDecides, None)),
         hub=hub,
         lease=timedelta(seconds=15),
         heartbeat=timedelta(seconds=5),

@@ -32,6 +32,7 @@ from services.scheduler.bootstrap import open_service
 from services.scheduler.domain.wake import Wake
 from services.scheduler.server.schedule_convert import scheduled_task
 from services.scheduler.storage import fire_batch
+from services.scheduler.storage.decided_queues import DecidedQueues
 from services.scheduler.storage.fire_batch import DueSchedules
 from services.scheduler.usecases.fire_schedules import FireSchedules
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique
@@ -69,7 +70,8 @@ class Store:
     driver: Driver
 
     def replica(self) -> DueSchedules:
-        return DueSchedules(EngineDriver(self.driver), Nobody(), timedelta(seconds=2), 30, scheduled_task)
+        engine = EngineDriver(self.driver)
+        return DueSchedules(engine, Nobody(), timedelta(seconds=2), 30, scheduled_task, DecidedQueues(engine))
 
     async def fire(self) -> int:
         """Has a replica do all that is due; gives the number of turns that took."""

@@ -72,10 +72,10 @@ async def test_a_task_that_is_refused_is_told_and_the_others_start(
         await client.create(name)
         store.past(name, 0)
 
-    async def create_tasks(connection: Any, clock: Any, log: Any, items: Any, lease: Any) -> list[Any]:
+    async def create_tasks(connection: Any, clock: Any, log: Any, items: Any, *more: Any) -> list[Any]:
         """As the real one answers a task that it refuses, such as one whose deadline is over."""
         refused = [item for item in items if item.labels["guildmesh.schedule_id"] == "bad"]
-        answers = iter(await create_batch.create_tasks(connection, clock, log, [i for i in items if i not in refused], lease))
+        answers = iter(await create_batch.create_tasks(connection, clock, log, [i for i in items if i not in refused], *more))
         return [ParentTaskEnded("x") if item in refused else next(answers) for item in items]
 
     monkeypatch.setattr(fire_batch, "create_tasks", create_tasks)

@@ -237,6 +237,9 @@ type Task struct {
 	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,31,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
 	// waiting_for says what a WAITING task waits for. Unset in other states.
 	WaitingFor *TaskWaitingFor `protobuf:"bytes,32,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
+	// concurrency_key groups tasks of a queue of which only some may run at once, such as the customer they are for: at most 128
+	// characters. It counts in a queue with max_running_per_key; a queue of all tenants counts the same key of two tenants together.
+	ConcurrencyKey string `protobuf:"bytes,33,opt,name=concurrency_key,json=concurrencyKey,proto3" json:"concurrency_key,omitempty"`
 	// dependencies are the tasks that must have ended before this one may start, at most 100; until then it is BLOCKED. Each is a task
 	// of the same tenant that is there already, ended or not; CreateTaskGraph creates tasks together with those that depend on them.
 	Dependencies []*TaskDependency `protobuf:"bytes,34,rep,name=dependencies,proto3" json:"dependencies,omitempty"`
@@ -522,6 +525,13 @@ func (x *Task) GetWaitingFor() *TaskWaitingFor {
 		return x.WaitingFor
 	}
 	return nil
+}
+
+func (x *Task) GetConcurrencyKey() string {
+	if x != nil {
+		return x.ConcurrencyKey
+	}
+	return ""
 }
 
 func (x *Task) GetDependencies() []*TaskDependency {
@@ -852,7 +862,7 @@ var File_guildmesh_scheduler_v1_task_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"!guildmesh/scheduler/v1/task.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\x8c\x12\n" +
+	"!guildmesh/scheduler/v1/task.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\xc3\x12\n" +
 	"\x04Task\x12\x1d\n" +
 	"\atask_id\x18\x01 \x01(\tB\x04\xe2A\x01\x03R\x06taskId\x12!\n" +
 	"\ttenant_id\x18\x02 \x01(\tB\x04\xe2A\x01\x03R\btenantId\x12:\n" +
@@ -894,7 +904,8 @@ const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\fretry_policy\x18\x1e \x01(\v2#.guildmesh.scheduler.v1.RetryPolicyB\x04\xe2A\x01\x05R\vretryPolicy\x12H\n" +
 	"\x0fnext_start_time\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\rnextStartTime\x12M\n" +
 	"\vwaiting_for\x18  \x01(\v2&.guildmesh.scheduler.v1.TaskWaitingForB\x04\xe2A\x01\x03R\n" +
-	"waitingFor\x12X\n" +
+	"waitingFor\x125\n" +
+	"\x0fconcurrency_key\x18! \x01(\tB\f\xe2A\x01\x05\xbaH\x05r\x03\x18\x80\x01R\x0econcurrencyKey\x12X\n" +
 	"\fdependencies\x18\" \x03(\v2&.guildmesh.scheduler.v1.TaskDependencyB\f\xe2A\x01\x05\xbaH\x05\x92\x01\x02\x10dR\fdependencies\x12#\n" +
 	"\n" +
 	"blocked_by\x18# \x01(\x05B\x04\xe2A\x01\x03R\tblockedBy\x12!\n" +

@@ -156,6 +156,7 @@ class Task(_message.Message):
     RETRY_POLICY_FIELD_NUMBER: _builtins.int
     NEXT_START_TIME_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_KEY_FIELD_NUMBER: _builtins.int
     DEPENDENCIES_FIELD_NUMBER: _builtins.int
     BLOCKED_BY_FIELD_NUMBER: _builtins.int
     REPLAY_OF_FIELD_NUMBER: _builtins.int
@@ -187,6 +188,10 @@ class Task(_message.Message):
     """last_event_number is the number of the task's newest event."""
     created_by: _builtins.str
     """created_by is the principal that created the task."""
+    concurrency_key: _builtins.str
+    """concurrency_key groups tasks of a queue of which only some may run at once, such as the customer they are for: at most 128
+    characters. It counts in a queue with max_running_per_key; a queue of all tenants counts the same key of two tenants together.
+    """
     blocked_by: _builtins.int
     """blocked_by is how many of its dependencies a BLOCKED task still waits for. 0 in other states."""
     replay_of: _builtins.str
@@ -310,13 +315,14 @@ class Task(_message.Message):
         retry_policy: Global___RetryPolicy | None = ...,
         next_start_time: _timestamp_pb2.Timestamp | None = ...,
         waiting_for: Global___TaskWaitingFor | None = ...,
+        concurrency_key: _builtins.str = ...,
         dependencies: _abc.Iterable[Global___TaskDependency] | None = ...,
         blocked_by: _builtins.int = ...,
         replay_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt_timeout", b"attempt_timeout", "context", b"context", "create_time", b"create_time", "deadline", b"deadline", "delay", b"delay", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "priority", b"priority", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "timeout", b"timeout", "total_timeout", b"total_timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt", b"attempt", "attempt_timeout", b"attempt_timeout", "blocked_by", b"blocked_by", "context", b"context", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "delay", b"delay", "dependencies", b"dependencies", "description", b"description", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "kind", b"kind", "labels", b"labels", "last_event_number", b"last_event_number", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "queue", b"queue", "replay_of", b"replay_of", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "state", b"state", "status", b"status", "task_id", b"task_id", "tenant_id", b"tenant_id", "timeout", b"timeout", "total_timeout", b"total_timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt", b"attempt", "attempt_timeout", b"attempt_timeout", "blocked_by", b"blocked_by", "concurrency_key", b"concurrency_key", "context", b"context", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "delay", b"delay", "dependencies", b"dependencies", "description", b"description", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "kind", b"kind", "labels", b"labels", "last_event_number", b"last_event_number", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "queue", b"queue", "replay_of", b"replay_of", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "state", b"state", "status", b"status", "task_id", b"task_id", "tenant_id", b"tenant_id", "timeout", b"timeout", "total_timeout", b"total_timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_attempts: _TypeAlias = _typing.Literal["max_attempts"]  # noqa: Y015
     _WhichOneofArgType__max_attempts: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts"]  # noqa: Y015
