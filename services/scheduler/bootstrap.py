@@ -110,6 +110,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         hub.listen(queues.woken)
         create_task = CreateTask(batches, queues, dispatcher)
         run_task = RunTask(create_task, reader, hub, settings.watch_poll_seconds)
+        count_tasks = CountTasks(batches)
         use_cases = UseCases(
             create_task=create_task,
             create_task_graph=CreateTaskGraph(Graphs(database, hub, settings.lease, decided), queues),
@@ -120,7 +121,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
             signal_task=SignalTask(Signals(database, hub)),
             watch_task=WatchTask(reader, hub, settings.watch_poll_seconds),
             list_queues=ListQueues(stored_queues),
-            count_tasks=CountTasks(batches),
+            count_tasks=count_tasks,
         )
         work = _work(settings, batches, dispatcher, hub)
         expire_tasks = ExpireTasks(Partitions(engine, settings.retention_days), Expiry(engine), settings.retention_seconds)
@@ -147,7 +148,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                     ),
                     Registration(
                         add_QueueServiceServicer_to_server,
-                        QueueServicer(_queue_use_cases(stored_queues)),
+                        QueueServicer(_queue_use_cases(stored_queues, count_tasks)),
                         "guildmesh.scheduler.v1.QueueService",
                     ),
                     Registration(
@@ -228,7 +229,7 @@ def _schedule_use_cases(store: ScheduleStore, queues: Queues) -> ScheduleUseCase
     )
 
 
-def _queue_use_cases(store: QueueStore) -> QueueUseCases:
+def _queue_use_cases(store: QueueStore, count_tasks: CountTasks) -> QueueUseCases:
     return QueueUseCases(
         create_queue=CreateQueue(store),
         get_queue=GetQueue(store),
@@ -236,6 +237,7 @@ def _queue_use_cases(store: QueueStore) -> QueueUseCases:
         delete_queue=DeleteQueue(store),
         pause_queue=PauseQueue(store, paused=True),
         resume_queue=PauseQueue(store, paused=False),
+        count_tasks=count_tasks,
     )
 
 

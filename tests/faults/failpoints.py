@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 import psycopg2
 
+from tests.faults import letters
 from tests.faults.checker import check
 from tests.faults.client import Client, client_of
 from tests.faults.cluster import Cluster, Shape, kill_one
@@ -71,9 +72,9 @@ async def failpoint(cluster: Cluster, name: str, action: str, seed: int) -> Outc
         await client.watched(10)
         evidence = await evidence_of(cluster, client, 10)
         problems = check(evidence)
-        by_the_clock = await _by_the_clock(cluster, client, name)
+        beside = await _beside(cluster, client, name)
         cluster.reader.forget(client.tenant)
-    surprises, cluster.surprises[:] = [*cluster.surprises, *by_the_clock], []
+    surprises, cluster.surprises[:] = [*cluster.surprises, *beside], []
     if not fired:
         surprises.append("the place was not visited")
     deaths = sum(member.lives for member in cluster.members.values()) - lives
@@ -148,8 +149,10 @@ def _patience(shape: Shape, name: str) -> float:
     return 0.2
 
 
-async def _by_the_clock(cluster: Cluster, client: Client, name: str) -> list[str]:
-    """What is wrong with the runs of schedules, once all have started."""
+async def _beside(cluster: Cluster, client: Client, name: str) -> list[str]:
+    """What is wrong with the runs of schedules, once all have started, and with dead letters."""
+    if name.startswith(letters.PLACES):
+        return await asyncio.to_thread(letters.wrong_letters, cluster.tables.query, _letters_of(client))
     if not name.startswith("scheduler.fire."):
         return []
     query, tenant = cluster.tables.query, _clock_of(client)
@@ -164,6 +167,11 @@ def _clock_of(client: Client) -> str:
     return f"{client.tenant}-clock"
 
 
+def _letters_of(client: Client) -> str:
+    """The tenant of a round's dead letters: what failed long ago nobody of the round has asked for."""
+    return f"{client.tenant}-letters"
+
+
 async def _provoke(cluster: Cluster, client: Client, name: str, turn: int) -> None:
     """What it takes for a place to be visited that is off the usual way."""
     if name.startswith("scheduler.sweep."):
@@ -176,6 +184,8 @@ async def _provoke(cluster: Cluster, client: Client, name: str, turn: int) -> No
             await kill_one(cluster, "relay")
     elif name.startswith("scheduler.fire."):
         await asyncio.to_thread(due_schedules, cluster.servers.database_url, 5, _clock_of(client))
+    elif name.startswith(letters.PLACES):
+        await letters.provoke(cluster, _letters_of(client), name)
     elif name.startswith("scheduler.listen."):
         await asyncio.to_thread(_end_listening, cluster.servers.database_url)
     elif name.startswith("scheduler.add_partition."):

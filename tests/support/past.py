@@ -26,7 +26,11 @@ _RESULT = b"\x20\x01"
 _INSERT = """
 INSERT INTO scheduler.finished_tasks (tenant_id, task_id, create_time, start_time, finish_time, state, attempt, next_event_number,
   log_events, progress, queue, kind, traceparent, spec, log, result, priority, retention_days)
-VALUES (%s, %s, %s, %s, %s, 3, 1, 4, %s, 1, %s, %s, '', '', %s, %s, 5, %s)
+VALUES (%s, %s, %s, %s, %s, %s, 1, 4, %s, 1, %s, %s, '', '', %s, %s, 5, %s)
+"""
+_DEAD_LETTER = """
+INSERT INTO scheduler.dead_letters (tenant_id, task_id, queue, kind, fail_time, reason, attempts, retention_days)
+VALUES (%s, %s, %s, %s, %s, 'BROKEN', 1, %s)
 """
 _EVENT = "INSERT INTO scheduler.task_events (tenant_id, task_id, number, value) VALUES (%s, %s, %s, %s)"
 _OUTBOX = "INSERT INTO scheduler.outbox (lane, tenant_id, events, payload) VALUES (%s, %s, 3, %s)"
@@ -37,15 +41,24 @@ _TAKE_NEWEST = """
 SELECT scheduler.detach_task_partition(name) FROM scheduler.task_partitions
 WHERE retention_days = 7 AND lower_id IS NOT NULL AND detach_time IS NULL ORDER BY upper_time DESC LIMIT 1
 """
-_COUNT = "INSERT INTO scheduler.task_count_changes (queue, state, change) VALUES (%s, 3, %s)"
+_COUNT = "INSERT INTO scheduler.task_count_changes (queue, state, change) VALUES (%s, %s, %s)"
 
 
 def ended_tasks(
-    url: str, number: int, tenant: str, *, days: int = 1, partition: bool = True, ago: timedelta | None = None, long: bool = False
+    url: str,
+    number: int,
+    tenant: str,
+    *,
+    days: int = 1,
+    partition: bool = True,
+    ago: timedelta | None = None,
+    long: bool = False,
+    failed: bool = False,
 ) -> list[str]:
     """Adds tasks that ended long enough ago for a class of `days`; gives their ids.
 
-    They have a partition of their own, unless none was made in time; with `long` their last event had no room in their rows.
+    They have a partition of their own, unless none was made in time; with `long` their last event had no room in their rows. They
+    completed, or `failed`.
     """
     hours = random.randrange(1, 20_000)
     begin = datetime.now(UTC) - (ago or timedelta(days=days, hours=3 + hours))
@@ -69,6 +82,8 @@ def ended_tasks(
                     told: Any = Created("It was long ago.", 5, {})
                 elif change == "started":
                     told = run.start("worker", now, timedelta(seconds=5))
+                elif failed:
+                    told = run.fail("BROKEN", "It broke.", now)
                 else:
                     told = run.complete(_RESULT, now)
                 event = event_of(run, told, "worker", now)
@@ -79,14 +94,19 @@ def ended_tasks(
             log = b"".join(frame(event.value) for event in inline)
             cursor.execute(
                 _INSERT,
-                (tenant, task_id, created, created, run.finish_time, len(inline), QUEUE, KIND, log, _RESULT, days),
-            )
+                (
+                    tenant, task_id, created, created, run.finish_time, int(run.state), len(inline), QUEUE, KIND, log,
+                    run.result, days,
+                ),
+            )  # fmt: skip
+            if failed:
+                cursor.execute(_DEAD_LETTER, (tenant, task_id, QUEUE, KIND, run.finish_time, days))
             for event in events[len(inline) :]:
                 cursor.execute(_EVENT, (tenant, task_id, event.number, event.value))
             cursor.execute(_OUTBOX, (lane_of(run.shard), tenant, b"".join(records)))
             cursor.execute(_REQUEST, (tenant, f"request-{task_id}", task_id))
             tasks.append(task_id)
-        cursor.execute(_COUNT, (QUEUE, number))
+        cursor.execute(_COUNT, (QUEUE, int(State.FAILED if failed else State.COMPLETED), number))
     return tasks
 
 

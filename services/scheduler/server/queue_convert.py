@@ -8,10 +8,11 @@ from typing import Any
 
 from guildmesh.scheduler.v1 import queue_pb2 as pb
 from guildmesh.scheduler.v1 import queue_service_pb2 as service_pb
-from guildmesh.scheduler.v1 import task_pb2
+from guildmesh.scheduler.v1 import scheduler_service_pb2, task_pb2
 
 from services.common.errors import InvalidRequest
 from services.scheduler.domain import queue as domain
+from services.scheduler.domain.task import State
 from services.scheduler.server.convert import encoded_retry
 
 
@@ -67,6 +68,16 @@ def queue_message(queue: domain.Queue, *, weights: bool) -> pb.Queue:
     if queue.update_time is not None:
         message.update_time.FromDatetime(queue.update_time.astimezone(UTC))
     return message
+
+
+def counts_message(queues: Mapping[str, Mapping[str, int]]) -> scheduler_service_pb2.CountTasksResponse:
+    """The counts of each queue by the plan's status words, and their sums."""
+    response = scheduler_service_pb2.CountTasksResponse(counts={state.status: 0 for state in State})
+    for queue, counts in queues.items():
+        response.queues.add(queue=queue, counts=counts)
+        for status, number in counts.items():
+            response.counts[status] += number
+    return response
 
 
 def _values(message: pb.Queue, names: list[str]) -> dict[str, Any]:

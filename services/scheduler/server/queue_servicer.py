@@ -9,10 +9,12 @@ from google.protobuf.empty_pb2 import Empty
 from guildmesh.scheduler.v1 import queue_pb2
 from guildmesh.scheduler.v1 import queue_service_pb2 as pb
 from guildmesh.scheduler.v1 import queue_service_pb2_grpc as pb_grpc
+from guildmesh.scheduler.v1 import scheduler_service_pb2 as tasks_pb
 
 from services.common.context import current_call
 from services.scheduler.domain.queue import Queue
-from services.scheduler.server.queue_convert import new_queue, queue_changes, queue_message
+from services.scheduler.server.queue_convert import counts_message, new_queue, queue_changes, queue_message
+from services.scheduler.usecases.count_tasks import CountTasks
 from services.scheduler.usecases.create_queue import CreateQueue
 from services.scheduler.usecases.delete_queue import DeleteQueue
 from services.scheduler.usecases.get_queue import GetQueue
@@ -32,6 +34,7 @@ class QueueUseCases:
     delete_queue: DeleteQueue
     pause_queue: PauseQueue
     resume_queue: PauseQueue
+    count_tasks: CountTasks
 
 
 class QueueServicer(pb_grpc.QueueServiceServicer):
@@ -78,6 +81,10 @@ class QueueServicer(pb_grpc.QueueServiceServicer):
         tenant_id, operator = _caller()
         resumed = self._use_cases.resume_queue.execute(tenant_id, request.queue, shared=request.shared, operator=operator)
         return _told(await resumed)
+
+    async def CountQueuedTasks(self, request: pb.CountQueuedTasksRequest, context: Any) -> tasks_pb.CountTasksResponse:
+        """Counts the tasks of the mesh by queue and state."""
+        return counts_message(await self._use_cases.count_tasks.execute())
 
 
 def _caller() -> tuple[str, bool]:

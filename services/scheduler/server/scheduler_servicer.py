@@ -19,10 +19,10 @@ from services.common.context import current_call
 from services.common.errors import DomainError, Internal
 from services.common.grpcx.status import to_status
 from services.common.validation import validate_each
-from services.scheduler.domain.task import State, Task
+from services.scheduler.domain.task import Task
 from services.scheduler.server.convert import new_task, submitted_task, task_filter, task_message, value_bytes
 from services.scheduler.server.graph_convert import new_graph
-from services.scheduler.server.queue_convert import queue_message
+from services.scheduler.server.queue_convert import counts_message, queue_message
 from services.scheduler.server.sse import as_sse
 from services.scheduler.usecases.cancel_task import CancelTask
 from services.scheduler.usecases.count_tasks import CountTasks
@@ -156,13 +156,7 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
 
     async def CountTasks(self, request: pb.CountTasksRequest, context: Any) -> pb.CountTasksResponse:
         """Counts the tasks of the mesh."""
-        queues = await self._use_cases.count_tasks.execute()
-        response = pb.CountTasksResponse(counts={state.status: 0 for state in State})
-        for queue, counts in queues.items():
-            response.queues.add(queue=queue, counts=counts)
-            for status, number in counts.items():
-                response.counts[status] += number
-        return response
+        return counts_message(await self._use_cases.count_tasks.execute())
 
 
 def _batch_result(answer: Task | Exception, request_id: str) -> pb.BatchCreateTasksResult:

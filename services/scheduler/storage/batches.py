@@ -153,7 +153,7 @@ class Batches:
             log = ChangeLog(self._waker.origin, self._waker.watched)
             log.wake.counted = counted
             try:
-                async with self._database.transaction(by_key=by_key) as connection:
+                async with self._database.transaction(by_key=by_key, one_plan=not by_key) as connection:
                     result = await work(connection, log)
                     await fail_point(before, connection.terminate)
             except Aborted:

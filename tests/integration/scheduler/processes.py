@@ -37,6 +37,11 @@ class Process:
         self._process.kill()
         await self._process.wait()
 
+    async def ended(self) -> int:
+        """Waits until it has ended by itself; gives the exit code."""
+        assert self._process is not None
+        return await self._process.wait()
+
     async def stop(self) -> int:
         """SIGTERM; gives the exit code."""
         assert self._process is not None

@@ -142,3 +142,27 @@ def test_dispatch_comes_and_goes_with_the_tasks_there(empty_database_url: str) -
     # Whoever is first takes it, as any task that nobody has decided on.
     assert rows(url, "SELECT queue_tenant FROM scheduler.tasks") == [(None,)]
     assert rows(url, "SELECT epoch FROM scheduler.dispatch_epochs") == [(0,)]
+
+
+def test_what_has_failed_becomes_a_dead_letter_and_the_queues_stay(empty_database_url: str) -> None:
+    url = empty_database_url
+    move(url, "0005")
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SET ROLE scheduler_engine")
+        for state, reason in ((3, None), (4, "TIMEOUT"), (4, None), (5, None)):
+            cursor.execute(_INSERT, ("acme", "0 days", "0 days", state, reason, spec(5, "what is there")))
+        cursor.execute("INSERT INTO scheduler.queues (tenant_id, queue, priority) VALUES ('acme', 'own', 7)")
+    before = rows(url, f"SELECT {_OLD} FROM scheduler.finished_tasks ORDER BY task_id")
+    queues = rows(url, "SELECT tenant_id, queue, priority FROM scheduler.queues ORDER BY 1, 2")
+    for _ in range(2):
+        move(url, "0006")
+        told = "SELECT reason, tenant_id, queue, kind, attempts, retention_days FROM scheduler.dead_letters ORDER BY 1"
+        assert rows(url, told) == [("TIMEOUT", "acme", "code", "k", 1, 30), ("UNKNOWN", "acme", "code", "k", 1, 30)]
+        forced = """
+            SELECT bool_and(relrowsecurity AND relforcerowsecurity) FROM pg_class
+            WHERE oid IN ('scheduler.dead_letters'::regclass, 'scheduler.finished_tasks'::regclass, 'scheduler.queues'::regclass)
+        """
+        assert rows(url, forced) == [(True,)]
+        move(url, "0005", down=True)
+        assert rows(url, f"SELECT {_OLD} FROM scheduler.finished_tasks ORDER BY task_id") == before
+        assert rows(url, "SELECT tenant_id, queue, priority FROM scheduler.queues ORDER BY 1, 2") == queues

@@ -183,6 +183,8 @@ async def test_it_goes_on_after_a_failure_at_any_place(
             # Two portions each.
             ended_tasks(store.url, 9, tenant, long=True)
             ended_tasks(store.url, 9, tenant, partition=False)
+            ended_tasks(store.url, 5, tenant, failed=True)
+            ended_tasks(store.url, 5, tenant, failed=True, partition=False)
             hits: list[str] = []
             rule = f"{name}={'cut' if 'before' in name else 'error'}@1"
             broken = Failpoints(rule, tell=hits.append).reach

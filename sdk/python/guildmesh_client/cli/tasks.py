@@ -11,9 +11,9 @@ import typer
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Value
 from guildmesh.events.v1 import task_event_pb2
+from guildmesh.scheduler.v1 import queue_service_pb2, queue_service_pb2_grpc, task_pb2
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as stubs
-from guildmesh.scheduler.v1 import task_pb2
 from rich.markup import escape
 from rich.table import Table
 
@@ -23,7 +23,7 @@ from guildmesh_client.cli.output import STATE_STYLES, err, out, print_json
 from guildmesh_client.cli.times import moment_of, seconds_of
 from guildmesh_client.options import TaskOptions, fill
 
-app = typer.Typer(help="Tasks: list, get, create, cancel, signal, watch.", no_args_is_help=True)
+app = typer.Typer(help="Tasks: list, get, create, cancel, signal, watch, counts.", no_args_is_help=True)
 
 _SECONDS = 30.0
 _RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -152,6 +152,24 @@ def signal_task(
         request = pb.SignalTaskRequest(task_id=task_id, signal=signal, value=sent)
         task = stub.SignalTask(request, metadata=connection.metadata, timeout=_SECONDS)
     out.print(f"{task.task_id} is {task.status}", highlight=False)
+
+
+@app.command("counts")
+def count_tasks(as_json: AsJson = False) -> None:
+    """Count the tasks of the whole mesh by queue and state; takes an operator."""
+    with connect() as connection:
+        stub = queue_service_pb2_grpc.QueueServiceStub(connection.channel)
+        found = stub.CountQueuedTasks(queue_service_pb2.CountQueuedTasksRequest(), metadata=connection.metadata, timeout=_SECONDS)
+    if as_json:
+        print_json(found)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("queue", *_STATES):
+        table.add_column(heading, no_wrap=True, overflow="fold", justify="left" if heading == "queue" else "right")
+    for queue in found.queues:
+        table.add_row(queue.queue, *(str(queue.counts[status]) for status in _STATES))
+    table.add_row("all", *(str(found.counts[status]) for status in _STATES), style="bold")
+    out.print(table)
 
 
 @app.command("watch")

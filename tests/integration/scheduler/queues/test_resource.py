@@ -165,3 +165,18 @@ async def test_a_tenant_has_so_many_queues_and_no_more(client: Client, monkeypat
     assert await refused(client.create("c")) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_QUEUES")
     await client.delete("a")
     await client.create("c")
+
+
+async def test_an_operator_is_told_how_many_tasks_each_queue_has(client: Client) -> None:
+    request = pb.CountQueuedTasksRequest()
+    for by in (client.user, client.ada):
+        assert await refused(client.queues.CountQueuedTasks(request, metadata=metadata(by))) == (FORBIDDEN, "ROLE_REQUIRED")
+    name = unique("q")
+    await client.create(name)
+    for _ in range(3):
+        task = await client.scheduler.create(queue=name)
+    await client.scheduler.cancel(task.task_id)
+    told = await client.queues.CountQueuedTasks(request, metadata=metadata(client.operator))
+    [counts] = [dict(queue.counts) for queue in told.queues if queue.queue == name]
+    assert (counts["pending"], counts["cancelled"], counts["running"]) == (2, 1, 0)
+    assert told.counts["pending"] == sum(queue.counts["pending"] for queue in told.queues)

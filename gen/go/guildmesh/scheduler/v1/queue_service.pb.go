@@ -375,11 +375,48 @@ func (x *ResumeQueueRequest) GetShared() bool {
 	return false
 }
 
+// CountQueuedTasksRequest asks for the counts.
+type CountQueuedTasksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountQueuedTasksRequest) Reset() {
+	*x = CountQueuedTasksRequest{}
+	mi := &file_guildmesh_scheduler_v1_queue_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountQueuedTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountQueuedTasksRequest) ProtoMessage() {}
+
+func (x *CountQueuedTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_queue_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountQueuedTasksRequest.ProtoReflect.Descriptor instead.
+func (*CountQueuedTasksRequest) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_queue_service_proto_rawDescGZIP(), []int{6}
+}
+
 var File_guildmesh_scheduler_v1_queue_service_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_queue_service_proto_rawDesc = "" +
 	"\n" +
-	"*guildmesh/scheduler/v1/queue_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a guildmesh/common/v1/policy.proto\x1a\"guildmesh/scheduler/v1/queue.proto\"m\n" +
+	"*guildmesh/scheduler/v1/queue_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a guildmesh/common/v1/policy.proto\x1a\"guildmesh/scheduler/v1/queue.proto\x1a.guildmesh/scheduler/v1/scheduler_service.proto\"m\n" +
 	"\x12CreateQueueRequest\x12?\n" +
 	"\x05queue\x18\x01 \x01(\v2\x1d.guildmesh.scheduler.v1.QueueB\n" +
 	"\xe2A\x01\x02\xbaH\x03\xc8\x01\x01R\x05queue\x12\x16\n" +
@@ -402,7 +439,8 @@ const file_guildmesh_scheduler_v1_queue_service_proto_rawDesc = "" +
 	"\x06shared\x18\x02 \x01(\bR\x06shared\"e\n" +
 	"\x12ResumeQueueRequest\x127\n" +
 	"\x05queue\x18\x01 \x01(\tB!\xe2A\x01\x02\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x05queue\x12\x16\n" +
-	"\x06shared\x18\x02 \x01(\bR\x06shared2\xa0\a\n" +
+	"\x06shared\x18\x02 \x01(\bR\x06shared\"\x19\n" +
+	"\x17CountQueuedTasksRequest2\xc6\b\n" +
 	"\fQueueService\x12\x93\x01\n" +
 	"\vCreateQueue\x12*.guildmesh.scheduler.v1.CreateQueueRequest\x1a\x1d.guildmesh.scheduler.v1.Queue\"9\xaa\xbb\x18\x1c\b\x02\x12\x05admin\x12\boperator\x1a\agateway\x82\xd3\xe4\x93\x02\x13:\x05queue\"\n" +
 	"/v1/queues\x12\x86\x01\n" +
@@ -411,7 +449,8 @@ const file_guildmesh_scheduler_v1_queue_service_proto_rawDesc = "" +
 	"\vDeleteQueue\x12*.guildmesh.scheduler.v1.DeleteQueueRequest\x1a\x16.google.protobuf.Empty\":\xaa\xbb\x18\x1c\b\x02\x12\x05admin\x12\boperator\x1a\agateway\x82\xd3\xe4\x93\x02\x14*\x12/v1/queues/{queue}\x12\x9b\x01\n" +
 	"\n" +
 	"PauseQueue\x12).guildmesh.scheduler.v1.PauseQueueRequest\x1a\x1d.guildmesh.scheduler.v1.Queue\"C\xaa\xbb\x18\x1c\b\x02\x12\x05admin\x12\boperator\x1a\agateway\x82\xd3\xe4\x93\x02\x1d:\x01*\"\x18/v1/queues/{queue}:pause\x12\x9e\x01\n" +
-	"\vResumeQueue\x12*.guildmesh.scheduler.v1.ResumeQueueRequest\x1a\x1d.guildmesh.scheduler.v1.Queue\"D\xaa\xbb\x18\x1c\b\x02\x12\x05admin\x12\boperator\x1a\agateway\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1/queues/{queue}:resumeB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"\vResumeQueue\x12*.guildmesh.scheduler.v1.ResumeQueueRequest\x1a\x1d.guildmesh.scheduler.v1.Queue\"D\xaa\xbb\x18\x1c\b\x02\x12\x05admin\x12\boperator\x1a\agateway\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1/queues/{queue}:resume\x12\xa3\x01\n" +
+	"\x10CountQueuedTasks\x12/.guildmesh.scheduler.v1.CountQueuedTasksRequest\x1a*.guildmesh.scheduler.v1.CountTasksResponse\"2\xaa\xbb\x18\x17\b\x02\x12\boperator\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/tasks:countB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_queue_service_proto_rawDescOnce sync.Once
@@ -425,39 +464,43 @@ func file_guildmesh_scheduler_v1_queue_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_scheduler_v1_queue_service_proto_rawDescData
 }
 
-var file_guildmesh_scheduler_v1_queue_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_guildmesh_scheduler_v1_queue_service_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_guildmesh_scheduler_v1_queue_service_proto_goTypes = []any{
-	(*CreateQueueRequest)(nil),    // 0: guildmesh.scheduler.v1.CreateQueueRequest
-	(*GetQueueRequest)(nil),       // 1: guildmesh.scheduler.v1.GetQueueRequest
-	(*UpdateQueueRequest)(nil),    // 2: guildmesh.scheduler.v1.UpdateQueueRequest
-	(*DeleteQueueRequest)(nil),    // 3: guildmesh.scheduler.v1.DeleteQueueRequest
-	(*PauseQueueRequest)(nil),     // 4: guildmesh.scheduler.v1.PauseQueueRequest
-	(*ResumeQueueRequest)(nil),    // 5: guildmesh.scheduler.v1.ResumeQueueRequest
-	(*Queue)(nil),                 // 6: guildmesh.scheduler.v1.Queue
-	(*fieldmaskpb.FieldMask)(nil), // 7: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),         // 8: google.protobuf.Empty
+	(*CreateQueueRequest)(nil),      // 0: guildmesh.scheduler.v1.CreateQueueRequest
+	(*GetQueueRequest)(nil),         // 1: guildmesh.scheduler.v1.GetQueueRequest
+	(*UpdateQueueRequest)(nil),      // 2: guildmesh.scheduler.v1.UpdateQueueRequest
+	(*DeleteQueueRequest)(nil),      // 3: guildmesh.scheduler.v1.DeleteQueueRequest
+	(*PauseQueueRequest)(nil),       // 4: guildmesh.scheduler.v1.PauseQueueRequest
+	(*ResumeQueueRequest)(nil),      // 5: guildmesh.scheduler.v1.ResumeQueueRequest
+	(*CountQueuedTasksRequest)(nil), // 6: guildmesh.scheduler.v1.CountQueuedTasksRequest
+	(*Queue)(nil),                   // 7: guildmesh.scheduler.v1.Queue
+	(*fieldmaskpb.FieldMask)(nil),   // 8: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),           // 9: google.protobuf.Empty
+	(*CountTasksResponse)(nil),      // 10: guildmesh.scheduler.v1.CountTasksResponse
 }
 var file_guildmesh_scheduler_v1_queue_service_proto_depIdxs = []int32{
-	6, // 0: guildmesh.scheduler.v1.CreateQueueRequest.queue:type_name -> guildmesh.scheduler.v1.Queue
-	6, // 1: guildmesh.scheduler.v1.UpdateQueueRequest.queue:type_name -> guildmesh.scheduler.v1.Queue
-	7, // 2: guildmesh.scheduler.v1.UpdateQueueRequest.update_mask:type_name -> google.protobuf.FieldMask
-	0, // 3: guildmesh.scheduler.v1.QueueService.CreateQueue:input_type -> guildmesh.scheduler.v1.CreateQueueRequest
-	1, // 4: guildmesh.scheduler.v1.QueueService.GetQueue:input_type -> guildmesh.scheduler.v1.GetQueueRequest
-	2, // 5: guildmesh.scheduler.v1.QueueService.UpdateQueue:input_type -> guildmesh.scheduler.v1.UpdateQueueRequest
-	3, // 6: guildmesh.scheduler.v1.QueueService.DeleteQueue:input_type -> guildmesh.scheduler.v1.DeleteQueueRequest
-	4, // 7: guildmesh.scheduler.v1.QueueService.PauseQueue:input_type -> guildmesh.scheduler.v1.PauseQueueRequest
-	5, // 8: guildmesh.scheduler.v1.QueueService.ResumeQueue:input_type -> guildmesh.scheduler.v1.ResumeQueueRequest
-	6, // 9: guildmesh.scheduler.v1.QueueService.CreateQueue:output_type -> guildmesh.scheduler.v1.Queue
-	6, // 10: guildmesh.scheduler.v1.QueueService.GetQueue:output_type -> guildmesh.scheduler.v1.Queue
-	6, // 11: guildmesh.scheduler.v1.QueueService.UpdateQueue:output_type -> guildmesh.scheduler.v1.Queue
-	8, // 12: guildmesh.scheduler.v1.QueueService.DeleteQueue:output_type -> google.protobuf.Empty
-	6, // 13: guildmesh.scheduler.v1.QueueService.PauseQueue:output_type -> guildmesh.scheduler.v1.Queue
-	6, // 14: guildmesh.scheduler.v1.QueueService.ResumeQueue:output_type -> guildmesh.scheduler.v1.Queue
-	9, // [9:15] is the sub-list for method output_type
-	3, // [3:9] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	7,  // 0: guildmesh.scheduler.v1.CreateQueueRequest.queue:type_name -> guildmesh.scheduler.v1.Queue
+	7,  // 1: guildmesh.scheduler.v1.UpdateQueueRequest.queue:type_name -> guildmesh.scheduler.v1.Queue
+	8,  // 2: guildmesh.scheduler.v1.UpdateQueueRequest.update_mask:type_name -> google.protobuf.FieldMask
+	0,  // 3: guildmesh.scheduler.v1.QueueService.CreateQueue:input_type -> guildmesh.scheduler.v1.CreateQueueRequest
+	1,  // 4: guildmesh.scheduler.v1.QueueService.GetQueue:input_type -> guildmesh.scheduler.v1.GetQueueRequest
+	2,  // 5: guildmesh.scheduler.v1.QueueService.UpdateQueue:input_type -> guildmesh.scheduler.v1.UpdateQueueRequest
+	3,  // 6: guildmesh.scheduler.v1.QueueService.DeleteQueue:input_type -> guildmesh.scheduler.v1.DeleteQueueRequest
+	4,  // 7: guildmesh.scheduler.v1.QueueService.PauseQueue:input_type -> guildmesh.scheduler.v1.PauseQueueRequest
+	5,  // 8: guildmesh.scheduler.v1.QueueService.ResumeQueue:input_type -> guildmesh.scheduler.v1.ResumeQueueRequest
+	6,  // 9: guildmesh.scheduler.v1.QueueService.CountQueuedTasks:input_type -> guildmesh.scheduler.v1.CountQueuedTasksRequest
+	7,  // 10: guildmesh.scheduler.v1.QueueService.CreateQueue:output_type -> guildmesh.scheduler.v1.Queue
+	7,  // 11: guildmesh.scheduler.v1.QueueService.GetQueue:output_type -> guildmesh.scheduler.v1.Queue
+	7,  // 12: guildmesh.scheduler.v1.QueueService.UpdateQueue:output_type -> guildmesh.scheduler.v1.Queue
+	9,  // 13: guildmesh.scheduler.v1.QueueService.DeleteQueue:output_type -> google.protobuf.Empty
+	7,  // 14: guildmesh.scheduler.v1.QueueService.PauseQueue:output_type -> guildmesh.scheduler.v1.Queue
+	7,  // 15: guildmesh.scheduler.v1.QueueService.ResumeQueue:output_type -> guildmesh.scheduler.v1.Queue
+	10, // 16: guildmesh.scheduler.v1.QueueService.CountQueuedTasks:output_type -> guildmesh.scheduler.v1.CountTasksResponse
+	10, // [10:17] is the sub-list for method output_type
+	3,  // [3:10] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_queue_service_proto_init() }
@@ -466,13 +509,14 @@ func file_guildmesh_scheduler_v1_queue_service_proto_init() {
 		return
 	}
 	file_guildmesh_scheduler_v1_queue_proto_init()
+	file_guildmesh_scheduler_v1_scheduler_service_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_queue_service_proto_rawDesc), len(file_guildmesh_scheduler_v1_queue_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

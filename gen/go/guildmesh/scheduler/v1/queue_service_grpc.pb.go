@@ -20,12 +20,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	QueueService_CreateQueue_FullMethodName = "/guildmesh.scheduler.v1.QueueService/CreateQueue"
-	QueueService_GetQueue_FullMethodName    = "/guildmesh.scheduler.v1.QueueService/GetQueue"
-	QueueService_UpdateQueue_FullMethodName = "/guildmesh.scheduler.v1.QueueService/UpdateQueue"
-	QueueService_DeleteQueue_FullMethodName = "/guildmesh.scheduler.v1.QueueService/DeleteQueue"
-	QueueService_PauseQueue_FullMethodName  = "/guildmesh.scheduler.v1.QueueService/PauseQueue"
-	QueueService_ResumeQueue_FullMethodName = "/guildmesh.scheduler.v1.QueueService/ResumeQueue"
+	QueueService_CreateQueue_FullMethodName      = "/guildmesh.scheduler.v1.QueueService/CreateQueue"
+	QueueService_GetQueue_FullMethodName         = "/guildmesh.scheduler.v1.QueueService/GetQueue"
+	QueueService_UpdateQueue_FullMethodName      = "/guildmesh.scheduler.v1.QueueService/UpdateQueue"
+	QueueService_DeleteQueue_FullMethodName      = "/guildmesh.scheduler.v1.QueueService/DeleteQueue"
+	QueueService_PauseQueue_FullMethodName       = "/guildmesh.scheduler.v1.QueueService/PauseQueue"
+	QueueService_ResumeQueue_FullMethodName      = "/guildmesh.scheduler.v1.QueueService/ResumeQueue"
+	QueueService_CountQueuedTasks_FullMethodName = "/guildmesh.scheduler.v1.QueueService/CountQueuedTasks"
 )
 
 // QueueServiceClient is the client API for QueueService service.
@@ -54,6 +55,9 @@ type QueueServiceClient interface {
 	// ResumeQueue has the tasks of a paused queue start again (AIP-136). Fails with NOT_FOUND, reason QUEUE_NOT_FOUND; with PERMISSION_DENIED,
 	// reason SHARED_QUEUE.
 	ResumeQueue(ctx context.Context, in *ResumeQueueRequest, opts ...grpc.CallOption) (*Queue, error)
+	// CountQueuedTasks counts the tasks of the whole mesh by queue and state, without a look at the tasks: a queue of one name is counted once,
+	// whoever owns it. The counts are at most 2 s old.
+	CountQueuedTasks(ctx context.Context, in *CountQueuedTasksRequest, opts ...grpc.CallOption) (*CountTasksResponse, error)
 }
 
 type queueServiceClient struct {
@@ -124,6 +128,16 @@ func (c *queueServiceClient) ResumeQueue(ctx context.Context, in *ResumeQueueReq
 	return out, nil
 }
 
+func (c *queueServiceClient) CountQueuedTasks(ctx context.Context, in *CountQueuedTasksRequest, opts ...grpc.CallOption) (*CountTasksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CountTasksResponse)
+	err := c.cc.Invoke(ctx, QueueService_CountQueuedTasks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // QueueServiceServer is the server API for QueueService service.
 // All implementations must embed UnimplementedQueueServiceServer
 // for forward compatibility.
@@ -150,6 +164,9 @@ type QueueServiceServer interface {
 	// ResumeQueue has the tasks of a paused queue start again (AIP-136). Fails with NOT_FOUND, reason QUEUE_NOT_FOUND; with PERMISSION_DENIED,
 	// reason SHARED_QUEUE.
 	ResumeQueue(context.Context, *ResumeQueueRequest) (*Queue, error)
+	// CountQueuedTasks counts the tasks of the whole mesh by queue and state, without a look at the tasks: a queue of one name is counted once,
+	// whoever owns it. The counts are at most 2 s old.
+	CountQueuedTasks(context.Context, *CountQueuedTasksRequest) (*CountTasksResponse, error)
 	mustEmbedUnimplementedQueueServiceServer()
 }
 
@@ -177,6 +194,9 @@ func (UnimplementedQueueServiceServer) PauseQueue(context.Context, *PauseQueueRe
 }
 func (UnimplementedQueueServiceServer) ResumeQueue(context.Context, *ResumeQueueRequest) (*Queue, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResumeQueue not implemented")
+}
+func (UnimplementedQueueServiceServer) CountQueuedTasks(context.Context, *CountQueuedTasksRequest) (*CountTasksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CountQueuedTasks not implemented")
 }
 func (UnimplementedQueueServiceServer) mustEmbedUnimplementedQueueServiceServer() {}
 func (UnimplementedQueueServiceServer) testEmbeddedByValue()                      {}
@@ -307,6 +327,24 @@ func _QueueService_ResumeQueue_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _QueueService_CountQueuedTasks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CountQueuedTasksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueueServiceServer).CountQueuedTasks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueueService_CountQueuedTasks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueueServiceServer).CountQueuedTasks(ctx, req.(*CountQueuedTasksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // QueueService_ServiceDesc is the grpc.ServiceDesc for QueueService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -337,6 +375,10 @@ var QueueService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResumeQueue",
 			Handler:    _QueueService_ResumeQueue_Handler,
+		},
+		{
+			MethodName: "CountQueuedTasks",
+			Handler:    _QueueService_CountQueuedTasks_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

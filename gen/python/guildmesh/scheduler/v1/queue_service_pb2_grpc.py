@@ -6,6 +6,7 @@ import warnings
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from guildmesh.scheduler.v1 import queue_pb2 as guildmesh_dot_scheduler_dot_v1_dot_queue__pb2
 from guildmesh.scheduler.v1 import queue_service_pb2 as guildmesh_dot_scheduler_dot_v1_dot_queue__service__pb2
+from guildmesh.scheduler.v1 import scheduler_service_pb2 as guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -68,6 +69,11 @@ class QueueServiceStub:
                 request_serializer=guildmesh_dot_scheduler_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.SerializeToString,
                 response_deserializer=guildmesh_dot_scheduler_dot_v1_dot_queue__pb2.Queue.FromString,
                 _registered_method=True)
+        self.CountQueuedTasks = channel.unary_unary(
+                '/guildmesh.scheduler.v1.QueueService/CountQueuedTasks',
+                request_serializer=guildmesh_dot_scheduler_dot_v1_dot_queue__service__pb2.CountQueuedTasksRequest.SerializeToString,
+                response_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CountTasksResponse.FromString,
+                _registered_method=True)
 
 
 class QueueServiceServicer:
@@ -124,6 +130,14 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountQueuedTasks(self, request, context):
+        """CountQueuedTasks counts the tasks of the whole mesh by queue and state, without a look at the tasks: a queue of one name is counted once,
+        whoever owns it. The counts are at most 2 s old.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueueServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -156,6 +170,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.ResumeQueue,
                     request_deserializer=guildmesh_dot_scheduler_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.FromString,
                     response_serializer=guildmesh_dot_scheduler_dot_v1_dot_queue__pb2.Queue.SerializeToString,
+            ),
+            'CountQueuedTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountQueuedTasks,
+                    request_deserializer=guildmesh_dot_scheduler_dot_v1_dot_queue__service__pb2.CountQueuedTasksRequest.FromString,
+                    response_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CountTasksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -322,6 +341,33 @@ class QueueService:
             '/guildmesh.scheduler.v1.QueueService/ResumeQueue',
             guildmesh_dot_scheduler_dot_v1_dot_queue__service__pb2.ResumeQueueRequest.SerializeToString,
             guildmesh_dot_scheduler_dot_v1_dot_queue__pb2.Queue.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountQueuedTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guildmesh.scheduler.v1.QueueService/CountQueuedTasks',
+            guildmesh_dot_scheduler_dot_v1_dot_queue__service__pb2.CountQueuedTasksRequest.SerializeToString,
+            guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.CountTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from guildmesh.scheduler.v1 import queue_pb2 as _queue_pb2
 from guildmesh.scheduler.v1 import queue_service_pb2 as _queue_service_pb2
+from guildmesh.scheduler.v1 import scheduler_service_pb2 as _scheduler_service_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -61,6 +62,10 @@ class QueueServiceStub:
     """ResumeQueue has the tasks of a paused queue start again (AIP-136). Fails with NOT_FOUND, reason QUEUE_NOT_FOUND; with PERMISSION_DENIED,
     reason SHARED_QUEUE.
     """
+    CountQueuedTasks: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.CountQueuedTasksRequest, _scheduler_service_pb2.CountTasksResponse]
+    """CountQueuedTasks counts the tasks of the whole mesh by queue and state, without a look at the tasks: a queue of one name is counted once,
+    whoever owns it. The counts are at most 2 s old.
+    """
 
 @_typing.type_check_only
 class QueueServiceAsyncStub(QueueServiceStub):
@@ -92,6 +97,10 @@ class QueueServiceAsyncStub(QueueServiceStub):
     ResumeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_pb2.Queue]  # type: ignore[assignment]
     """ResumeQueue has the tasks of a paused queue start again (AIP-136). Fails with NOT_FOUND, reason QUEUE_NOT_FOUND; with PERMISSION_DENIED,
     reason SHARED_QUEUE.
+    """
+    CountQueuedTasks: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.CountQueuedTasksRequest, _scheduler_service_pb2.CountTasksResponse]  # type: ignore[assignment]
+    """CountQueuedTasks counts the tasks of the whole mesh by queue and state, without a look at the tasks: a queue of one name is counted once,
+    whoever owns it. The counts are at most 2 s old.
     """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -157,6 +166,16 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_queue_pb2.Queue, _abc.Awaitable[_queue_pb2.Queue]]:
         """ResumeQueue has the tasks of a paused queue start again (AIP-136). Fails with NOT_FOUND, reason QUEUE_NOT_FOUND; with PERMISSION_DENIED,
         reason SHARED_QUEUE.
+        """
+
+    @_abc_1.abstractmethod
+    def CountQueuedTasks(
+        self,
+        request: _queue_service_pb2.CountQueuedTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.CountTasksResponse, _abc.Awaitable[_scheduler_service_pb2.CountTasksResponse]]:
+        """CountQueuedTasks counts the tasks of the whole mesh by queue and state, without a look at the tasks: a queue of one name is counted once,
+        whoever owns it. The counts are at most 2 s old.
         """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

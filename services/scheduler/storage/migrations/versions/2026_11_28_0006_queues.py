@@ -79,7 +79,7 @@ FROM scheduler.finished_tasks WHERE state = 4
 
 
 def upgrade() -> None:
-    """Adds columns and table, and a dead letter for each task that has failed so far."""
+    """Adds columns and table, and a dead letter for each task that has failed so far; what ends meanwhile waits."""
     _execute(COLUMNS)
     grant(SCHEMA, "queues", "api", "SELECT, INSERT, UPDATE, DELETE")
     op.execute("DROP POLICY tenant ON scheduler.queues")
