@@ -85,6 +85,7 @@ def check_tables(connection: psycopg2.extensions.connection) -> list[DataFinding
         _requests(connection),
         _steps(connection),
         _children(connection),
+        _dependencies(connection),
         _overflow(connection),
         _outbox(connection),
         _dead_letters(connection),
@@ -205,7 +206,7 @@ def _story(life: _Life) -> Iterator[str]:
         if kind != "signalled":
             due = _due(event, kind)
         running = running and kind in ("step_completed", "signalled")
-    if not life.state.ended and (due > 0) != (life.state in (State.SCHEDULED, State.WAITING)):
+    if not life.state.ended and (due > 0) != (life.state in (State.SCHEDULED, State.WAITING, State.BLOCKED)):
         yield f"it is {life.state.status}, and its log says that it {'waits for something' if due else 'waits for nothing'}"
     if life.attempt != attempt:
         yield f"it is at attempt {life.attempt}, and its log at {attempt}"
@@ -218,15 +219,15 @@ def _story(life: _Life) -> Iterator[str]:
 
 
 def _due(event: TaskEvent, kind: str) -> int:
-    """The moment that a task waits for after an event, in microseconds since 1970, or 0; 1 for a signal, which may come now."""
-    if kind == "waiting":
+    """The moment that a task waits for after an event, in microseconds since 1970, or 0; 1 for what may come at any moment."""
+    if kind == "waiting" or (kind == "created" and event.created.dependency_ids):
         return 1
-    change = getattr(event, kind) if kind in ("created", "retried") else None
+    change = getattr(event, kind) if kind in ("created", "retried", "ready") else None
     return change.next_start_time.ToMicroseconds() if change is not None and change.HasField("next_start_time") else 0
 
 
 _STATES = """
-SELECT task_id::text, state FROM tasks WHERE state NOT IN (1, 2, 6, 7)
+SELECT task_id::text, state FROM tasks WHERE state NOT IN (1, 2, 6, 7, 8)
 UNION ALL SELECT task_id::text, state FROM finished_tasks WHERE state NOT IN (3, 4, 5)
 """
 _TWICE = "SELECT t.task_id::text FROM tasks t JOIN finished_tasks f ON f.task_id = t.task_id AND f.tenant_id = t.tenant_id"
@@ -322,7 +323,7 @@ LEFT JOIN LATERAL (
   UNION ALL
   SELECT state, true FROM finished_tasks f WHERE f.task_id = c.parent_task_id AND f.tenant_id = c.tenant_id
 ) p ON true
-WHERE c.parent_task_id IS NOT NULL AND (p.state IS NULL OR p.state > 2 OR NOT p.has_children)
+WHERE c.parent_task_id IS NOT NULL AND (p.state IS NULL OR p.state IN (3, 4, 5) OR NOT p.has_children)
 """
 
 
@@ -333,10 +334,43 @@ def _children(connection: psycopg2.extensions.connection) -> DataFinding:
     for task_id, state in _rows(connection, _CHILDREN):
         if state is None:
             finding.bad(f"{task_id}: its parent is not there")
-        elif state > State.RUNNING:
+        elif State(state).ended:
             finding.bad(f"{task_id}: goes on, and its parent has ended")
         else:
             finding.bad(f"{task_id}: its parent does not know of it")
+    return finding
+
+
+# Who has ended and has not told all of its dependants is known to the sweeper.
+_DEPENDENCIES = """
+SELECT d.task_id::text, d.upstream_id::text, CASE
+  WHEN t.task_id IS NULL THEN 'the task has ended or is not there'
+  WHEN t.blocked_by IS NULL THEN 'the task does not know of it'
+  WHEN d.upstream_state IS NOT NULL THEN NULL
+  WHEN u.task_id IS NOT NULL AND NOT u.has_dependants THEN 'the dependency does not know of it'
+  WHEN u.task_id IS NULL AND w.task_id IS NULL THEN 'the dependency has ended, and the task was not told'
+  END AS problem
+FROM task_dependencies d
+LEFT JOIN tasks t ON t.task_id = d.task_id AND t.tenant_id = d.tenant_id
+LEFT JOIN tasks u ON u.task_id = d.upstream_id AND u.tenant_id = d.tenant_id
+LEFT JOIN unsettled_tasks w ON w.task_id = d.upstream_id AND w.tenant_id = d.tenant_id
+"""
+_BLOCKED = """
+SELECT t.task_id::text, t.blocked_by, count(d.task_id) FILTER (WHERE d.upstream_state IS NULL) FROM tasks t
+LEFT JOIN task_dependencies d ON d.task_id = t.task_id AND d.tenant_id = t.tenant_id
+WHERE t.state = 8 OR t.blocked_by IS NOT NULL GROUP BY t.tenant_id, t.task_id, t.state, t.blocked_by
+HAVING t.blocked_by IS DISTINCT FROM count(d.task_id) FILTER (WHERE d.upstream_state IS NULL)
+  OR (t.state = 8) <> (t.blocked_by > 0)
+"""
+
+
+def _dependencies(connection: psycopg2.extensions.connection) -> DataFinding:
+    """A task is BLOCKED as long as what it depends on has not ended, and knows by how many."""
+    finding = DataFinding("dependencies", _count(connection, "task_dependencies"))
+    for task_id, upstream_id, problem in _rows(connection, f"SELECT * FROM ({_DEPENDENCIES}) d WHERE problem IS NOT NULL"):  # noqa: S608
+        finding.bad(f"{task_id}: its dependency on {upstream_id} does not fit: {problem}")
+    for task_id, blocked_by, unresolved in _rows(connection, _BLOCKED):
+        finding.bad(f"{task_id}: is blocked by {blocked_by}, and {unresolved} of its dependencies have not ended")
     return finding
 
 

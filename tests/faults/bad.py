@@ -143,9 +143,18 @@ async def _until_fired(cluster: Cluster) -> None:
     cluster.arm("")
 
 
+async def graphs(cluster: Cluster, client: Client) -> None:
+    """Nothing but tasks that wait for each other."""
+    for turn in range(3):
+        await client.submit_graph({f"{client.tenant}-{turn}-{number}": ("", "nap", "steps")[number % 3] for number in range(40)})
+        for task_id in list(client.task_ids.values())[-10:]:
+            client.watch(task_id)
+
+
 LIFE = "life"
 SCENES: dict[str, Scene] = {
     "load": load,
+    "graphs": graphs,
     "late commits": late_commits,
     "race": race,
     "torn report": torn_report,

@@ -39,7 +39,9 @@ class Event:
     time: float = 0.0
     """when it was made, in seconds since 1970."""
     due: float = 0.0
-    """of created and retried: the moment that the task waits for, or 0; of waiting the first of all moments."""
+    """of created, ready and retried: the moment that the task waits for, or 0; of other waits the first of all."""
+    needs: tuple[str, ...] = ()
+    """of created: the tasks that it depends on."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def check(evidence: Evidence) -> list[Problem]:
         *_reports(evidence, log),
         *_cancels(evidence),
         *_logs(evidence, log),
+        *_dependencies(log),
         *_left(evidence),
     ]
     if evidence.kafka is not None:
@@ -260,6 +263,20 @@ def _attempts(task_id: str, events: Sequence[Event]) -> Iterator[Problem]:
         if event.type != "signalled":
             due = event.due
         running = running and event.type in ("step_completed", "signalled")
+
+
+def _dependencies(log: Mapping[str, Sequence[Event]]) -> Iterator[Problem]:
+    """Nothing is ready before the last of what it depends on has ended."""
+    for task_id, events in log.items():
+        needs = events[0].needs if events else ()
+        begun = next((event for event in events if event.type in ("ready", "started")), None)
+        if begun is None:
+            continue
+        for needed in needs:
+            end = next((event for event in log.get(needed, ()) if event.type in LAST), None)
+            if end is None or end.time > begun.time:
+                when = "had not ended" if end is None else f"ended {end.time - begun.time:.3f} s later"
+                yield Problem("early", task_id, f"it was {begun.type}, and its dependency {needed} {when}")
 
 
 def _left(evidence: Evidence) -> Iterator[Problem]:

@@ -34,6 +34,12 @@ _UNKNOWN = {
 }
 _MAX_ATTEMPTS = 20
 _LATER_MS = 400
+_LAYER = 4
+_POLICIES = (
+    task_pb2.DEPENDENCY_FAILURE_POLICY_FAIL,
+    task_pb2.DEPENDENCY_FAILURE_POLICY_CANCEL,
+    task_pb2.DEPENDENCY_FAILURE_POLICY_CONTINUE,
+)
 
 
 class Client:
@@ -64,6 +70,30 @@ class Client:
                     self._signal_soon(self.task_ids[tag])
             if not answered:
                 await asyncio.sleep(0.1 * (0.5 + self._cluster.random.random()))
+
+    async def submit_graph(self, wanted: Mapping[str, str]) -> None:
+        """Creates a task for each tag, in layers each of which waits for some of the one before; returns when it is answered."""
+        tags = list(wanted)
+        request = pb.CreateTaskGraphRequest(request_id=f"graph {tags[0]}")
+        for place, tag in enumerate(tags):
+            node = request.nodes.add(key=tag)
+            node.task.CopyFrom(_request(tag, wanted[tag]).task)
+            layer = place - place % _LAYER
+            for each in self._cluster.random.sample(tags[max(0, layer - _LAYER) : layer], min(layer, 2)):
+                node.dependencies.add(key=each, failure_policy=self._cluster.random.choice(_POLICIES))
+        while not await self._graph(request):  # noqa: ASYNC110 - what is waited for is elsewhere
+            await asyncio.sleep(0.1 * (0.5 + self._cluster.random.random()))
+
+    async def _graph(self, request: pb.CreateTaskGraphRequest) -> bool:
+        numbers = {node.key: self._recorder.invoke("create", tag=node.key, tenant=self.tenant) for node in request.nodes}
+        try:
+            response = await self._stub.CreateTaskGraph(request, metadata=self._metadata, timeout=15)
+        except grpc.aio.AioRpcError as error:
+            self._unknown(error)
+            answers = [self._answer(tag, number, "", error.code().value[0]) for tag, number in numbers.items()]
+        else:
+            answers = [self._answer(result.key, numbers[result.key], result.task_id, 0) for result in response.results]
+        return all(answers)
 
     def _signal_soon(self, task_id: str) -> None:
         """Signals a task at some moment, perhaps before it waits, perhaps twice at once."""

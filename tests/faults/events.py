@@ -10,9 +10,9 @@ from tests.faults.history import digest
 
 def _due(event: TaskEvent) -> float:
     change = event.WhichOneof("change") or ""
-    if change == "waiting":
+    if change == "waiting" or event.created.dependency_ids:
         return 1e-9
-    part = getattr(event, change) if change in ("created", "retried") else None
+    part = getattr(event, change) if change in ("created", "retried", "ready") else None
     return part.next_start_time.ToNanoseconds() / 1e9 if part is not None and part.HasField("next_start_time") else 0.0
 
 
@@ -27,4 +27,5 @@ def event_of(event: TaskEvent) -> Event:
         detail=event.signalled.signal or event.step_completed.step_id,
         time=event.event_time.ToNanoseconds() / 1e9,
         due=_due(event),
+        needs=tuple(event.created.dependency_ids),
     )

@@ -19,7 +19,7 @@ from tests.faults.client import Client, client_of
 from tests.faults.cluster import Cluster, Shape, kill_one
 from tests.faults.judge import evidence_of, quiet
 from tests.faults.outcome import Outcome, told
-from tests.faults.suites import MIX
+from tests.faults.suites import GRAPH_MIX, MIX
 from tests.support.due import all_started, due_schedules, unfair_runs
 from tests.support.past import ended_tasks, take_newest_partition
 
@@ -122,6 +122,9 @@ async def _work(cluster: Cluster, client: Client, name: str, turn: int) -> None:
         tags |= dict.fromkeys(list(tags)[:4], "later")
     async with asyncio.TaskGroup() as group:
         group.create_task(client.submit(tags, batch=turn % 2 == 0))
+        if turn % 2 == 0 or "graph" in name:
+            nodes = {f"{client.tenant}-{turn}-node-{number}": chance.choice(GRAPH_MIX) for number in range(_TASKS_A_TURN)}
+            group.create_task(client.submit_graph(nodes))
         group.create_task(_provoke(cluster, client, name, turn))
     known = [client.task_ids[tag] for tag in tags]
     client.watch(known[0])

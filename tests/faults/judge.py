@@ -19,7 +19,7 @@ from tests.faults.cluster import Cluster
 from tests.faults.events import event_of
 from tests.faults.history import digest, read
 
-_STATES = {1: "PENDING", 2: "RUNNING", 3: "COMPLETED", 4: "FAILED", 5: "CANCELLED", 6: "SCHEDULED", 7: "WAITING"}
+_STATES = {1: "PENDING", 2: "RUNNING", 3: "COMPLETED", 4: "FAILED", 5: "CANCELLED", 6: "SCHEDULED", 7: "WAITING", 8: "BLOCKED"}
 _OUTBOX = "SELECT count(*) FROM scheduler.outbox"
 _WAITING = f"SELECT (SELECT count(*) FROM scheduler.tasks WHERE tenant_id = %s), ({_OUTBOX})"
 _PAUSES = (0.03, 0.15)

@@ -21,6 +21,7 @@ from tests.support.servers import running_kafka, running_postgres
 
 # Most tasks are quick; some need a journal, another attempt, several leases, or fail.
 MIX = ("", "", "", "nap", "nap", "steps", "retry", "fail", "later", "ask")
+GRAPH_MIX = ("", "", "", "nap", "steps", "retry", "fail", "later")
 # PostgreSQL ends what a silent scheduler began after 8 s at most, what it held is given back within a lease of 6 s,
 # and a slow task takes another 8 s then. TCP would take minutes, and the workers' keepalive is set to 80 s.
 _SILENT_SECONDS = 40.0
@@ -37,7 +38,8 @@ async def load(cluster: Cluster, client: Client, tasks: int, seconds: float, *, 
         mine = {tag: wanted[tag] for tag in tags[place : place + BATCH]}
         # A caller that did not trust its answer: the same request ids, in another batch.
         again = {tag: wanted[tag] for tag in chance.sample(tags[:place], min(place, 5))}
-        await asyncio.gather(client.submit(mine), client.submit(again))
+        nodes = {f"{tag}-node": chance.choice(GRAPH_MIX) for tag in list(mine)[: BATCH // 5]}
+        await asyncio.gather(client.submit(mine), client.submit(again), client.submit_graph(nodes))
         known = [client.task_ids[tag] for tag in mine]
         for task_id in known[: max(1, watchers * BATCH // tasks)]:
             client.watch(task_id)

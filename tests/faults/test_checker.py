@@ -43,6 +43,13 @@ def good() -> Evidence:
         replace(event("e", 9, "ready", 2), time=30.0),
         event("e", 10, "started", 3),
         event("e", 11, "failed", 3),
+        replace(event("f", 1, "created", 0), due=1e-9, needs=("g",)),
+        replace(event("f", 2, "ready", 0), time=41.0),
+        replace(event("f", 3, "started", 1), time=42.0),
+        event("f", 4, "failed", 1),
+        event("g", 1, "created", 0),
+        event("g", 2, "started", 1),
+        replace(event("g", 3, "failed", 1), time=40.0),
     ]
     return Evidence(
         history=[
@@ -52,6 +59,8 @@ def good() -> Evidence:
             operation("create", INFO, tag="C"),
             operation("create", FAIL, tag="D"),
             operation("create", OK, "e", tag="E"),
+            operation("create", OK, "f", tag="F"),
+            operation("create", OK, "g", tag="G"),
             operation("signal", OK, task_id="e", signal="go"),
             operation("step", OK, task_id="a", attempt=1, step_id="first"),
             operation("complete", FAIL, task_id="a", attempt=1, result="r1"),
@@ -64,6 +73,8 @@ def good() -> Evidence:
             "a": TaskRow("a", "A", "COMPLETED", 2, 6, "r2"),
             "b": TaskRow("b", "B", "CANCELLED", 0, 2),
             "e": TaskRow("e", "E", "FAILED", 3, 11),
+            "f": TaskRow("f", "F", "FAILED", 1, 4),
+            "g": TaskRow("g", "G", "FAILED", 1, 3),
         },
         table=log,
         # The relay published a batch once more, in full.
@@ -74,6 +85,8 @@ def good() -> Evidence:
             StateRecord("a", "COMPLETED", 6, "s6"),
             StateRecord("b", "CANCELLED", 2, "s2"),
             StateRecord("e", "FAILED", 11, "s11"),
+            StateRecord("f", "FAILED", 4, "s4"),
+            StateRecord("g", "FAILED", 3, "s3"),
         ],
         watches=[log[:6], log[6:8], log[:2]],
     )
@@ -81,7 +94,7 @@ def good() -> Evidence:
 
 def test_a_good_history_has_no_problem() -> None:
     assert check(good()) == []
-    assert good().size() == {"operations": 13, "unknown": 3, "tasks": 3, "events": 19, "records": 27, "watched": 10}
+    assert good().size() == {"operations": 15, "unknown": 3, "tasks": 5, "events": 26, "records": 36, "watched": 10}
 
 
 def without_task(evidence: Evidence) -> None:
@@ -217,6 +230,13 @@ BAD: dict[str, tuple[str, str, Callable[[Evidence], None]]] = {
     "a signal came twice": ("doubled", "e", put("table", 16, event("e", 9, "signalled", 2, "go"))),
     "a retry did not wait": ("early", "e", put("table", 12, event("e", 5, "started", 2))),
     "it was ready though it did not wait": ("unordered", "e", put("table", 8, event("e", 1, "created", 0))),
+    "a task was ready before its dependency had ended": (
+        "early",
+        "f",
+        put("table", 20, replace(event("f", 2, "ready", 0), time=39.0)),
+    ),
+    "a task started though its dependency had not ended": ("early", "f", removed("table", 25)),
+    "a task that depends on another started unready": ("early", "f", put("table", 20, event("f", 2, "started", 1))),
     "the outbox is not empty": ("left behind", "-", outbox),
     "a lease is left": ("left behind", "b", row("b", leased=True)),
     "a task that nobody heard of has not ended": ("left behind", "c", more_tasks(TaskRow("c", "C", "PENDING", 0, 2))),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from google.protobuf.duration_pb2 import Duration
 from guildmesh.scheduler.v1 import task_pb2
 
 from guildmesh_client.worker.json_values import JsonValue, put_object
+
+OnFailure: TypeAlias = Literal["fail", "cancel", "continue"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,17 @@ class RetryPolicy:
     """share of a wait by which it may differ."""
     non_retryable_reasons: tuple[str, ...] = ()
     """reasons after which the task is not tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """A task that is there already, and that another one waits for."""
+
+    task_id: str
+    on_failure: OnFailure = "fail"
+    """what becomes of the one that waits when this one fails or is cancelled; continue: it counts as done."""
+    name: str = ""
+    """by which the worker finds its result; the task id when empty."""
 
 
 class TaskOptions(TypedDict, total=False):
@@ -47,6 +60,7 @@ class TaskOptions(TypedDict, total=False):
     deadline: datetime | None
     total_timeout: float | None
     retry_policy: RetryPolicy | None
+    dependencies: Sequence[str | Dependency] | None
 
 
 def fill(task: task_pb2.Task, description: str, options: TaskOptions) -> None:
@@ -99,6 +113,27 @@ def _retry_policy(task: task_pb2.Task, value: RetryPolicy) -> None:
     policy.non_retryable_reasons.extend(value.non_retryable_reasons)
 
 
+def policy_of(on_failure: OnFailure) -> task_pb2.DependencyFailurePolicy.ValueType:
+    """The contract's word for it; raises ValueError for another."""
+    if on_failure not in _POLICIES:
+        raise ValueError(f"on_failure is {on_failure!r}; it may be {', '.join(_POLICIES)}")
+    return _POLICIES[on_failure]
+
+
+_POLICIES: Mapping[str, task_pb2.DependencyFailurePolicy.ValueType] = {
+    "fail": task_pb2.DEPENDENCY_FAILURE_POLICY_FAIL,
+    "cancel": task_pb2.DEPENDENCY_FAILURE_POLICY_CANCEL,
+    "continue": task_pb2.DEPENDENCY_FAILURE_POLICY_CONTINUE,
+}
+
+
+def _dependencies(task: task_pb2.Task, value: Sequence[str | Dependency]) -> None:
+    for each in value:
+        dependency = Dependency(each) if isinstance(each, str) else each
+        policy = policy_of(dependency.on_failure)
+        task.dependencies.add(task_id=dependency.task_id, name=dependency.name, failure_policy=policy)
+
+
 _PUT: Mapping[str, Callable[[task_pb2.Task, Any], None]] = {
     "kind": _plain("kind"),
     "queue": _plain("queue"),
@@ -116,4 +151,5 @@ _PUT: Mapping[str, Callable[[task_pb2.Task, Any], None]] = {
     "deadline": _moment("deadline"),
     "total_timeout": _duration("total_timeout"),
     "retry_policy": _retry_policy,
+    "dependencies": _dependencies,
 }

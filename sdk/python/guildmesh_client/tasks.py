@@ -22,6 +22,7 @@ from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
 from guildmesh.scheduler.v1 import task_pb2
 
 from guildmesh_client.batch import Batch
+from guildmesh_client.dependencies import Graph
 from guildmesh_client.options import TaskOptions, fill
 from guildmesh_client.worker.json_values import JsonValue, from_value
 
@@ -149,6 +150,33 @@ class TaskClient:
             if task.status in ("failed", "cancelled"):
                 raise TaskNotCompleted(task)
         raise TimeoutError(f"the task has not ended after {wait:g} s; it goes on")
+
+    async def create_graph(self, graph: Graph, *, request_id: str = "") -> dict[str, str]:
+        """Creates all tasks of a graph, or none, and gives their ids by the keys of the nodes; a repeat gives the same ones.
+
+        Lost connections and restarts are borne for `timeout` seconds of this client: the same graph is asked for again.
+
+        Raises:
+            TaskRefused: the scheduler did not create it, such as for a cycle; the message names the node.
+            grpc.aio.AioRpcError: the call failed, and whether the graph was created is not known; with a request id, ask again.
+        """
+        request = graph.request(request_id or str(uuid.uuid4()))
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._timeout
+        pause = _FIRST_PAUSE
+        while True:
+            metadata = self._metadata() if callable(self._metadata) else self._metadata
+            try:
+                left = max(until - loop.time(), _FIRST_PAUSE)
+                response = await self._stub.CreateTaskGraph(request, metadata=tuple(metadata), timeout=left)
+                return {result.key: result.task_id for result in response.results}
+            except grpc.aio.AioRpcError as error:
+                if error.code() in _REFUSALS:
+                    raise TaskRefused(_status_of(error)) from error
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or loop.time() + pause > until:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _run(self, request: pb.RunTaskRequest, timeout: float) -> task_pb2.Task:
         metadata = self._metadata() if callable(self._metadata) else self._metadata

@@ -49,15 +49,20 @@ SELECT d.task_id::text, false FROM (SELECT * FROM ending LIMIT $4) e CROSS JOIN 
 ) d LIMIT 2 * $4
 """
 _CHILDREN = """
-SELECT task_id::text, parent_task_id::text FROM tasks
-WHERE (tenant_id, parent_task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
-  AND tenant_id = ANY($1) AND parent_task_id = ANY($2)
+SELECT c.task_id::text, u.task_id::text FROM unnest($1::text[], $2::uuid[]) AS u (tenant_id, task_id) CROSS JOIN LATERAL (
+  SELECT c.task_id FROM tasks c WHERE c.tenant_id = u.tenant_id AND c.parent_task_id = u.task_id OFFSET 0
+) c
 """
 _EDGES = """
-SELECT upstream_id::text, task_id::text, name, failure_policy FROM task_dependencies
-WHERE (tenant_id, upstream_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
-  AND tenant_id = ANY($1) AND upstream_id = ANY($2) AND upstream_state IS NULL LIMIT $3
+SELECT u.task_id::text, d.task_id::text, name, failure_policy FROM unnest($1::text[], $2::uuid[]) AS u (tenant_id, task_id)
+CROSS JOIN LATERAL (
+  SELECT d.task_id, name, failure_policy FROM task_dependencies d
+  WHERE d.tenant_id = u.tenant_id AND d.upstream_id = u.task_id AND d.upstream_state IS NULL LIMIT $3
+) d LIMIT $3
 """
+# A plan that was made for few rows takes minutes for very many; from then on each is made for what it is given.
+_MANY = 500
+_PLAN_ANEW = "SET LOCAL plan_cache_mode = force_custom_plan"
 _RESOLVE = """
 UPDATE task_dependencies d SET upstream_state = c.state
 FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::smallint[]) AS c (tenant_id, task_id, upstream_id, state)
@@ -172,6 +177,8 @@ class _Cascade:
 
     async def _lock(self, task_ids: Iterable[str]) -> None:
         missing = {task_id for task_id in task_ids if task_id not in self.known and task_id not in self._looked}
+        if len(missing) > _MANY:
+            await self.connection.execute(_PLAN_ANEW)
         if missing:
             locked, now = await lock_runs(self.connection, missing)
             self._looked |= missing

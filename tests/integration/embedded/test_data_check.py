@@ -26,7 +26,7 @@ __all__ = ["scheduler_settings", "scheduler_tls"]
 
 CHECKS = {
     *("tasks", "event numbers", "histories", "leases", "request ids", "step journals", "subtasks", "long logs"),
-    *("outbox", "dead letters", "schedules", "relay lanes"),
+    *("outbox", "dead letters", "schedules", "relay lanes", "dependencies"),
 }
 
 
@@ -49,7 +49,10 @@ async def url(scheduler_settings: MakeSettings, scheduler_tls: Path, empty_datab
             await worker.complete(first)
             await worker.fail(second, retryable=False)
             await scheduler.create("child", kind="nobody", parent_task_id=third.task.task_id)
-            await scheduler.create("waiting", kind="nobody")
+            other = await scheduler.create("waiting", kind="nobody")
+            both = [task_pb2.TaskDependency(task_id=each) for each in (first.task.task_id, other.task_id)]
+            await scheduler.create("blocked", kind="nobody", dependencies=both)
+            await scheduler.create("unblocked", kind="nobody", dependencies=both[:1])
             await schedule(scheduler, "yearly", paused=False)
             await schedule(scheduler, "paused", paused=True)
             # The same once more: a repeat is acknowledged and changes nothing.
@@ -104,6 +107,32 @@ HARMS = {
         "belong to no task",
     ),
     "a state does not follow from the log": ("histories", "UPDATE finished_tasks SET state = 5 WHERE state = 3", "is cancelled"),
+    "a task was not told of the end of what it depends on": (
+        "dependencies",
+        "UPDATE task_dependencies SET upstream_state = NULL WHERE upstream_state IS NOT NULL",
+        "has ended, and the task was not told",
+    ),
+    "a dependency was forgotten": (
+        "dependencies",
+        "DELETE FROM task_dependencies WHERE upstream_state IS NULL",
+        "is blocked by 1, and 0 of its dependencies",
+    ),
+    "a dependency does not know of its dependant": (
+        "dependencies",
+        "UPDATE tasks SET has_dependants = false WHERE has_dependants",
+        "the dependency does not know of it",
+    ),
+    "a task is blocked by nothing": (
+        "dependencies",
+        "UPDATE tasks SET state = 8 WHERE blocked_by = 0",
+        "is blocked by 0",
+    ),
+    "a dependency belongs to no task": (
+        "dependencies",
+        "UPDATE task_dependencies SET task_id = gen_random_uuid()",
+        "has ended or is not there",
+    ),
+    "a blocked task waits by its log only": ("histories", "UPDATE tasks SET state = 1 WHERE state = 8", "waits for something"),
     "an attempt does not follow from the log": ("histories", "UPDATE tasks SET attempt = attempt + 1", "its log at"),
     "a result is another": ("histories", r"UPDATE finished_tasks SET result = '\x2001' WHERE state = 3", "its result is not"),
     "a task is in both tables": (
@@ -182,7 +211,7 @@ async def test_it_finds_nothing_in_a_sound_database_and_each_harm_by_its_task(ur
     good = command()
     assert good.exit_code == 0, good.output
     assert {line.split(": ")[0][6:] for line in good.output.splitlines()} == CHECKS
-    assert "note  tasks: 5 rows; 3 have not ended" in good.output
+    assert "note  tasks: 7 rows; 5 have not ended" in good.output
     assert "ok    request ids: 3 rows" in good.output
     assert all(finding.rows for finding in check_data(url)), "a check looked at nothing"
     for name, (about, statement, word) in HARMS.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from services.scheduler.domain.dependency import FailurePolicy
 from services.scheduler.domain.task import State
 
 
@@ -39,6 +40,23 @@ class Model:
     """what it waits for."""
     due: bool = False
     """the moment that it waits for has come."""
+    needs: dict[str, State | None] = field(default_factory=dict)
+    """how each task that it depends on has ended."""
+    policy: FailurePolicy = FailurePolicy.FAIL
+
+    def told(self, task_id: str, state: State) -> None:
+        """One of those that it depends on has ended."""
+        if self.state is not State.BLOCKED:
+            return
+        self.needs[task_id] = state
+        if state is State.COMPLETED or self.policy is FailurePolicy.CONTINUE:
+            if all(self.needs.values()):
+                self.ready()
+        elif self.policy is FailurePolicy.CANCEL:
+            self.end(State.CANCELLED, "cancelled")
+        else:
+            self.reason = "DEPENDENCY_FAILED"
+            self.end(State.FAILED, "failed")
 
     def says(self, kind: str) -> None:
         self.events.append((kind, self.attempt))

@@ -185,7 +185,7 @@ async def test_queues_and_counts(scheduler: Scheduler) -> None:
     await scheduler.create()
     stub: pb_grpc.SchedulerServiceAsyncStub = pb_grpc.SchedulerServiceStub(scheduler.server.channel(as_="monitor"))
     answer = await stub.CountTasks(pb.CountTasksRequest())
-    assert set(answer.counts) == {"scheduled", "waiting", "pending", "running", "completed", "failed", "cancelled"}
+    assert set(answer.counts) == {"scheduled", "waiting", "blocked", "pending", "running", "completed", "failed", "cancelled"}
     assert answer.counts["pending"] >= 1
     assert sum(queue.counts["pending"] for queue in answer.queues) == answer.counts["pending"]
 

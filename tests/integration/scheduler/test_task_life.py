@@ -25,6 +25,7 @@ from pydantic import SecretStr
 from services.common.db.driver import Driver, open_driver
 from services.common.db.engine_role import EngineDriver
 from services.common.db.migrations import migrate
+from services.scheduler.domain.dependency import FailurePolicy
 from services.scheduler.domain.errors import (
     ParentTaskEnded,
     RequestIdReused,
@@ -100,7 +101,21 @@ SIGNALS = ("signal red", "signal blue", "signal the awaited", "signal the awaite
 TIMES = ("late", "overdue", "slow", "quiet", "due", "come", "come", "tick")
 # What moves a task on comes more often.
 MOVES = (
-    *("lease", "lease", "lease", "lease", *REPORTS, "die", "die and sweep", "child", "beat", "beat and tell", "sweep"),
+    *(
+        "lease",
+        "lease",
+        "lease",
+        "lease",
+        *REPORTS,
+        "die",
+        "die and sweep",
+        "child",
+        "after",
+        "after",
+        "beat",
+        "beat and tell",
+        "sweep",
+    ),
     *(*TIMES, *SIGNALS, "cancel", "look"),
 )
 HOUR = timedelta(hours=1)
@@ -194,6 +209,8 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                         self.start(number, dying=False)
                 case "child":
                     self.create_child(self.at(place), back, by_worker=number > 1)
+                case "after":
+                    self.create_after([self.at(place), self.at(place + number)], FailurePolicy(1 + (place + back) % 3))
                 case "beat" | "beat and tell":
                     progress = 0.5 if what == "beat and tell" else None
                     self.heartbeat([(self.at(place + more), back) for more in range(number)], progress)
@@ -257,6 +274,24 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                 assert not isinstance(answer, Exception), answer
                 self.keep(answer.task_id, 2, 2, model.task_id)
 
+        def create_after(self, upstreams: list[Model], policy: FailurePolicy) -> None:
+            """A task that waits for others, which may have ended."""
+            needs = {model.task_id: model for model in upstreams}
+            task = task_pb2.Task(description="after", kind=self.kind, priority=2, max_attempts=2)
+            for task_id in needs:
+                task.dependencies.add(task_id=task_id, failure_policy=task_pb2.DependencyFailurePolicy.ValueType(policy))
+            new = new_task(pb.CreateTaskRequest(task=task), TENANT, "ada", "")
+            [answer] = world.do(world.batches.create([new]))
+            assert not isinstance(answer, Exception), answer
+            assert (answer.state, answer.blocked_by) == (State.BLOCKED, len(needs))
+            self.keep(answer.task_id, 2, 2)
+            model = self.models[answer.task_id]
+            model.state, model.policy, model.needs = State.BLOCKED, policy, dict.fromkeys(needs)
+            world.seen["blocked"] += 1
+            for upstream in needs.values():
+                if upstream.state.ended:
+                    model.told(upstream.task_id, upstream.state)
+
         def keep(self, task_id: str, priority: int, most: int, parent: str = "", times: str = "") -> None:
             self.order += 1
             model = self.models[task_id] = Model(task_id, self.order, priority, most, parent, timed=times != "")
@@ -277,6 +312,8 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
                 model.start(lost=dying)
                 assert lease.run.attempt == model.attempt
                 assert {step.step_id: step.attempt for step in lease.steps} == model.steps
+                assert {each.task_id: each.state for each in lease.dependencies} == model.needs
+                world.seen["unblocked"] += bool(model.needs)
 
         def report(self, reports: list[Report]) -> None:
             """Several in one transaction, of any attempts, also twice the same."""
@@ -334,11 +371,17 @@ def machine_over(world: World) -> type[RuleBasedStateMachine]:
             return ""
 
         def cascade(self, ended: list[Model]) -> None:
-            """Cancels whatever is left below."""
-            for parent in ended:
+            """Cancels whatever is left below, and tells those that depend on what has ended."""
+            for ender in ended:
                 for model in self.models.values():
-                    if model.parent == parent.task_id and not model.state.ended:
+                    if model.state.ended:
+                        continue
+                    if model.parent == ender.task_id:
                         model.end(State.CANCELLED, "cancelled")
+                    elif ender.task_id in model.needs:
+                        model.told(ender.task_id, ender.state)
+                        world.seen["ended by a dependency"] += model.state.ended
+                    if model.state.ended:
                         self.cascade([model])
 
         def heartbeat(self, beats: list[tuple[Model, int]], progress: float | None) -> None:
@@ -479,6 +522,9 @@ _WANTED = (
     "ready",
     "waiting",
     "signalled",
+    "blocked",
+    "unblocked",
+    "ended by a dependency",
 )
 _OFTEN = 5
 

@@ -8,7 +8,7 @@ import pytest
 from guildmesh.scheduler.v1 import task_pb2
 from guildmesh_client.cli.errors import CommandError
 from guildmesh_client.cli.times import moment_of, seconds_of
-from guildmesh_client.options import RetryPolicy, TaskOptions, fill
+from guildmesh_client.options import Dependency, RetryPolicy, TaskOptions, fill
 
 
 def filled(**options: object) -> task_pb2.Task:
@@ -23,7 +23,7 @@ def test_every_option_has_its_field() -> None:
     values: dict[str, object] = {
         "kind": "k", "queue": "q", "context": {"a": 1}, "priority": 7, "timeout": 12.5, "max_attempts": 3, "labels": {"b": "c"},
         "parent_task_id": "p", "schedule_time": moment, "start_timeout": 2, "attempt_timeout": 3, "heartbeat_timeout": 5,
-        "deadline": moment, "retry_policy": policy,
+        "deadline": moment, "retry_policy": policy, "dependencies": ["one", Dependency("two", "continue", "second")],
     }  # fmt: skip
     task = filled(**values)
     assert (task.description, task.kind, task.queue, task.priority, task.max_attempts) == ("text", "k", "q", 7, 3)
@@ -36,6 +36,10 @@ def test_every_option_has_its_field() -> None:
     assert task.retry_policy.max_backoff.ToMilliseconds() == 30_000
     assert (task.retry_policy.backoff_multiplier, task.retry_policy.jitter) == (3.0, 0.0)
     assert list(task.retry_policy.non_retryable_reasons) == ["BAD"]
+    assert [(each.task_id, each.name, each.failure_policy) for each in task.dependencies] == [
+        ("one", "", 1),
+        ("two", "second", 3),
+    ]
     assert filled(delay=1.5).delay.ToMilliseconds() == 1500
     assert filled(total_timeout=9).total_timeout.ToMilliseconds() == 9000
     assert {*values, "delay", "total_timeout"} == set(TaskOptions.__annotations__)
@@ -75,3 +79,8 @@ def test_a_moment_on_the_command_line_needs_its_zone() -> None:
     for text in ("tomorrow", "2026-12-01 09:00", "2026-13-01T09:00:00Z", ""):
         with pytest.raises(CommandError, match="--at must be a time with a zone"):
             moment_of(text, "--at")
+
+
+def test_what_a_failure_does_is_one_of_three() -> None:
+    with pytest.raises(ValueError, match="on_failure is 'ignore'; it may be fail, cancel, continue"):
+        filled(dependencies=[Dependency("one", "ignore")])  # type: ignore[arg-type]

@@ -36,8 +36,15 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_siz
 RESULTS = st.text(st.characters(codec="utf-8"), max_size=300).map(lambda text: Value(string_value=text).SerializeToString())
 TIMES = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC))
 CHANGES: st.SearchStrategy[Change] = st.one_of(
-    st.builds(Created, NAMES, st.integers(0, 10), st.dictionaries(NAMES, NAMES, max_size=3), st.none() | TIMES),
-    st.just(Ready()),
+    st.builds(
+        Created,
+        NAMES,
+        st.integers(0, 10),
+        st.dictionaries(NAMES, NAMES, max_size=3),
+        st.none() | TIMES,
+        st.lists(st.builds(new_id), max_size=3).map(tuple),
+    ),
+    st.builds(Ready, st.none() | TIMES),
     st.builds(Waiting, NAMES, NAMES, TIMES),
     st.builds(Signalled, NAMES, st.none() | RESULTS),
     st.builds(Started, NAMES),
@@ -79,6 +86,8 @@ def by_protobuf(run: Run, number: int, change: Change, actor: str, now: datetime
             part.expire_time.FromDatetime(value)
         elif field == "labels":
             part.labels.update(value)
+        elif field == "dependency_ids":
+            part.dependency_ids.extend(value)
         elif field == "next_start_time":
             if value is not None:
                 part.next_start_time.FromDatetime(value)

@@ -97,7 +97,7 @@ def test_states_that_conditions_leave() -> None:
     def states(text: str, **order: bool) -> set[str]:
         return {state.name for state in TaskFilter(parse_filter(text), **order).states}
 
-    assert states("") == {"PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "SCHEDULED", "WAITING"}
+    assert states("") == {"PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "SCHEDULED", "WAITING", "BLOCKED"}
     assert states("", by_finish_time=True) == {"COMPLETED", "FAILED", "CANCELLED"}
     assert states("state != COMPLETED AND finish_time > 2026-11-22T10:00:00Z") == {"FAILED", "CANCELLED"}
     assert states("state = RUNNING AND error.reason != X") == set()

@@ -15,6 +15,7 @@ err = Console(stderr=True)
 STATE_STYLES = {
     "scheduled": "dim",
     "waiting": "magenta",
+    "blocked": "dim",
     "pending": "dim",
     "running": "cyan",
     "completed": "green",

@@ -1,4 +1,4 @@
-"""`guildmesh tasks`: list, show, create, cancel, signal and watch tasks."""
+"""`guildmesh tasks`: list, show, create (one, or a graph), cancel, signal and watch tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import grpc
 import typer
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import MessageToDict, Parse, ParseDict, ParseError
 from google.protobuf.struct_pb2 import Value
 from guildmesh.events.v1 import task_event_pb2
 from guildmesh.scheduler.v1 import queue_service_pb2, queue_service_pb2_grpc, task_pb2
@@ -23,7 +23,7 @@ from guildmesh_client.cli.output import STATE_STYLES, err, out, print_json
 from guildmesh_client.cli.times import moment_of, seconds_of
 from guildmesh_client.options import TaskOptions, fill
 
-app = typer.Typer(help="Tasks: list, get, create, cancel, signal, watch, counts.", no_args_is_help=True)
+app = typer.Typer(help="Tasks: list, get, create, create-graph, cancel, signal, watch, counts.", no_args_is_help=True)
 
 _SECONDS = 30.0
 _RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -99,6 +99,9 @@ def create_task(
     delay: Annotated[str, typer.Option(help="How long until it may start, such as 90s, 15m, 2h or 1d.")] = "",
     at: Annotated[str, typer.Option(help="When it may start, such as 2026-12-01T09:00:00+01:00.")] = "",
     within: Annotated[str, typer.Option(help="How long until it must have ended, such as 2h.")] = "",
+    after: Annotated[
+        list[str] | None, typer.Option(help="The id of a task that must have completed before; may be repeated.")
+    ] = None,
     attempts: Annotated[int | None, typer.Option(min=1, max=20, help="How often a worker may start it.")] = None,
     request_id: Annotated[str, typer.Option(help="Sent again with the same id, it is created once.")] = "",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Watch it to its end.")] = False,
@@ -111,6 +114,7 @@ def create_task(
         "queue": queue,
         "priority": priority,
         "max_attempts": attempts,
+        "dependencies": after,
         "context": json_object(context) if context else None,
         "delay": seconds_of(delay, "--delay") if delay else None,
         "schedule_time": moment_of(at, "--at") if at else None,
@@ -124,6 +128,38 @@ def create_task(
         out.print(created.task_id, highlight=False)
         if watch:
             _watch(connection, created.task_id, 0, as_json=False)
+
+
+@app.command("create-graph")
+def create_graph(
+    file: Annotated[
+        typer.FileText,
+        typer.Argument(
+            help='JSON with the nodes as CreateTaskGraph takes them, such as {"nodes": [{"key": …, "task": …}]}; - for stdin.'
+        ),
+    ],
+    request_id: Annotated[str, typer.Option(help="Sent again with the same id, it is created once.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Create tasks that wait for each other, all or none, and print the key and the id of each."""
+    try:
+        request = Parse(file.read(), pb.CreateTaskGraphRequest())
+    except ParseError as error:
+        raise CommandError(f"{file.name} is not a graph: {error}.") from error
+    if request_id:
+        request.request_id = request_id
+    with connect() as connection:
+        stub = stubs.SchedulerServiceStub(connection.channel)
+        response = stub.CreateTaskGraph(request, metadata=connection.metadata, timeout=_SECONDS)
+    if as_json:
+        print_json(response)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("node", no_wrap=True)
+    table.add_column("task", no_wrap=True)
+    for result in response.results:
+        table.add_row(escape(result.key), result.task_id)
+    out.print(table)
 
 
 @app.command("cancel")

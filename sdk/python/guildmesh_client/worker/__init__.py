@@ -10,9 +10,20 @@ async def write_report(task: Task) -> JsonValue:
 asyncio.run(worker.run())
 """
 
-from guildmesh_client.worker.errors import StepRefused, TaskFailed, WorkerRefused
+from guildmesh_client.worker.dependency import Dependency
+from guildmesh_client.worker.errors import ResultOmitted, StepRefused, TaskFailed, WorkerRefused
 from guildmesh_client.worker.json_values import JsonObject, JsonValue
 from guildmesh_client.worker.task import Task
 from guildmesh_client.worker.worker import Worker
 
-__all__ = ["JsonObject", "JsonValue", "StepRefused", "Task", "TaskFailed", "Worker", "WorkerRefused"]
+__all__ = [
+    "Dependency",
+    "JsonObject",
+    "JsonValue",
+    "ResultOmitted",
+    "StepRefused",
+    "Task",
+    "TaskFailed",
+    "Worker",
+    "WorkerRefused",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from google.protobuf.struct_pb2 import Value
 from guildmesh.scheduler.v1 import task_pb2
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 
+from guildmesh_client.worker.dependency import Dependency
 from guildmesh_client.worker.errors import Parked
 from guildmesh_client.worker.json_values import JsonObject, JsonValue, from_struct, from_value
 
@@ -58,6 +59,11 @@ class Task:
     def context(self) -> JsonObject:
         """The task's input."""
         return from_struct(self.message.context)
+
+    @cached_property
+    def dependencies(self) -> Mapping[str, Dependency]:
+        """How the tasks that this one waited for have ended, by their names, in the order in which it was given them."""
+        return {each.name: Dependency.of(each) for each in self._lease.dependencies}
 
     @property
     def remaining(self) -> float:
