@@ -125,6 +125,7 @@ POINTS: Mapping[str, Point] = (
             "scheduler.expire.after_commit": "tombstones are in the outbox; whoever goes on waits for exactly these",
             "scheduler.expire_rest.after_commit": "the same for tasks outside of all partitions",
             "scheduler.drop_partition.after_commit": "a partition is gone, its tasks are gone from Kafka as well",
+            "scheduler.decide.before_start": "it is decided what starts, nothing is written",
             "scheduler.decide.after_commit": "attempts are started, who decides does not know: a new epoch finds out",
             "scheduler.take_over.after_commit": "the epoch has begun, what runs is not read",
             "scheduler.exchange.before_send": "attempts are started, the replica with the workers is about to be told",

@@ -21,6 +21,7 @@ from tests.faults.judge import evidence_of, quiet
 from tests.faults.outcome import Outcome, told
 from tests.faults.suites import GRAPH_MIX, MIX
 from tests.support.due import all_started, due_schedules, unfair_runs
+from tests.support.limits import limit_queue
 from tests.support.past import ended_tasks, take_newest_partition
 
 ACTIONS = ("crash", "delay", "error", "cut")
@@ -35,6 +36,8 @@ _QUIET_SECONDS = 45.0
 _RETENTION = tuple(
     f"scheduler.{what}." for what in ("add_partition", "detach_partition", "expire", "expire_rest", "drop_partition")
 )
+_DECIDED = ("scheduler.decide.", "scheduler.take_over.", "scheduler.exchange.")
+_MOST_RUNNING = 6
 _END_LISTENING = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'guildmesh-scheduler-listen' AND datname = current_database()
@@ -59,6 +62,8 @@ async def failpoint(cluster: Cluster, name: str, action: str, seed: int) -> Outc
     before = len(cluster.fired())
     lives = sum(member.lives for member in cluster.members.values())
     async with client_of(cluster) as client:
+        if name.startswith(_DECIDED):
+            await asyncio.to_thread(limit_queue, cluster.servers.database_url, client.tenant, _MOST_RUNNING)
         async with armed(cluster, rule, chance.uniform(0, _LATEST_MOMENT)) as acted:
             turn = 0
             while turn < _MOST_TURNS and (turn < 2 or not acted.is_set()):
@@ -145,6 +150,8 @@ def _patience(shape: Shape, name: str) -> float:
         return 1.5 * shape.lease_seconds
     if name.startswith("relay.lane."):
         return 3 * shape.relay_lease_seconds
+    if name.startswith(_DECIDED):
+        return 1.0
     if name.startswith((*_RETENTION, "scheduler.ready.", "scheduler.signal.", "scheduler.fire.")):
         return 1.0
     if name.startswith(("scheduler.heartbeat.", "relay.lease.")):
@@ -181,6 +188,9 @@ async def _provoke(cluster: Cluster, client: Client, name: str, turn: int) -> No
         # After it has been given some work.
         await asyncio.sleep(0.1)
         await kill_one(cluster, "worker")
+    elif name.startswith("scheduler.exchange."):
+        # Where workers are elsewhere than the decisions is a matter of chance, at each start of one.
+        await kill_one(cluster, "worker")
     elif name.startswith("relay.lane."):
         # A relay that is killed before it has opened its lanes shows nothing.
         if turn % 2 == 0:
@@ -189,7 +199,8 @@ async def _provoke(cluster: Cluster, client: Client, name: str, turn: int) -> No
         await asyncio.to_thread(due_schedules, cluster.servers.database_url, 5, _clock_of(client))
     elif name.startswith(letters.PLACES):
         await letters.provoke(cluster, _letters_of(client), name)
-    elif name.startswith("scheduler.listen."):
+    elif name.startswith(("scheduler.listen.", "scheduler.take_over.")):
+        # Whoever decides and may have missed something begins a new epoch.
         await asyncio.to_thread(_end_listening, cluster.servers.database_url)
     elif name.startswith("scheduler.add_partition."):
         await asyncio.to_thread(take_newest_partition, cluster.servers.database_url)

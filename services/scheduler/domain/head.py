@@ -41,7 +41,9 @@ class Head:
     started: float = 0.0
     """when that was, by this process's clock."""
     charged: float = 0.0
-    """slot-seconds that its tenant and queue were charged for it."""
+    """slot-seconds that its tenant was charged for it."""
+    elsewhere: bool = False
+    """whether it was found running and was not decided on."""
 
     def __lt__(self, other: Head) -> bool:
         return self.place < other.place

@@ -84,6 +84,7 @@ class Ready:
             if seen.running:
                 self._forget(task_id)
                 if running is None:
+                    seen.head.elsewhere = True
                     self.add_running(seen.head, seen.seconds)
                 continue
             self._finish(task_id)
@@ -221,9 +222,19 @@ class Ready:
                 used[key][1].update(head.lane.tenant_id for head in each.parked)
         return used
 
-    def started_before(self, moment: float) -> list[str]:
-        """The tasks that seem to have been running since before a moment of the clock."""
-        return [task_id for task_id, head in self.running.items() if head.started < moment]
+    def doubtful(self, moment: float) -> list[str]:
+        """The tasks that seem to have been running since before a moment of the clock, or were started by another way.
+
+        Of the end of the latter nobody may tell: their schedulers do not know that they are decided on.
+        """
+        return [task_id for task_id, head in self.running.items() if head.started < moment or head.elsewhere]
+
+    def prune(self) -> None:
+        """Forgets tenants and queues of which nothing waits or runs."""
+        for key, queue in list(self._queues.items()):
+            queue.prune()
+            if not queue.tenants and not queue.keys and queue.limits.rate_per_second is None:
+                del self._queues[key]
 
     def _next(self, queue: ReadyQueue, book: DemandBook[Any], aside: list[tuple[ReadyQueue, ReadyTenant]]) -> Head | None:
         """The next task of a queue that has a slot, out of its lane; None when there is none now."""
@@ -290,7 +301,9 @@ class Ready:
         self._start(queue, head, 0.0)
 
     def _start(self, queue: ReadyQueue, head: Head, seconds: float) -> None:
-        account = queue.tenant(head.lane.tenant_id).account
+        tenant = queue.tenant(head.lane.tenant_id)
+        tenant.running += 1
+        account = tenant.account
         head.started = self._clock() - seconds
         head.charged = max(account.estimate, seconds)
         queue.charge(head, head.charged)
@@ -312,6 +325,7 @@ class Ready:
     def _end(self, queue: ReadyQueue, head: Head) -> None:
         del self.running[head.task_id]
         queue.running -= 1
+        queue.tenant(head.lane.tenant_id).running -= 1
         if head.key is not None:
             queue.key_of(head.key).running -= 1
             self._unpark(queue, head.key)

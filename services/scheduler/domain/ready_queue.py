@@ -40,6 +40,7 @@ class ReadyTenant:
     account: Account
     lanes: dict[str, ReadyLane] = field(default_factory=dict)
     """by kind."""
+    running: int = 0
     version: int = 0
     listed: bool = False
 
@@ -141,6 +142,14 @@ class ReadyQueue:
         self.waiting[head.lane.kind] += 1
         if not tenant.listed:
             self.list(tenant)
+
+    def prune(self) -> None:
+        """Forgets tenants of which nothing waits or runs, and that would not be treated otherwise if they were known."""
+        for name, tenant in list(self.tenants.items()):
+            idle = not tenant.running and not tenant.waits() and not any(lane.more for lane in tenant.lanes.values())
+            if idle and tenant.account.tag <= self.virtual_time:
+                tenant.version += 1
+                del self.tenants[name]
 
     def left(self, kind: str) -> None:
         """A task of a kind has left its lane."""

@@ -40,6 +40,8 @@ class Wake:
     """the lowest position of tasks that wait for a worker again, or had to wait for something else first."""
     decided: list[str] | None = field(default_factory=list)
     """tasks that one replica decides on, which wait now or run or wait no more; told to others by `encode_decided`."""
+    echo: bool = False
+    """whether it is what PostgreSQL says of `decided`, and may have been told within the process as well."""
     queues: set[str] | None = field(default_factory=set)
     """tenants whose queues have changed, or of whose queues one replica decides now or does no more; `*` for the shared ones."""
     origin: str = ""
@@ -114,7 +116,7 @@ def decode_decided(payload: str) -> Wake:
         ids = [_unpack_id(packed[place : place + 22]) for place in range(0, len(packed), 22)]
     except ValueError:
         return everything()
-    return Wake(decided=ids, origin=origin)
+    return Wake(decided=ids, origin=origin, echo=True)
 
 
 def _pack_id(task_id: str) -> str:

@@ -55,6 +55,7 @@ class DecisionStatements:
     async def start(self, epoch: int, limits: Mapping[QueueKey, Limits], starts: Sequence[ToStart]) -> Sequence[Lease]:
         """Starts those that still wait; raises EpochOver or LimitsChanged."""
         log = ChangeLog(self._waker.origin, self._waker.watched)
+        await fail_point("scheduler.decide.before_start")
         async with self._database.transaction(by_key=True) as connection:
             leases = await start_decided(connection, log, epoch, limits, starts, self._lease)
             await fail_point("scheduler.decide.before_commit", connection.terminate)

@@ -7,7 +7,9 @@ it all in turns (learn what has changed, decide, start, tell), so that nothing i
 from __future__ import annotations
 
 import asyncio
+import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -72,6 +74,10 @@ class DecideStarts:
         self._keep = KeepQueues(queues, settle_seconds)
         self._peers: list[Peer] = []
         self._changed: dict[str, None] = {}
+        self._told: Counter[str] = Counter()
+        """tasks of commits of this process of which PostgreSQL is still to tell."""
+        self._lost = False
+        """whether notifications may have been lost, so that what is remembered may be wrong."""
         self._something = asyncio.Event()
         self._look_at = self._tick_at = 0.0
         hub.listen(self._woken)
@@ -89,7 +95,6 @@ class DecideStarts:
     def end(self) -> None:
         """Another one is."""
         self._owner = False
-        self._forget()
         self._something.set()
 
     def join(self, peer: Peer) -> None:
@@ -127,6 +132,8 @@ class DecideStarts:
             # Whoever is ready to tell something may still be part of this turn.
             await asyncio.sleep(0)
             if not self._owner:
+                if self.deciding:
+                    self._forget()
                 continue
             try:
                 await self._turn()
@@ -147,14 +154,17 @@ class DecideStarts:
                 await asyncio.sleep(_LONGEST_PAUSE)
 
     async def _turn(self) -> None:
+        if self._lost:
+            self._forget()
         if self._epoch is None and not await self._take_over():
             return
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
             # A message that was lost must not keep a slot for ever.
-            overdue = self._ready.started_before(now - self._lease_seconds)[:_MOST_LOOKED_AT]
-            self._changed |= dict.fromkeys(overdue)
+            overdue = self._ready.doubtful(now - self._lease_seconds)
+            self._changed |= dict.fromkeys(random.sample(overdue, min(len(overdue), _MOST_LOOKED_AT)))
+            self._ready.prune()
             await self._keep_queues()
         if now >= self._tick_at:
             self._tick_at = now + _TICK_SECONDS
@@ -166,7 +176,7 @@ class DecideStarts:
 
     async def _take_over(self) -> bool:
         """Begins an epoch, then reads what waits and runs; whether this process still is the one to."""
-        self._changed = {}
+        self._changed, self._lost = {}, False
         epoch = await self._decisions.take_over(self._name)
         if epoch is None:
             self._owner = False
@@ -231,7 +241,9 @@ class DecideStarts:
             metrics.refused.labels("limits").inc()
             self._settle(taken, ())
             await self._keep_queues()
-            return True
+            # They may start by the limits that are.
+            self._look_again([head.task_id for head, *_ in taken])
+            return False
         except BaseException:
             # Whether it is committed is not known, and these slots are void: only a new epoch finds out what runs.
             self._return(taken)
@@ -303,13 +315,25 @@ class DecideStarts:
         if not self._owner:
             return
         if wake.decided is None:
-            # Notifications were lost: whatever is remembered is read again.
-            self._forget()
-        elif wake.decided:
-            self._changed |= dict.fromkeys(wake.decided)
+            self._lost = True
+            self._told.clear()
             self._something.set()
+        elif wake.decided:
+            self._hear(wake.decided, wake)
         if wake.queues:
             self._look_at = 0.0
+            self._something.set()
+
+    def _hear(self, task_ids: Sequence[str], wake: Wake) -> None:
+        """Takes note of tasks that have changed, once for those that this process and PostgreSQL tell of."""
+        if wake.origin == self._name and not wake.echo:
+            self._told.update(task_ids)
+        elif wake.origin == self._name:
+            known, task_ids = task_ids, [task_id for task_id in task_ids if not self._told[task_id]]
+            self._told.subtract(set(known) - set(task_ids))
+            self._told = +self._told if len(self._told) > _MOST_LOOKED_AT else self._told
+        if task_ids:
+            self._changed |= dict.fromkeys(task_ids)
             self._something.set()
 
     async def _wait(self) -> None:

@@ -292,3 +292,28 @@ def test_slot_seconds_are_shared_by_weight_in_any_minute_and_a_small_tenant_hard
     assert worst_minute(runs, 300) <= 5
     assert len(waits) > 250
     assert sorted(waits)[int(len(waits) * 0.99)] < 2 * 10
+
+
+def test_who_has_nothing_to_do_is_forgotten_and_comes_back() -> None:
+    ready = make(max_running=3, max_running_per_key=1)
+    for number in range(3):
+        ready.add(head(number, f"tenant-{number}", key=f"key-{number}"))
+    assert len(taken(ready, 9)) == 3
+    ready.prune()
+    assert len(ready.usage()[Q][1]) == 3
+    ended(ready, "t0", "t1", "t2")
+    ready.add(head(3, "tenant-0"))
+    assert len(taken(ready, 1)) == 1
+    ended(ready, "t3")
+    ready.prune()
+    ready.add(head(4, "tenant-1", key="key-1"))
+    assert taken(ready, 1) == ["t4"]
+
+
+def test_what_was_started_another_way_counts_and_is_looked_at_again() -> None:
+    ready = make(max_running=1)
+    ready.see(["t0"], [Seen(head(0), True, False)])
+    ready.add(head(1))
+    assert (taken(ready, 9), ready.doubtful(-1)) == ([], ["t0"])
+    ready.see(ready.doubtful(-1), [])
+    assert (taken(ready, 9), ready.doubtful(-1)) == (["t1"], [])
