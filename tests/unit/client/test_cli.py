@@ -80,3 +80,10 @@ def test_a_schedule_that_cannot_be_asked_for_is_told_before_anything_is_sent(arg
     result = CliRunner().invoke(cli.application(), ["schedules", *arguments])
     assert isinstance(result.exception, CommandError)
     assert says in str(result.exception)
+
+
+@pytest.mark.parametrize("text", ["{", '{"nodes": [{"kee": "a"}]}', "[]"])
+def test_a_graph_that_cannot_be_read_is_told_before_anything_is_sent(text: str) -> None:
+    result = CliRunner().invoke(cli.application(), ["tasks", "create-graph", "-"], input=text)
+    assert isinstance(result.exception, CommandError)
+    assert "is not a graph" in str(result.exception)

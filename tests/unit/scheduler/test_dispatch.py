@@ -11,6 +11,7 @@ import pytest
 
 from services.common.errors import Unavailable
 from services.common.ids import new_id
+from services.scheduler.domain.dependency import Dependency
 from services.scheduler.domain.errors import RequestIdReused
 from services.scheduler.domain.ports import Demand, TaskBatches
 from services.scheduler.domain.run import Run
@@ -226,3 +227,11 @@ async def test_a_lease_spends_what_it_claimed_and_gives_the_rest_back(world: Wor
     taker = Taker("w", 3)
     await world.join(taker)
     assert (taker.leases, taker.credits) == ([waiting], 2)
+
+
+async def test_a_task_that_depends_on_others_is_claimed_by_nobody(world: World) -> None:
+    taker = Taker("w", 2)
+    await world.join(taker)
+    await world.create.execute(blocked := a_task(dependencies=(Dependency(new_id(), "first"),)))
+    await world.create.execute(free := a_task())
+    assert (blocked.worker_id, free.worker_id, taker.credits) == (None, "w", 1)
