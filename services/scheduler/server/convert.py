@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -18,10 +18,11 @@ from services.common.errors import InvalidRequest
 from services.common.ids import new_id
 from services.common.wire import duration, number, text, timestamp, varint
 from services.scheduler.domain import task as domain
-from services.scheduler.domain.dependency import Dependency, FailurePolicy, Outcome
+from services.scheduler.domain.dependency import Dependency
 from services.scheduler.domain.retry import RetryPolicy
 from services.scheduler.domain.task_filter import Condition, TaskFilter, parse_filter, parse_order
 from services.scheduler.domain.worker import Hello, SchedulerMessage, WorkerMessage
+from services.scheduler.server.dependency_convert import dependencies_of, outcome_message
 
 _NO_LABELS: Mapping[str, str] = {}
 _OUTPUT_ONLY = tuple(
@@ -113,31 +114,6 @@ def new_task(
         dependencies=dependencies,
         concurrency_key=task.concurrency_key or None,
     )
-
-
-def dependencies_of(task: pb.Task) -> tuple[Dependency, ...]:
-    """What a task depends on, with the defaults, which the message gets, too; raises InvalidRequest for what comes twice."""
-    if not task.dependencies:
-        return ()
-    found = []
-    for message in task.dependencies:
-        message.task_id = message.task_id.lower()
-        message.name = message.name or message.task_id
-        message.failure_policy = message.failure_policy or pb.DEPENDENCY_FAILURE_POLICY_FAIL
-        found.append(Dependency(message.task_id, message.name, FailurePolicy(message.failure_policy)))
-    check_unique("task.dependencies", found)
-    return tuple(found)
-
-
-def check_unique(field: str, dependencies: Sequence[Dependency]) -> None:
-    """Raises InvalidRequest when one of the dependencies of a task, in this field, is there twice or is named as another."""
-    for what, values in (
-        ("task_id", [dependency.task_id for dependency in dependencies]),
-        ("name", [dependency.name for dependency in dependencies]),
-    ):
-        if len(set(values)) < len(values):
-            twice = next(value for place, value in enumerate(values) if value in values[:place])
-            raise InvalidRequest([(field, f"must have each {what} once, and has {twice!r} twice")])
 
 
 def _times(task: pb.Task) -> domain.Times | None:
@@ -358,20 +334,9 @@ def _lease(lease: domain.Lease) -> bytes:
         )
         rest += worker_pb.TaskLease(steps=entries).SerializeToString()
     if lease.dependencies:
-        rest += worker_pb.TaskLease(dependencies=map(_outcome, lease.dependencies)).SerializeToString()
+        rest += worker_pb.TaskLease(dependencies=map(outcome_message, lease.dependencies)).SerializeToString()
     length = varint(size)
     return b"".join((b"\x12", varint(1 + len(length) + size + len(rest)), b"\x0a", length, lease.spec, changing, input_, rest))
-
-
-def _outcome(outcome: Outcome) -> worker_pb.TaskDependencyOutcome:
-    message = worker_pb.TaskDependencyOutcome(
-        task_id=outcome.task_id, name=outcome.name, state=pb.TaskState.ValueType(outcome.state), result_omitted=outcome.omitted
-    )
-    if outcome.result is not None:
-        message.result.MergeFromString(outcome.result)
-    if outcome.error_reason is not None:
-        message.error.reason, message.error.message = outcome.error_reason, outcome.error_message or ""
-    return message
 
 
 @lru_cache(maxsize=1024)

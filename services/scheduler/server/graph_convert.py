@@ -14,7 +14,8 @@ from services.common.validation import validate_each
 from services.scheduler.domain.dependency import MOST_DEPENDENCIES, Dependency, FailurePolicy
 from services.scheduler.domain.task import NewTask
 from services.scheduler.domain.task_graph import Edge, NewGraph, PayloadHash, check_keys, id_after, ranks_of
-from services.scheduler.server.convert import check_unique, new_task
+from services.scheduler.server.convert import new_task
+from services.scheduler.server.dependency_convert import check_unique
 
 
 def new_graph(request: service_pb.CreateTaskGraphRequest, tenant_id: str, subject: str, traceparent: str) -> NewGraph:

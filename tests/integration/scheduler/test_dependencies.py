@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -11,9 +12,16 @@ from google.protobuf.duration_pb2 import Duration
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import task_pb2
+from pydantic import SecretStr
 
+from services.common.db.driver import open_driver
+from services.common.db.engine_role import EngineDriver
+from services.common.db.migrations import migrate
 from services.common.grpcx.status import error_info
-from tests.integration.scheduler.conftest import Scheduler, unique, value
+from services.scheduler.server.convert import new_task
+from services.scheduler.storage.batches import Batches
+from services.scheduler.usecases.hub import Hub
+from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique, value
 from tests.support.service import metadata
 
 POLICIES = {"FAIL": 1, "CANCEL": 2, "CONTINUE": 3}
@@ -234,6 +242,24 @@ async def test_results_that_have_no_room_are_omitted_and_can_be_read(scheduler: 
             assert lease.dependencies[0].result == value(large)
             await worker.complete(lease)
     assert (await scheduler.get(sources[9].task_id)).result == value(large)
+
+
+async def test_workers_look_again_for_a_task_that_was_locked_while_a_dependant_was_created(
+    scheduler_settings: MakeSettings, empty_database_url: str
+) -> None:
+    settings = scheduler_settings(database_url=SecretStr(empty_database_url))
+    migrate(settings, package="services.scheduler.storage.migrations", schema="scheduler")
+    async with open_driver(settings, "scheduler") as database:
+        hub, wakes = Hub("test"), []
+        batches = Batches(EngineDriver(database), hub, timedelta(seconds=60))
+        first = new_task(pb.CreateTaskRequest(task=task_pb2.Task(description="x", kind="first")), "acme", "ada", "")
+        await batches.create([first])
+        hub.listen(wakes.append)
+        after = task_pb2.Task(description="x", kind="second", dependencies=on(first.task_id))
+        await batches.create([new_task(pb.CreateTaskRequest(task=after), "acme", "ada", "")])
+        [wake] = wakes
+        # Whoever passed over it must not believe that nothing waits; the new task itself waits for nobody yet.
+        assert (wake.kinds, wake.counted, wake.again) == ({"first"}, False, 1)
 
 
 async def test_one_dependency_of_very_many_tasks_tells_them_all(scheduler: Scheduler) -> None:

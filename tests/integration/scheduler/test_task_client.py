@@ -9,7 +9,11 @@ import grpc
 import pytest
 from google.protobuf import json_format
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
+from guildmesh.scheduler.v1 import task_pb2
+from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
+from guildmesh_client.dependencies import After, Graph
 from guildmesh_client.tasks import TaskClient, TaskNotCompleted, TaskRefused
+from guildmesh_client.worker import Dependency, JsonValue, ResultOmitted, Task, TaskFailed, Worker
 
 from services.common.grpcx.channel import secure_channel
 from services.common.telemetry.metrics import requests_total
@@ -125,3 +129,49 @@ async def test_run_bears_a_scheduler_that_is_replaced(scheduler_settings: MakeSe
                         assert await call == "still here"
                 listed = await again.stub.ListTasks(pb.ListTasksRequest(), metadata=metadata(scheduler.ada))
                 assert len(listed.tasks) == 1
+
+
+async def test_a_graph_is_created_with_one_call_and_its_worker_finds_what_it_waited_for(scheduler: Scheduler) -> None:
+    graph = Graph()
+    for name in ("one", "two"):
+        graph.add(name, name, kind=scheduler.kind)
+    graph.add("bad", "bad", kind=scheduler.kind)
+    graph.add(
+        "join", "join", kind=scheduler.kind, after=["one", After("two", name="second"), After("bad", on_failure="continue")]
+    )
+    tasks = client(scheduler)
+    ids = await tasks.create_graph(graph, request_id="graph")
+    assert await tasks.create_graph(graph, request_id="graph") == ids
+    worker = Worker(channel=scheduler.channel, metadata=metadata(scheduler.ada))
+
+    @worker.task(scheduler.kind)
+    async def work(task: Task) -> JsonValue:
+        if task.description == "bad":
+            raise TaskFailed("BROKEN", "it broke")
+        if task.description != "join":
+            return {"of": task.description}
+        bad = task.dependencies["bad"]
+        assert bad.error is not None
+        return [task.dependencies["one"].result, task.dependencies["second"].result, bad.state, bad.error.reason, bad.result]
+
+    running_worker = asyncio.create_task(worker.run())
+    await scheduler.watch(ids["join"])
+    worker.stop()
+    await running_worker
+    result = json_format.MessageToDict((await scheduler.get(ids["join"])).result)
+    assert result == [{"of": "one"}, {"of": "two"}, "failed", "BROKEN", None]
+
+
+async def test_a_graph_that_is_none_is_refused_with_the_reason(scheduler: Scheduler) -> None:
+    graph = Graph().add("a", "a", after=["b"]).add("b", "b", after=["a"])
+    with pytest.raises(TaskRefused) as refused:
+        await client(scheduler).create_graph(graph)
+    assert (refused.value.code, refused.value.reason) == ("INVALID_ARGUMENT", "DEPENDENCY_CYCLE")
+    with pytest.raises(ValueError, match="on_failure"):
+        Graph().add("a", "a", after=[After("b", on_failure="ignore")])  # type: ignore[arg-type]
+
+
+def test_an_omitted_result_is_no_none() -> None:
+    outcome = worker_pb.TaskDependencyOutcome(task_id="t", name="n", state=task_pb2.TASK_STATE_COMPLETED, result_omitted=True)
+    with pytest.raises(ResultOmitted, match="read it with GetTask"):
+        _ = Dependency.of(outcome).result

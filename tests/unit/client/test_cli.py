@@ -103,3 +103,10 @@ def test_a_queue_or_a_replay_that_cannot_be_asked_for_is_told_before_anything_is
     result = CliRunner().invoke(cli.application(), arguments)
     assert isinstance(result.exception, CommandError), result.output
     assert says in str(result.exception)
+
+
+@pytest.mark.parametrize("text", ["{", '{"nodes": [{"kee": "a"}]}', "[]"])
+def test_a_graph_that_cannot_be_read_is_told_before_anything_is_sent(text: str) -> None:
+    result = CliRunner().invoke(cli.application(), ["tasks", "create-graph", "-"], input=text)
+    assert isinstance(result.exception, CommandError)
+    assert "is not a graph" in str(result.exception)

@@ -13,16 +13,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.ids import new_id
+from services.scheduler.domain.dependency import Outcome
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import Lease, State, Step
 from services.scheduler.domain.worker import Refusal, SchedulerMessage
 from services.scheduler.server.convert import new_task, work_responses
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=300)
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
 TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2200, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC))
 ATTEMPTS = st.integers(1, 40_000)
 STEPS = st.lists(
     st.builds(Step, TEXTS, ATTEMPTS, st.builds(lambda t: Value(string_value=t).SerializeToString(), TEXTS)), max_size=3
+)
+OUTCOMES = st.builds(
+    Outcome,
+    st.builds(new_id),
+    TEXTS,
+    st.sampled_from([State.COMPLETED, State.FAILED, State.CANCELLED]),
+    st.none() | st.builds(lambda t: Value(string_value=t).SerializeToString(), TEXTS),
+    st.none() | TEXTS,
+    TEXTS,
+    omitted=st.booleans(),
 )
 RUNS = st.builds(
     Run,
@@ -45,6 +57,7 @@ LEASES = st.builds(
     TIMES,
     st.timedeltas(timedelta(), timedelta(hours=1)),
     STEPS.map(tuple),
+    st.lists(OUTCOMES, max_size=2).map(tuple),
 )
 ACKS = st.tuples(st.one_of(st.builds(new_id), TEXTS), ATTEMPTS, st.sampled_from(["", "step"]))
 
@@ -71,6 +84,13 @@ def by_protobuf(message: SchedulerMessage) -> worker_pb.WorkResponse:
         for step in lease.steps:
             entry = part.steps.add(task_id=run.task_id, attempt=step.attempt, step_id=step.step_id)
             entry.result.MergeFromString(step.result)
+        for outcome in lease.dependencies:
+            told = part.dependencies.add(task_id=outcome.task_id, name=outcome.name, result_omitted=outcome.omitted)
+            told.state = pb.TaskState.ValueType(outcome.state)
+            if outcome.result is not None:
+                told.result.MergeFromString(outcome.result)
+            if outcome.error_reason is not None:
+                told.error.reason, told.error.message = outcome.error_reason, outcome.error_message or ""
     for task_id, attempt, step_id in message.acks:
         response.acks.add(task_id=task_id, attempt=attempt, step_id=step_id)
     for task_id, attempt, step_id, refusal in message.refusals:
@@ -85,6 +105,15 @@ def test_what_is_told_a_worker_reads_as_protobuf_would_have_written_it(
     message = SchedulerMessage(leases=leases, acks=acks, drain=drain)
     message.refusals = [(*key, Refusal("STALE_ATTEMPT", "Stop.")) for key in refused]
     assert worker_pb.WorkResponse.FromString(b"".join(work_responses(message))) == by_protobuf(message)
+
+
+def test_what_is_too_much_for_one_message_is_told_in_several_and_the_welcome_comes_first() -> None:
+    run = Run("acme", new_id(), 0, State.RUNNING, "q", "k", 5, 1, 5, 1000, 2, False, None, "", NOW, start_time=NOW)
+    lease = Lease(run, b"", Struct(fields={"x": Value(string_value="x" * 3_000_000)}).SerializeToString(), NOW, timedelta(1))
+    message = SchedulerMessage(welcome=(timedelta(1), timedelta(1)), leases=[lease] * 5, acks=[("task", 1, "")])
+    parts = [worker_pb.WorkResponse.FromString(part) for part in work_responses(message)]
+    assert [len(part.leases) for part in parts] == [2, 2, 1]
+    assert [(part.HasField("welcome"), len(part.acks)) for part in parts] == [(True, 1), (False, 0), (False, 0)]
 
 
 def test_nobody_chooses_what_only_the_scheduler_says() -> None:

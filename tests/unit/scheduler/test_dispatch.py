@@ -12,6 +12,7 @@ import pytest
 from services.common.errors import Unavailable
 from services.common.ids import new_id
 from services.scheduler.domain.decision import Answer, Decisions, Message, Start
+from services.scheduler.domain.dependency import Dependency
 from services.scheduler.domain.errors import RequestIdReused
 from services.scheduler.domain.ports import Demand, TaskBatches
 from services.scheduler.domain.queue import Queue
@@ -317,3 +318,11 @@ async def test_two_tenants_whose_tasks_wait_in_a_queue_are_told_of(world: World)
     told = [waiting for message in link.told for waiting in message.waiting]
     assert len(told) == 2
     assert {(queue, kind) for _, queue, kind in told} == {("code", "k")}
+
+
+async def test_a_task_that_depends_on_others_is_claimed_by_nobody(world: World) -> None:
+    taker = Taker("w", 2)
+    await world.join(taker)
+    await world.create.execute(blocked := a_task(dependencies=(Dependency(new_id(), "first"),)))
+    await world.create.execute(free := a_task())
+    assert (blocked.worker_id, free.worker_id, taker.credits) == (None, "w", 1)

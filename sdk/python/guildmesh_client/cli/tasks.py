@@ -146,6 +146,8 @@ def create_graph(
         request = Parse(file.read(), pb.CreateTaskGraphRequest())
     except ParseError as error:
         raise CommandError(f"{file.name} is not a graph: {error}.") from error
+    if not request.nodes:
+        raise CommandError(f'{file.name} is not a graph: it has no nodes, such as {{"nodes": [{{"key": "a", "task": …}}]}}.')
     if request_id:
         request.request_id = request_id
     with connect() as connection:
