@@ -67,19 +67,19 @@ const (
 	// ERROR_REASON_BACKFILL_TOO_LARGE: more runs than one call may start.
 	ErrorReason_ERROR_REASON_BACKFILL_TOO_LARGE ErrorReason = 25
 	// ERROR_REASON_QUEUE_EXISTS: the tenant has a queue of this name.
-	ErrorReason_ERROR_REASON_QUEUE_EXISTS ErrorReason = 40
+	ErrorReason_ERROR_REASON_QUEUE_EXISTS ErrorReason = 60
 	// ERROR_REASON_QUEUE_NOT_EMPTY: a queue with tasks that have not ended cannot be deleted.
-	ErrorReason_ERROR_REASON_QUEUE_NOT_EMPTY ErrorReason = 41
+	ErrorReason_ERROR_REASON_QUEUE_NOT_EMPTY ErrorReason = 61
 	// ERROR_REASON_SHARED_QUEUE: a queue of every tenant is changed by operators only.
-	ErrorReason_ERROR_REASON_SHARED_QUEUE ErrorReason = 42
+	ErrorReason_ERROR_REASON_SHARED_QUEUE ErrorReason = 62
 	// ERROR_REASON_TOO_MANY_QUEUES: a tenant has as many queues as it may have.
-	ErrorReason_ERROR_REASON_TOO_MANY_QUEUES ErrorReason = 43
+	ErrorReason_ERROR_REASON_TOO_MANY_QUEUES ErrorReason = 63
 	// ERROR_REASON_DEAD_LETTER_NOT_FOUND: no such dead letter in the caller's tenant: the task has not failed, or was dismissed, or is not kept any more.
-	ErrorReason_ERROR_REASON_DEAD_LETTER_NOT_FOUND ErrorReason = 44
+	ErrorReason_ERROR_REASON_DEAD_LETTER_NOT_FOUND ErrorReason = 64
 	// ERROR_REASON_TASK_NOT_FAILED: only a task that failed is replayed.
-	ErrorReason_ERROR_REASON_TASK_NOT_FAILED ErrorReason = 45
+	ErrorReason_ERROR_REASON_TASK_NOT_FAILED ErrorReason = 65
 	// ERROR_REASON_REPLAY_NOT_KEPT: the task was replayed, and its replay is not kept any more.
-	ErrorReason_ERROR_REASON_REPLAY_NOT_KEPT ErrorReason = 46
+	ErrorReason_ERROR_REASON_REPLAY_NOT_KEPT ErrorReason = 66
 )
 
 // Enum value maps for ErrorReason.
@@ -105,13 +105,13 @@ var (
 		23: "ERROR_REASON_INVALID_TIME_ZONE",
 		24: "ERROR_REASON_ETAG_MISMATCH",
 		25: "ERROR_REASON_BACKFILL_TOO_LARGE",
-		40: "ERROR_REASON_QUEUE_EXISTS",
-		41: "ERROR_REASON_QUEUE_NOT_EMPTY",
-		42: "ERROR_REASON_SHARED_QUEUE",
-		43: "ERROR_REASON_TOO_MANY_QUEUES",
-		44: "ERROR_REASON_DEAD_LETTER_NOT_FOUND",
-		45: "ERROR_REASON_TASK_NOT_FAILED",
-		46: "ERROR_REASON_REPLAY_NOT_KEPT",
+		60: "ERROR_REASON_QUEUE_EXISTS",
+		61: "ERROR_REASON_QUEUE_NOT_EMPTY",
+		62: "ERROR_REASON_SHARED_QUEUE",
+		63: "ERROR_REASON_TOO_MANY_QUEUES",
+		64: "ERROR_REASON_DEAD_LETTER_NOT_FOUND",
+		65: "ERROR_REASON_TASK_NOT_FAILED",
+		66: "ERROR_REASON_REPLAY_NOT_KEPT",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":           0,
@@ -134,13 +134,13 @@ var (
 		"ERROR_REASON_INVALID_TIME_ZONE":     23,
 		"ERROR_REASON_ETAG_MISMATCH":         24,
 		"ERROR_REASON_BACKFILL_TOO_LARGE":    25,
-		"ERROR_REASON_QUEUE_EXISTS":          40,
-		"ERROR_REASON_QUEUE_NOT_EMPTY":       41,
-		"ERROR_REASON_SHARED_QUEUE":          42,
-		"ERROR_REASON_TOO_MANY_QUEUES":       43,
-		"ERROR_REASON_DEAD_LETTER_NOT_FOUND": 44,
-		"ERROR_REASON_TASK_NOT_FAILED":       45,
-		"ERROR_REASON_REPLAY_NOT_KEPT":       46,
+		"ERROR_REASON_QUEUE_EXISTS":          60,
+		"ERROR_REASON_QUEUE_NOT_EMPTY":       61,
+		"ERROR_REASON_SHARED_QUEUE":          62,
+		"ERROR_REASON_TOO_MANY_QUEUES":       63,
+		"ERROR_REASON_DEAD_LETTER_NOT_FOUND": 64,
+		"ERROR_REASON_TASK_NOT_FAILED":       65,
+		"ERROR_REASON_REPLAY_NOT_KEPT":       66,
 	}
 )
 
@@ -220,21 +220,21 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\vschedule_id\x12\anightly\x12\x93\x01\n" +
 	"\x1fERROR_REASON_BACKFILL_TOO_LARGE\x10\x19\x1anʻ\x18j\b\x03\x12YMore than 500 runs lie in this time; fill a shorter one, and the rest with further calls.\x1a\v\n" +
 	"\x04most\x12\x03500\x12\x9d\x01\n" +
-	"\x19ERROR_REASON_QUEUE_EXISTS\x10(\x1a~ʻ\x18z\b\x06\x12dThere is a queue 'reports' already; change it with PATCH /v1/queues/reports, or choose another name.\x1a\x10\n" +
+	"\x19ERROR_REASON_QUEUE_EXISTS\x10<\x1a~ʻ\x18z\b\x06\x12dThere is a queue 'reports' already; change it with PATCH /v1/queues/reports, or choose another name.\x1a\x10\n" +
 	"\x05queue\x12\areports\x12\xa1\x01\n" +
-	"\x1cERROR_REASON_QUEUE_NOT_EMPTY\x10)\x1a\x7fʻ\x18{\b\t\x12eThe queue 'reports' has tasks that have not ended; cancel them or wait for their end, then delete it.\x1a\x10\n" +
+	"\x1cERROR_REASON_QUEUE_NOT_EMPTY\x10=\x1a\x7fʻ\x18{\b\t\x12eThe queue 'reports' has tasks that have not ended; cancel them or wait for their end, then delete it.\x1a\x10\n" +
 	"\x05queue\x12\areports\x12\xeb\x01\n" +
-	"\x19ERROR_REASON_SHARED_QUEUE\x10*\x1a\xcb\x01ʻ\x18\xc6\x01\b\a\x12\x9b\x01The queue 'research' is every tenant's, and changing it needs the role operator; create your own 'research' instead, which takes its place for your tenant.\x1a\x11\n" +
+	"\x19ERROR_REASON_SHARED_QUEUE\x10>\x1a\xcb\x01ʻ\x18\xc6\x01\b\a\x12\x9b\x01The queue 'research' is every tenant's, and changing it needs the role operator; create your own 'research' instead, which takes its place for your tenant.\x1a\x11\n" +
 	"\x05queue\x12\bresearch\x1a\x11\n" +
 	"\x05roles\x12\boperator\x12\x86\x01\n" +
-	"\x1cERROR_REASON_TOO_MANY_QUEUES\x10+\x1adʻ\x18`\b\b\x12NThere are 1000 queues already, which is the most; delete one that is not used.\x1a\f\n" +
+	"\x1cERROR_REASON_TOO_MANY_QUEUES\x10?\x1adʻ\x18`\b\b\x12NThere are 1000 queues already, which is the most; delete one that is not used.\x1a\f\n" +
 	"\x04most\x12\x041000\x12\xd8\x01\n" +
-	"\"ERROR_REASON_DEAD_LETTER_NOT_FOUND\x10,\x1a\xaf\x01ʻ\x18\xaa\x01\b\x05\x12uNo dead letter '01990000-0000-7000-8000-000000000000'; list those of a queue with GET /v1/dead-letters?queue=default.\x1a/\n" +
+	"\"ERROR_REASON_DEAD_LETTER_NOT_FOUND\x10@\x1a\xaf\x01ʻ\x18\xaa\x01\b\x05\x12uNo dead letter '01990000-0000-7000-8000-000000000000'; list those of a queue with GET /v1/dead-letters?queue=default.\x1a/\n" +
 	"\atask_id\x12$01990000-0000-7000-8000-000000000000\x12\xd8\x01\n" +
-	"\x1cERROR_REASON_TASK_NOT_FAILED\x10-\x1a\xb5\x01ʻ\x18\xb0\x01\b\t\x12fThe task '01990000-0000-7000-8000-000000000000' is completed; only a task that failed can be replayed.\x1a\x13\n" +
+	"\x1cERROR_REASON_TASK_NOT_FAILED\x10A\x1a\xb5\x01ʻ\x18\xb0\x01\b\t\x12fThe task '01990000-0000-7000-8000-000000000000' is completed; only a task that failed can be replayed.\x1a\x13\n" +
 	"\x06status\x12\tcompleted\x1a/\n" +
 	"\atask_id\x12$01990000-0000-7000-8000-000000000000\x12\xbb\x02\n" +
-	"\x1cERROR_REASON_REPLAY_NOT_KEPT\x10.\x1a\x98\x02ʻ\x18\x93\x02\b\t\x12\xa5\x01The task '01990000-0000-7000-8000-000000000000' was replayed as '01990000-0000-7000-8000-000000000001', which is not kept any more; set again to replay it once more.\x1a6\n" +
+	"\x1cERROR_REASON_REPLAY_NOT_KEPT\x10B\x1a\x98\x02ʻ\x18\x93\x02\b\t\x12\xa5\x01The task '01990000-0000-7000-8000-000000000000' was replayed as '01990000-0000-7000-8000-000000000001', which is not kept any more; set again to replay it once more.\x1a6\n" +
 	"\x0ereplay_task_id\x12$01990000-0000-7000-8000-000000000001\x1a/\n" +
 	"\atask_id\x12$01990000-0000-7000-8000-000000000000B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 

@@ -62,19 +62,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_ETAG_MISMATCH: the schedule, or the queue, was changed since the caller read it."""
     ERROR_REASON_BACKFILL_TOO_LARGE: _ErrorReason.ValueType  # 25
     """ERROR_REASON_BACKFILL_TOO_LARGE: more runs than one call may start."""
-    ERROR_REASON_QUEUE_EXISTS: _ErrorReason.ValueType  # 40
+    ERROR_REASON_QUEUE_EXISTS: _ErrorReason.ValueType  # 60
     """ERROR_REASON_QUEUE_EXISTS: the tenant has a queue of this name."""
-    ERROR_REASON_QUEUE_NOT_EMPTY: _ErrorReason.ValueType  # 41
+    ERROR_REASON_QUEUE_NOT_EMPTY: _ErrorReason.ValueType  # 61
     """ERROR_REASON_QUEUE_NOT_EMPTY: a queue with tasks that have not ended cannot be deleted."""
-    ERROR_REASON_SHARED_QUEUE: _ErrorReason.ValueType  # 42
+    ERROR_REASON_SHARED_QUEUE: _ErrorReason.ValueType  # 62
     """ERROR_REASON_SHARED_QUEUE: a queue of every tenant is changed by operators only."""
-    ERROR_REASON_TOO_MANY_QUEUES: _ErrorReason.ValueType  # 43
+    ERROR_REASON_TOO_MANY_QUEUES: _ErrorReason.ValueType  # 63
     """ERROR_REASON_TOO_MANY_QUEUES: a tenant has as many queues as it may have."""
-    ERROR_REASON_DEAD_LETTER_NOT_FOUND: _ErrorReason.ValueType  # 44
+    ERROR_REASON_DEAD_LETTER_NOT_FOUND: _ErrorReason.ValueType  # 64
     """ERROR_REASON_DEAD_LETTER_NOT_FOUND: no such dead letter in the caller's tenant: the task has not failed, or was dismissed, or is not kept any more."""
-    ERROR_REASON_TASK_NOT_FAILED: _ErrorReason.ValueType  # 45
+    ERROR_REASON_TASK_NOT_FAILED: _ErrorReason.ValueType  # 65
     """ERROR_REASON_TASK_NOT_FAILED: only a task that failed is replayed."""
-    ERROR_REASON_REPLAY_NOT_KEPT: _ErrorReason.ValueType  # 46
+    ERROR_REASON_REPLAY_NOT_KEPT: _ErrorReason.ValueType  # 66
     """ERROR_REASON_REPLAY_NOT_KEPT: the task was replayed, and its replay is not kept any more."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -120,18 +120,18 @@ ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 24
 """ERROR_REASON_ETAG_MISMATCH: the schedule, or the queue, was changed since the caller read it."""
 ERROR_REASON_BACKFILL_TOO_LARGE: ErrorReason.ValueType  # 25
 """ERROR_REASON_BACKFILL_TOO_LARGE: more runs than one call may start."""
-ERROR_REASON_QUEUE_EXISTS: ErrorReason.ValueType  # 40
+ERROR_REASON_QUEUE_EXISTS: ErrorReason.ValueType  # 60
 """ERROR_REASON_QUEUE_EXISTS: the tenant has a queue of this name."""
-ERROR_REASON_QUEUE_NOT_EMPTY: ErrorReason.ValueType  # 41
+ERROR_REASON_QUEUE_NOT_EMPTY: ErrorReason.ValueType  # 61
 """ERROR_REASON_QUEUE_NOT_EMPTY: a queue with tasks that have not ended cannot be deleted."""
-ERROR_REASON_SHARED_QUEUE: ErrorReason.ValueType  # 42
+ERROR_REASON_SHARED_QUEUE: ErrorReason.ValueType  # 62
 """ERROR_REASON_SHARED_QUEUE: a queue of every tenant is changed by operators only."""
-ERROR_REASON_TOO_MANY_QUEUES: ErrorReason.ValueType  # 43
+ERROR_REASON_TOO_MANY_QUEUES: ErrorReason.ValueType  # 63
 """ERROR_REASON_TOO_MANY_QUEUES: a tenant has as many queues as it may have."""
-ERROR_REASON_DEAD_LETTER_NOT_FOUND: ErrorReason.ValueType  # 44
+ERROR_REASON_DEAD_LETTER_NOT_FOUND: ErrorReason.ValueType  # 64
 """ERROR_REASON_DEAD_LETTER_NOT_FOUND: no such dead letter in the caller's tenant: the task has not failed, or was dismissed, or is not kept any more."""
-ERROR_REASON_TASK_NOT_FAILED: ErrorReason.ValueType  # 45
+ERROR_REASON_TASK_NOT_FAILED: ErrorReason.ValueType  # 65
 """ERROR_REASON_TASK_NOT_FAILED: only a task that failed is replayed."""
-ERROR_REASON_REPLAY_NOT_KEPT: ErrorReason.ValueType  # 46
+ERROR_REASON_REPLAY_NOT_KEPT: ErrorReason.ValueType  # 66
 """ERROR_REASON_REPLAY_NOT_KEPT: the task was replayed, and its replay is not kept any more."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
