@@ -81,13 +81,13 @@ const (
 	// ERROR_REASON_REPLAY_NOT_KEPT: the task was replayed, and its replay is not kept any more.
 	ErrorReason_ERROR_REASON_REPLAY_NOT_KEPT ErrorReason = 46
 	// ERROR_REASON_DUPLICATE_NODE_KEY: two nodes of a graph have the same key.
-	ErrorReason_ERROR_REASON_DUPLICATE_NODE_KEY ErrorReason = 50
+	ErrorReason_ERROR_REASON_DUPLICATE_NODE_KEY ErrorReason = 47
 	// ERROR_REASON_UNKNOWN_NODE_KEY: a node of a graph depends on a key that no node has.
-	ErrorReason_ERROR_REASON_UNKNOWN_NODE_KEY ErrorReason = 51
+	ErrorReason_ERROR_REASON_UNKNOWN_NODE_KEY ErrorReason = 48
 	// ERROR_REASON_SELF_DEPENDENCY: a node of a graph depends on itself.
-	ErrorReason_ERROR_REASON_SELF_DEPENDENCY ErrorReason = 52
+	ErrorReason_ERROR_REASON_SELF_DEPENDENCY ErrorReason = 49
 	// ERROR_REASON_DEPENDENCY_CYCLE: nodes of a graph wait for each other.
-	ErrorReason_ERROR_REASON_DEPENDENCY_CYCLE ErrorReason = 53
+	ErrorReason_ERROR_REASON_DEPENDENCY_CYCLE ErrorReason = 50
 )
 
 // Enum value maps for ErrorReason.
@@ -120,10 +120,10 @@ var (
 		44: "ERROR_REASON_DEAD_LETTER_NOT_FOUND",
 		45: "ERROR_REASON_TASK_NOT_FAILED",
 		46: "ERROR_REASON_REPLAY_NOT_KEPT",
-		50: "ERROR_REASON_DUPLICATE_NODE_KEY",
-		51: "ERROR_REASON_UNKNOWN_NODE_KEY",
-		52: "ERROR_REASON_SELF_DEPENDENCY",
-		53: "ERROR_REASON_DEPENDENCY_CYCLE",
+		47: "ERROR_REASON_DUPLICATE_NODE_KEY",
+		48: "ERROR_REASON_UNKNOWN_NODE_KEY",
+		49: "ERROR_REASON_SELF_DEPENDENCY",
+		50: "ERROR_REASON_DEPENDENCY_CYCLE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":           0,
@@ -153,10 +153,10 @@ var (
 		"ERROR_REASON_DEAD_LETTER_NOT_FOUND": 44,
 		"ERROR_REASON_TASK_NOT_FAILED":       45,
 		"ERROR_REASON_REPLAY_NOT_KEPT":       46,
-		"ERROR_REASON_DUPLICATE_NODE_KEY":    50,
-		"ERROR_REASON_UNKNOWN_NODE_KEY":      51,
-		"ERROR_REASON_SELF_DEPENDENCY":       52,
-		"ERROR_REASON_DEPENDENCY_CYCLE":      53,
+		"ERROR_REASON_DUPLICATE_NODE_KEY":    47,
+		"ERROR_REASON_UNKNOWN_NODE_KEY":      48,
+		"ERROR_REASON_SELF_DEPENDENCY":       49,
+		"ERROR_REASON_DEPENDENCY_CYCLE":      50,
 	}
 )
 
@@ -253,15 +253,15 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\x1cERROR_REASON_REPLAY_NOT_KEPT\x10.\x1a\x98\x02ʻ\x18\x93\x02\b\t\x12\xa5\x01The task '01990000-0000-7000-8000-000000000000' was replayed as '01990000-0000-7000-8000-000000000001', which is not kept any more; set again to replay it once more.\x1a6\n" +
 	"\x0ereplay_task_id\x12$01990000-0000-7000-8000-000000000001\x1a/\n" +
 	"\atask_id\x12$01990000-0000-7000-8000-000000000000\x12\x80\x01\n" +
-	"\x1fERROR_REASON_DUPLICATE_NODE_KEY\x102\x1a[ʻ\x18W\b\x03\x12BTwo nodes have the key 'extract'; give each node a key of its own.\x1a\x0f\n" +
+	"\x1fERROR_REASON_DUPLICATE_NODE_KEY\x10/\x1a[ʻ\x18W\b\x03\x12BTwo nodes have the key 'extract'; give each node a key of its own.\x1a\x0f\n" +
 	"\x04node\x12\aextract\x12\xcf\x01\n" +
-	"\x1dERROR_REASON_UNKNOWN_NODE_KEY\x103\x1a\xab\x01ʻ\x18\xa6\x01\b\x03\x12{The node 'report' depends on 'extrakt', and no node has this key; to depend on a task that is there, use task.dependencies.\x1a\x15\n" +
+	"\x1dERROR_REASON_UNKNOWN_NODE_KEY\x100\x1a\xab\x01ʻ\x18\xa6\x01\b\x03\x12{The node 'report' depends on 'extrakt', and no node has this key; to depend on a task that is there, use task.dependencies.\x1a\x15\n" +
 	"\n" +
 	"dependency\x12\aextrakt\x1a\x0e\n" +
 	"\x04node\x12\x06report\x12y\n" +
-	"\x1cERROR_REASON_SELF_DEPENDENCY\x104\x1aWʻ\x18S\b\x03\x12?The node 'report' depends on itself; leave this dependency out.\x1a\x0e\n" +
+	"\x1cERROR_REASON_SELF_DEPENDENCY\x101\x1aWʻ\x18S\b\x03\x12?The node 'report' depends on itself; leave this dependency out.\x1a\x0e\n" +
 	"\x04node\x12\x06report\x12\x9b\x01\n" +
-	"\x1dERROR_REASON_DEPENDENCY_CYCLE\x105\x1axʻ\x18t\b\x03\x12UThe nodes wait for each other: a -> b -> c -> a; leave one of these dependencies out.\x1a\x19\n" +
+	"\x1dERROR_REASON_DEPENDENCY_CYCLE\x102\x1axʻ\x18t\b\x03\x12UThe nodes wait for each other: a -> b -> c -> a; leave one of these dependencies out.\x1a\x19\n" +
 	"\x05cycle\x12\x10a -> b -> c -> aB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (

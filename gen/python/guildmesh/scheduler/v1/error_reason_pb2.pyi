@@ -76,13 +76,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_TASK_NOT_FAILED: only a task that failed is replayed."""
     ERROR_REASON_REPLAY_NOT_KEPT: _ErrorReason.ValueType  # 46
     """ERROR_REASON_REPLAY_NOT_KEPT: the task was replayed, and its replay is not kept any more."""
-    ERROR_REASON_DUPLICATE_NODE_KEY: _ErrorReason.ValueType  # 50
+    ERROR_REASON_DUPLICATE_NODE_KEY: _ErrorReason.ValueType  # 47
     """ERROR_REASON_DUPLICATE_NODE_KEY: two nodes of a graph have the same key."""
-    ERROR_REASON_UNKNOWN_NODE_KEY: _ErrorReason.ValueType  # 51
+    ERROR_REASON_UNKNOWN_NODE_KEY: _ErrorReason.ValueType  # 48
     """ERROR_REASON_UNKNOWN_NODE_KEY: a node of a graph depends on a key that no node has."""
-    ERROR_REASON_SELF_DEPENDENCY: _ErrorReason.ValueType  # 52
+    ERROR_REASON_SELF_DEPENDENCY: _ErrorReason.ValueType  # 49
     """ERROR_REASON_SELF_DEPENDENCY: a node of a graph depends on itself."""
-    ERROR_REASON_DEPENDENCY_CYCLE: _ErrorReason.ValueType  # 53
+    ERROR_REASON_DEPENDENCY_CYCLE: _ErrorReason.ValueType  # 50
     """ERROR_REASON_DEPENDENCY_CYCLE: nodes of a graph wait for each other."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -142,12 +142,12 @@ ERROR_REASON_TASK_NOT_FAILED: ErrorReason.ValueType  # 45
 """ERROR_REASON_TASK_NOT_FAILED: only a task that failed is replayed."""
 ERROR_REASON_REPLAY_NOT_KEPT: ErrorReason.ValueType  # 46
 """ERROR_REASON_REPLAY_NOT_KEPT: the task was replayed, and its replay is not kept any more."""
-ERROR_REASON_DUPLICATE_NODE_KEY: ErrorReason.ValueType  # 50
+ERROR_REASON_DUPLICATE_NODE_KEY: ErrorReason.ValueType  # 47
 """ERROR_REASON_DUPLICATE_NODE_KEY: two nodes of a graph have the same key."""
-ERROR_REASON_UNKNOWN_NODE_KEY: ErrorReason.ValueType  # 51
+ERROR_REASON_UNKNOWN_NODE_KEY: ErrorReason.ValueType  # 48
 """ERROR_REASON_UNKNOWN_NODE_KEY: a node of a graph depends on a key that no node has."""
-ERROR_REASON_SELF_DEPENDENCY: ErrorReason.ValueType  # 52
+ERROR_REASON_SELF_DEPENDENCY: ErrorReason.ValueType  # 49
 """ERROR_REASON_SELF_DEPENDENCY: a node of a graph depends on itself."""
-ERROR_REASON_DEPENDENCY_CYCLE: ErrorReason.ValueType  # 53
+ERROR_REASON_DEPENDENCY_CYCLE: ErrorReason.ValueType  # 50
 """ERROR_REASON_DEPENDENCY_CYCLE: nodes of a graph wait for each other."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
