@@ -198,3 +198,24 @@ async def test_creates_and_deletions_at_once_leave_no_task_without_its_queue(
     """
     assert tables.one(lost) == 0
     assert outcomes >= {"created"}, "nothing happened"
+
+
+async def test_the_statement_that_creates_tasks_is_planned_once_a_connection(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # That it looks for queues makes PostgreSQL believe that each call is worth a plan, which takes longer than the look.
+    planned: list[tuple[int, int]] = []
+    create = batches.create_tasks
+
+    async def watched(connection: Any, *rest: Any) -> Any:
+        answers = await create(connection, *rest)
+        kept = "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement LIKE '%INSERT INTO tasks%'"
+        planned.extend((row[0], row[1]) for row in await connection.fetch(kept))
+        return answers
+
+    monkeypatch.setattr(batches, "create_tasks", watched)
+    for _ in range(3):
+        await client.scheduler.create()
+    assert planned
+    assert {custom for custom, _ in planned} == {0}
+    assert all(generic for _, generic in planned)
