@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 import asyncpg
+from guildmesh.scheduler.v1.task_pb2 import Task as TaskMessage
 
 from services.common.db.clock import DatabaseClock
 from services.common.db.driver import Driver
@@ -59,6 +60,10 @@ UPDATE dead_letters d SET replay_task_id = r.replay_task_id, replay_time = $4
 FROM unnest($2::uuid[], $3::uuid[]) AS r (task_id, replay_task_id)
 WHERE d.tenant_id = $1 AND d.task_id = r.task_id AND d.task_id = ANY($2)
 """
+_THERE = """
+SELECT task_id::text FROM tasks WHERE tenant_id = $1 AND task_id = ANY($2::uuid[])
+UNION ALL SELECT task_id::text FROM finished_tasks WHERE tenant_id = $1 AND task_id = ANY($2::uuid[])
+"""
 _NOW = "SELECT clock_timestamp()"
 
 
@@ -100,6 +105,7 @@ class FailedTasks:
                 if replay is None:
                     raise ReplayNotKept(task_id, str(row["replay_task_id"]))
                 return replay
+            await _forget_lost_dependencies(connection, tenant_id, [task])
             derived = replay_request_id(task_id, request_id) if again and request_id else ""
             new = self._make_replay(task, row["now"], subject, derived)
             [replay] = await self._create(connection, log, [new])
@@ -116,6 +122,7 @@ class FailedTasks:
             found = await connection.fetch(READ_TASKS, task_ids, [tenant_id] * len(task_ids))
             tasks = {task.task_id: task for task in map(task_of, found)}
             task_ids = [task_id for task_id in task_ids if task_id in tasks]
+            await _forget_lost_dependencies(connection, tenant_id, list(tasks.values()))
             replays = await self._create(
                 connection, log, [self._make_replay(tasks[task_id], now, subject, "") for task_id in task_ids]
             )
@@ -147,6 +154,21 @@ class FailedTasks:
                 raise answer
             tasks.append(answer)
         return tasks
+
+
+async def _forget_lost_dependencies(connection: asyncpg.Connection, tenant_id: str, tasks: Sequence[Task]) -> None:
+    """Leaves out what tasks depended on and what is not kept any more: nobody could depend on it again."""
+    specs = {task.task_id: spec for task in tasks if (spec := TaskMessage.FromString(task.spec)).dependencies}
+    if not specs:
+        return
+    wanted = {dependency.task_id for spec in specs.values() for dependency in spec.dependencies}
+    there = {row[0] for row in await connection.fetch(_THERE, tenant_id, sorted(wanted))}
+    for task in tasks:
+        if (changed := specs.get(task.task_id)) is not None:
+            kept = [dependency for dependency in changed.dependencies if dependency.task_id.lower() in there]
+            del changed.dependencies[:]
+            changed.dependencies.extend(kept)
+            task.spec = changed.SerializeToString()
 
 
 async def _read(connection: asyncpg.Connection, tenant_id: str, task_id: str) -> Task | None:

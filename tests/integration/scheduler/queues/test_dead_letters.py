@@ -279,3 +279,24 @@ async def test_a_task_that_a_scheduler_of_before_failed_can_be_replayed(client: 
     made = await asyncio.gather(*(client.replay(task_id) for _ in range(5)))
     assert len({replay.task_id for replay in made}) == 1
     tables.sound()
+
+
+async def test_a_replay_is_handed_what_its_task_depended_on_and_does_without_what_is_not_kept(
+    client: Client, tables: Tables
+) -> None:
+    first, second = await client.scheduler.create("first"), await client.scheduler.create("second")
+    async with client.scheduler.worker() as worker:
+        for _ in range(2):
+            await worker.complete(await worker.lease())
+    dependencies = [task_pb2.TaskDependency(task_id=task.task_id) for task in (first, second)]
+    failed = await client.fail(2, dependencies=dependencies)
+    tables.query("DELETE FROM finished_tasks WHERE task_id = %s", second.task_id)
+    one = await client.replay(failed[0])
+    assert [dependency.task_id for dependency in one.dependencies] == [first.task_id]
+    done = await client.replay_many()
+    assert ([replay.task_id for replay in done.replays], done.left) == (failed[1:], 0)
+    async with client.scheduler.worker() as worker:
+        for _ in range(2):
+            lease = await worker.lease()
+            assert [(end.task_id, end.state) for end in lease.dependencies] == [(first.task_id, task_pb2.TASK_STATE_COMPLETED)]
+            await worker.complete(lease)
