@@ -163,8 +163,11 @@ async def test_a_chain_of_ten_thousand_fails_with_its_first_task(scheduler: Sche
     chain = {str(number): [str(number - 1)] if number else [] for number in range(10_000)}
     ids = await create(scheduler, nodes(scheduler, chain), timeout=60)
     await scheduler.cancel(ids["0"])
-    # All of it is one commit, which a transaction has 8 s for.
-    assert (await scheduler.get(ids["9999"])).status == "failed"
+    # As far as one commit goes at once, and the rest right after it.
+    assert (await scheduler.get(ids["1999"])).status == "failed"
+    assert (await scheduler.watch(ids["9999"]))[-1].failed.reason == "DEPENDENCY_FAILED"
+    ended = await scheduler.stub.ListTasks(pb.ListTasksRequest(filter="state = BLOCKED"), metadata=metadata(scheduler.ada))
+    assert not ended.tasks
 
 
 async def test_what_is_too_much_for_one_commit_is_finished_by_the_sweeper(
