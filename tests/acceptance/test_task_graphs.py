@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.support.mesh import RunningMesh, guildmesh
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.acceptance
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "depend-on-tasks.md"
@@ -71,7 +72,8 @@ def test_the_largest_graph_goes_through_the_gateway(client: httpx.Client) -> Non
     results = created.json()["results"]
     assert len(results) == 10_000
     assert client.post(f"/v1/tasks/{results[0]['task_id']}:cancel", json={}).status_code == HTTPStatus.OK
-    assert client.get(f"/v1/tasks/{results[-1]['task_id']}").json()["status"] == "cancelled"
+    last = f"/v1/tasks/{results[-1]['task_id']}"
+    eventually(lambda: client.get(last).json()["status"] == "cancelled")
 
 
 @pytest.mark.parametrize("language", ["sh", "python"])
