@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from guildmesh.scheduler.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
@@ -211,7 +211,9 @@ def _address(settings: SchedulerSettings, port: int) -> str:
         return settings.dispatch_address
     host = settings.listen_host
     if host in ("0.0.0.0", "::"):  # noqa: S104
-        host = socket.gethostbyname(socket.gethostname())
+        host = socket.gethostname()
+        with suppress(OSError):
+            host = socket.gethostbyname(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import time
@@ -231,3 +232,29 @@ async def test_the_owner_is_stopped_and_continued_and_starts_nothing_by_its_epoc
             assert taken - stopped < 3
         await mesh.ended(400)
     problems += mesh.exceeded(keys)
+
+
+async def test_limits_hold_whichever_scheduler_is_killed_or_stopped_and_when(mesh: Mesh, problems: list[str]) -> None:
+    seed = int(os.environ.get("GUILDMESH_FAULTS_SEED") or time.strftime("%Y%m%d", time.gmtime()))
+    turns = int(os.environ.get("GUILDMESH_DISPATCH_TURNS", "3"))
+    chance = random.Random(seed)
+    keys: dict[str, str] = {}
+    for _ in range(turns):
+        # More than run meanwhile.
+        keys |= await mesh.create(100)
+    async with mesh.watched(problems), mesh.working(0.2):
+        for _ in range(turns):
+            await asyncio.sleep(chance.uniform(0.1, 1.5))
+            # Most often whoever decides, for that matters most.
+            address = await mesh.owner() if chance.random() < 0.7 else chance.choice(sorted(mesh.replicas))
+            process = mesh.replicas[address]
+            if chance.random() < 0.5:
+                await process.kill()
+                await asyncio.sleep(chance.uniform(0, 1))
+                await process.start()
+            else:
+                process.signal(signal.SIGSTOP)
+                await asyncio.sleep(chance.uniform(0.2, 2.5))
+                process.signal(signal.SIGCONT)
+        await mesh.ended(len(keys), 60 + 10 * turns)
+    problems += [f"GUILDMESH_FAULTS_SEED={seed}: {problem}" for problem in mesh.exceeded(keys)]
