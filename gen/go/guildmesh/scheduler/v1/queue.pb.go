@@ -33,10 +33,12 @@ type Queue struct {
 	// priority of the queue, 1 to 10, 5 by default: a worker that serves several queues takes from the one with the larger number first. A task
 	// keeps the one that its queue had when the task was created.
 	Priority int32 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
-	// paused queues start no task; those that run go on, and new ones are taken. PauseQueue and ResumeQueue change it.
+	// paused queues start no task; those that run go on, and new ones are taken. PauseQueue and ResumeQueue change it. A queue that had no limit
+	// before (max_running, max_running_per_key, rate_limit, paused) may still start tasks for a moment, at most 12 s; any other starts none from
+	// the answer on.
 	Paused bool `protobuf:"varint,3,opt,name=paused,proto3" json:"paused,omitempty"`
 	// max_running is how many tasks of the queue may run at once, 1 to 1,000,000; unset for no limit. Starts are held back, nothing that runs is
-	// stopped: after a change to less it is so once enough have ended.
+	// stopped: after a change to less it is so once enough have ended. The first limit of a queue holds after 12 s at the latest.
 	MaxRunning *int32 `protobuf:"varint,4,opt,name=max_running,json=maxRunning,proto3,oneof" json:"max_running,omitempty"`
 	// max_running_per_key is how many tasks with the same concurrency key may run at once, as max_running; unset for no limit.
 	MaxRunningPerKey *int32 `protobuf:"varint,5,opt,name=max_running_per_key,json=maxRunningPerKey,proto3,oneof" json:"max_running_per_key,omitempty"`

@@ -70,10 +70,13 @@ class Queue(_message.Message):
     keeps the one that its queue had when the task was created.
     """
     paused: _builtins.bool
-    """paused queues start no task; those that run go on, and new ones are taken. PauseQueue and ResumeQueue change it."""
+    """paused queues start no task; those that run go on, and new ones are taken. PauseQueue and ResumeQueue change it. A queue that had no limit
+    before (max_running, max_running_per_key, rate_limit, paused) may still start tasks for a moment, at most 12 s; any other starts none from
+    the answer on.
+    """
     max_running: _builtins.int
     """max_running is how many tasks of the queue may run at once, 1 to 1,000,000; unset for no limit. Starts are held back, nothing that runs is
-    stopped: after a change to less it is so once enough have ended.
+    stopped: after a change to less it is so once enough have ended. The first limit of a queue holds after 12 s at the latest.
     """
     max_running_per_key: _builtins.int
     """max_running_per_key is how many tasks with the same concurrency key may run at once, as max_running; unset for no limit."""
