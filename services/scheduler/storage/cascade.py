@@ -20,7 +20,7 @@ from services.scheduler.domain.dependency import DEPENDENCY_FAILED, Dependency, 
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 from services.scheduler.storage.changelog import ChangeLog
-from services.scheduler.storage.runs import cancel_run, lock_runs
+from services.scheduler.storage.runs import COLUMNS, cancel_run, lock_runs, runs_of
 
 MOST = 2000
 """dependencies that one transaction looks at: a tenth of a second of a free machine, of the 8 s that it may take."""
@@ -48,11 +48,15 @@ SELECT d.task_id::text, false FROM (SELECT * FROM ending LIMIT $4) e CROSS JOIN 
   WHERE d.tenant_id = e.tenant_id AND d.upstream_id = e.task_id AND d.upstream_state IS NULL LIMIT $4
 ) d LIMIT 2 * $4
 """
-_CHILDREN = """
-SELECT c.task_id::text, u.task_id::text FROM unnest($1::text[], $2::uuid[]) AS u (tenant_id, task_id) CROSS JOIN LATERAL (
-  SELECT c.task_id FROM tasks c WHERE c.tenant_id = u.tenant_id AND c.parent_task_id = u.task_id OFFSET 0
-) c
-"""
+_LOCK_CHILDREN = f"""
+WITH locked AS MATERIALIZED (
+  SELECT {COLUMNS} FROM tasks
+  WHERE (tenant_id, parent_task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
+    AND tenant_id = ANY($1) AND parent_task_id = ANY($2)
+  ORDER BY task_id FOR NO KEY UPDATE
+)
+SELECT *, clock_timestamp() AS now FROM locked
+"""  # noqa: S608 - constants only
 _EDGES = """
 SELECT u.task_id::text, d.task_id::text, name, failure_policy FROM unnest($1::text[], $2::uuid[]) AS u (tenant_id, task_id)
 CROSS JOIN LATERAL (
@@ -144,7 +148,8 @@ class _Cascade:
     _dependants: dict[str, list[tuple[str, Dependency]]] = field(default_factory=dict)
     _resolved: list[tuple[Run, Run]] = field(default_factory=list)
     """dependants and what they wait for no longer."""
-    _left: int = MOST
+    _left: int = field(default_factory=lambda: MOST)
+    """dependencies that this transaction may still look at."""
     _unsettled: dict[str, Run] = field(default_factory=dict)
 
     async def follow(self, todo: Sequence[Run]) -> None:
@@ -157,7 +162,7 @@ class _Cascade:
     async def _look(self, todo: Sequence[Run]) -> None:
         """Reads who belongs to these runs, and to those that will end with them, and locks it."""
         runs = list(todo)
-        if any(run.has_children or self._fails(run) for run in todo):
+        if any(run.has_dependants and self._fails(run) for run in todo):
             columns = zip(*((run.tenant_id, run.task_id, self._fails(run)) for run in todo), strict=True)
             reached = await self.connection.fetch(_REACH, *(list(column) for column in columns), max(self._left, 1))
             await self._lock(row["task_id"] for row in reached)
@@ -167,9 +172,7 @@ class _Cascade:
         await self._read_children([run for run in runs if run.has_children])
         await self._read_dependants([run for run in runs if run.has_dependants])
         self._read.update(run.task_id for run in runs)
-        found = [child for run in runs for child in self._children.get(run.task_id, ())]
-        found += [task_id for run in runs for task_id, _ in self._dependants.get(run.task_id, ())]
-        await self._lock(found)
+        await self._lock(task_id for run in runs for task_id, _ in self._dependants.get(run.task_id, ()))
 
     def _fails(self, run: Run) -> bool:
         """Whether more may end by a dependency on this run, in this transaction."""
@@ -188,9 +191,13 @@ class _Cascade:
     async def _read_children(self, parents: Sequence[Run]) -> None:
         if not parents:
             return
-        rows = await self.connection.fetch(_CHILDREN, [run.tenant_id for run in parents], [run.task_id for run in parents])
-        for task_id, parent in rows:
-            self._children.setdefault(parent, []).append(task_id)
+        columns = [run.tenant_id for run in parents], [run.task_id for run in parents]
+        children, now = runs_of(await self.connection.fetch(_LOCK_CHILDREN, *columns))
+        for child in children.values():
+            # A run that this transaction has changed already is newer in memory than in its row.
+            self.known.setdefault(child.task_id, child)
+            self._children.setdefault(str(child.parent_task_id), []).append(child.task_id)
+        self.now = max(self.now, now) if children else self.now
 
     async def _read_dependants(self, runs: Sequence[Run]) -> None:
         if not runs:

@@ -13,7 +13,7 @@ from guildmesh.scheduler.v1 import task_graph_pb2, task_pb2
 
 from services.common.grpcx.status import error_info
 from services.scheduler.bootstrap import open_service
-from services.scheduler.storage import cascade
+from services.scheduler.storage import cascade, sweep_batch
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, completion, unique, value
 from tests.support.service import metadata, running
 
@@ -174,6 +174,13 @@ async def test_what_is_too_much_for_one_commit_is_finished_by_the_sweeper(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cascade, "MOST", 7)
+    settled = []
+
+    async def settle(*arguments: Any) -> int:
+        settled.append(await cascade.settle(*arguments))
+        return settled[-1]
+
+    monkeypatch.setattr(sweep_batch, "settle", settle)
     edges: Edges = {"root": []} | {f"wide {number}": ["root"] for number in range(20)}
     edges |= {f"far {number}": [f"wide {number}", "root"] for number in range(20)}
     ids = await create(scheduler, nodes(scheduler, edges))
@@ -187,6 +194,7 @@ async def test_what_is_too_much_for_one_commit_is_finished_by_the_sweeper(
             await worker.send(completions=[completion(lease.task.task_id, 1)])
         # The stream is open until the last of them is durable.
         assert {(await scheduler.watch(task_id))[-1].WhichOneof("change") for task_id in well.values()} == {"completed"}
+    assert sum(settled) > 5, "nothing was left to the sweeper"
 
 
 async def test_replicas_that_end_the_dependencies_of_one_task_at_once_start_it_once(
