@@ -23,7 +23,11 @@ _HEADS_IN_NEWS = 50
 _SPEC = b"s" * 250
 
 _TABLES = """
-ALTER TABLE scheduler.tasks ADD COLUMN concurrency_key text, ADD COLUMN seconds real NOT NULL DEFAULT 0;
+-- What was built of them since has other forms.
+DROP TABLE scheduler.dispatch_owners, scheduler.dispatch_epochs;
+DROP INDEX scheduler.tasks_pending;
+CREATE INDEX tasks_pending ON scheduler.tasks (kind, queue_priority DESC, priority DESC, position) WHERE state = 1;
+ALTER TABLE scheduler.tasks ADD COLUMN seconds real NOT NULL DEFAULT 0;
 ALTER TABLE scheduler.finished_tasks ADD COLUMN concurrency_key text;
 -- What waits of a tenant in a queue, in its order; what runs in a queue.
 CREATE INDEX tasks_ready ON scheduler.tasks (queue, tenant_id, priority DESC, position) WHERE state = 1;

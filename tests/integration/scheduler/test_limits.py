@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,14 @@ def rows(scheduler_settings: MakeSettings) -> Iterator[QueueRows]:
     rows = QueueRows(scheduler_settings().database_url.get_secret_value())
     yield rows
     rows.close()
+
+
+@pytest.fixture
+async def scheduler(scheduler_settings: MakeSettings, scheduler_tls: Path) -> AsyncIterator[Scheduler]:
+    """One whose leases are long enough for workers that look on for a while."""
+    settings = scheduler_settings(lease_seconds=20.0, heartbeat_seconds=2.0)
+    async with running(open_service, settings, scheduler_tls) as server:
+        yield Scheduler(server)
 
 
 async def settled(rows: QueueRows, scheduler: Scheduler, **limits: Any) -> str:
@@ -116,15 +125,19 @@ async def test_a_task_that_waits_for_a_signal_has_no_slot(scheduler: Scheduler, 
         await worker.complete(again)
 
 
-async def test_a_task_of_a_lost_worker_keeps_its_slot_until_its_lease_ends(scheduler: Scheduler, rows: QueueRows) -> None:
-    queue = await settled(rows, scheduler, max_running=1)
-    task = await scheduler.create("it", queue=queue)
-    async with scheduler.worker() as lost:
-        await lost.lease()
-    async with scheduler.worker() as worker:
-        again = await worker.lease()
-        assert (again.task.task_id, again.task.attempt) == (task.task_id, 2)
-        await worker.complete(again)
+async def test_a_task_of_a_lost_worker_keeps_its_slot_until_its_lease_ends(
+    rows: QueueRows, scheduler_settings: MakeSettings, scheduler_tls: Path
+) -> None:
+    async with running(open_service, scheduler_settings(), scheduler_tls) as server:
+        scheduler = Scheduler(server)
+        queue = await settled(rows, scheduler, max_running=1)
+        task = await scheduler.create("it", queue=queue)
+        async with scheduler.worker() as lost:
+            await lost.lease()
+        async with scheduler.worker() as worker:
+            again = await worker.lease()
+            assert (again.task.task_id, again.task.attempt) == (task.task_id, 2)
+            await worker.complete(again)
 
 
 async def test_of_a_key_no_more_run_than_may(scheduler: Scheduler, rows: QueueRows) -> None:
@@ -221,14 +234,14 @@ async def test_a_queue_that_comes_to_have_limits_takes_along_what_waits_and_runs
             await rows.decided(queue, scheduler.ada.tenant_id, settled=True)
             await worker.send(credits=10)
             await steady(rows, queue, 2)
-        await worker.complete(leases.pop())
-        leases.append(await worker.lease())
-        await steady(rows, queue, 2)
-        # And back: what waits starts, whoever decides on it.
-        rows.change(queue, max_running_per_key=None)
-        leases.append(await worker.lease())
-        for lease in leases:
-            await worker.complete(lease)
+            await worker.complete(leases.pop())
+            leases.append(await worker.lease())
+            await steady(rows, queue, 2)
+            # And back: what waits starts, whoever decides on it.
+            rows.change(queue, max_running_per_key=None)
+            leases.append(await worker.lease())
+            while leases:
+                await worker.complete(leases.pop())
     for task in tasks:
         assert (await scheduler.get(task.task_id)).status == "completed"
 
@@ -272,7 +285,7 @@ async def test_a_queue_in_which_two_tenants_wait_is_shared(scheduler: Scheduler,
 
 
 async def test_another_scheduler_takes_over_when_one_stops(
-    scheduler: Scheduler, rows: QueueRows, scheduler_settings: MakeSettings, scheduler_tls: Any
+    scheduler: Scheduler, rows: QueueRows, scheduler_settings: MakeSettings, scheduler_tls: Path
 ) -> None:
     queue = await settled(rows, scheduler, max_running=1)
     async with running(open_service, scheduler_settings(), scheduler_tls) as second:
