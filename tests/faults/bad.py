@@ -116,7 +116,12 @@ async def race(cluster: Cluster, client: Client) -> None:
 
 
 async def _cancel(cluster: Cluster, client: Client, task_id: str) -> None:
-    await asyncio.sleep(cluster.random.uniform(0, 0.15))
+    # How soon a task runs is the machine's affair: half of them are cancelled once they do.
+    if cluster.random.random() < 0.5:
+        await client.until_started(task_id)
+        await asyncio.sleep(cluster.random.uniform(0, 0.08))
+    else:
+        await asyncio.sleep(cluster.random.uniform(0, 0.15))
     await client.cancel(task_id)
 
 

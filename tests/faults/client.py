@@ -139,6 +139,19 @@ class Client:
                 self._recorder.outcome(number, OK)
             return
 
+    async def until_started(self, task_id: str) -> None:
+        """Waits until a task runs or has run."""
+        while True:
+            try:
+                task = await self._stub.GetTask(pb.GetTaskRequest(task_id=task_id), metadata=self._metadata, timeout=10)
+            except grpc.aio.AioRpcError as error:
+                if not self._unknown(error):
+                    raise
+            else:
+                if task.attempt > 0 or task.HasField("finish_time"):
+                    return
+            await asyncio.sleep(0.01)
+
     def watch(self, task_id: str) -> None:
         """Watches a task to its end, going on after each break from the number it has."""
         seen: list[Event] = []
