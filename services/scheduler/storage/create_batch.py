@@ -21,6 +21,7 @@ from services.scheduler.domain.errors import (
     TaskNotFound,
 )
 from services.scheduler.domain.events import Created
+from services.scheduler.domain.queue import EVERY_TENANT
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.shards import shards_of
 from services.scheduler.domain.task import NewTask, State, Task, Times
@@ -166,7 +167,7 @@ async def create_tasks(
     A task that one replica decides on waits, whoever was to start it.
     """
     # Within the transaction, which ends soon: so what is created by an old list is there soon, or never.
-    await decided.ensure_fresh()
+    await decided.ensure_fresh(connection if log.tenant_id == EVERY_TENANT else None)
     answers: list[Answer | None] = [None] * len(items)
     await _answer_repeats(connection, items, answers)
     await _check_parents(connection, items, answers)

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+import asyncpg
 import structlog
 
 from services.common.db.engine_role import EngineDriver
@@ -109,16 +110,27 @@ class DecidedQueues:
         """Says that the list has changed."""
         self._changed.set()
 
-    async def ensure_fresh(self) -> None:
-        """Reads the list when that was too long ago; to be called within the transaction that creates by it."""
-        if time.monotonic() - self._read_at > FRESH:
+    async def ensure_fresh(self, connection: asyncpg.Connection | None) -> None:
+        """Reads the list when that was too long ago; to be called within the transaction that creates by it.
+
+        That transaction reads it where it may see all tenants: with no connections left, waiting for a second would be in vain.
+        """
+        if time.monotonic() - self._read_at <= FRESH:
+            return
+        if connection is None:
             await self.read()
+        else:
+            begun = time.monotonic()
+            self._keep(await connection.fetch(_READ), begun)
 
     async def read(self) -> None:
         """Reads the list."""
         begun = time.monotonic()
         async with self._database.transaction() as connection:
             rows = await connection.fetch(_READ)
+        self._keep(rows, begun)
+
+    def _keep(self, rows: Sequence[asyncpg.Record], begun: float) -> None:
         known: dict[str, dict[str, bool]] = {}
         for tenant_id, queue, decided in rows:
             known.setdefault(queue, {})[tenant_id] = decided

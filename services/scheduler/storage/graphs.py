@@ -39,7 +39,11 @@ class Graphs:
         async with self._database.tenant(graph.tenant_id) as connection:
             first_id = await _claim(connection, graph) if graph.request_id else graph.first_id
             if first_id == graph.first_id:
-                answers = await create_tasks(connection, self._clock, log, graph.tasks, self._lease, self._decided)
+                try:
+                    answers = await create_tasks(connection, self._clock, log, graph.tasks, self._lease, self._decided)
+                except asyncpg.NotNullViolationError as error:
+                    # One of several queues was deleted since it was looked for; a repeat looks again, and says which.
+                    raise ConcurrentChange from error
                 for key, answer in zip(graph.keys, answers, strict=True):
                     if isinstance(answer, DomainError):
                         raise of_node(answer, key)
