@@ -130,7 +130,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         fire_schedules = FireSchedules(due_schedules, settings.schedule_poll_seconds)
         schedules = Schedules(database, hub, settings.lease, settings.retention_days, decided)
         failed_tasks = FailedTasks(database, hub, settings.lease, settings.retention_days, replayed_task, decided)
-        hub.listen(lambda wake: decided.changed() if wake.queues != set() else None)
+        hub.listen(lambda wake: decided.changed() if wake.queues is None or wake.queues else None)
         listener = Listener(settings.database_url.get_secret_value(), hub.notified, "guildmesh-scheduler-listen")
         try:
             yield Service(

@@ -320,7 +320,7 @@ class DecideStarts:
             self._something.set()
         elif wake.decided:
             self._hear(wake.decided, wake)
-        if wake.queues:
+        if wake.queues is None or wake.queues:
             self._look_at = 0.0
             self._something.set()
 
