@@ -20,6 +20,7 @@ from services.common.db.migrations import migrate
 from services.common.grpcx.status import error_info
 from services.scheduler.server.convert import new_task
 from services.scheduler.storage.batches import Batches
+from services.scheduler.storage.decided_queues import DecidedQueues
 from services.scheduler.usecases.hub import Hub
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique, value
 from tests.support.service import metadata
@@ -251,7 +252,8 @@ async def test_workers_look_again_for_a_task_that_was_locked_while_a_dependant_w
     migrate(settings, package="services.scheduler.storage.migrations", schema="scheduler")
     async with open_driver(settings, "scheduler") as database:
         hub, wakes = Hub("test"), []
-        batches = Batches(EngineDriver(database), hub, timedelta(seconds=60))
+        engine = EngineDriver(database)
+        batches = Batches(engine, hub, timedelta(seconds=60), DecidedQueues(engine))
         first = new_task(pb.CreateTaskRequest(task=task_pb2.Task(description="x", kind="first")), "acme", "ada", "")
         await batches.create([first])
         hub.listen(wakes.append)
