@@ -46,6 +46,7 @@ class TaskOptions(TypedDict, total=False):
 
     kind: str
     queue: str
+    concurrency_key: str
     context: Mapping[str, JsonValue] | None
     priority: int | None
     timeout: float | None
@@ -137,6 +138,7 @@ def _dependencies(task: task_pb2.Task, value: Sequence[str | Dependency]) -> Non
 _PUT: Mapping[str, Callable[[task_pb2.Task, Any], None]] = {
     "kind": _plain("kind"),
     "queue": _plain("queue"),
+    "concurrency_key": _plain("concurrency_key"),
     "context": lambda task, value: put_object(task.context, value),
     "priority": _plain("priority"),
     "timeout": _duration("timeout"),

@@ -94,6 +94,7 @@ def get_task(task_id: TaskId) -> None:
 def create_task(
     description: Annotated[str, typer.Argument(help="What is to be done, in plain words.")],
     queue: Annotated[str, typer.Option(help="The queue; the default one if empty.")] = "",
+    key: Annotated[str, typer.Option(help="Its concurrency key, of which the queue may run only some at once.")] = "",
     context: Annotated[str, typer.Option(help="A JSON object that goes with it.")] = "",
     priority: Annotated[int | None, typer.Option(min=1, max=10, help="1 to 10, the highest.")] = None,
     delay: Annotated[str, typer.Option(help="How long until it may start, such as 90s, 15m, 2h or 1d.")] = "",
@@ -112,6 +113,7 @@ def create_task(
         raise CommandError("Give --delay or --at, not both.")
     options: TaskOptions = {
         "queue": queue,
+        "concurrency_key": key,
         "priority": priority,
         "max_attempts": attempts,
         "dependencies": after,
