@@ -56,6 +56,8 @@ class Client:
         self._metadata = metadata(Principal("client", tenant, frozenset({"user"})))
         self._recorder = recorder
         self._cluster = cluster
+        self.call_seconds = 10.0
+        """after which a call is given up and tried again, perhaps elsewhere."""
         self._watching: set[asyncio.Task[None]] = set()
         self._signalling: set[asyncio.Task[None]] = set()
 
@@ -108,7 +110,7 @@ class Client:
         while True:
             number = self._recorder.invoke("signal", task_id=task_id, signal=SIGNAL)
             try:
-                await self._stub.SignalTask(request, metadata=self._metadata, timeout=10)
+                await self._stub.SignalTask(request, metadata=self._metadata, timeout=self.call_seconds)
             except grpc.aio.AioRpcError as error:
                 if self._unknown(error):
                     self._recorder.outcome(number, INFO, code=error.code().name)
@@ -127,7 +129,9 @@ class Client:
         while True:
             number = self._recorder.invoke("cancel", task_id=task_id)
             try:
-                await self._stub.CancelTask(pb.CancelTaskRequest(task_id=task_id), metadata=self._metadata, timeout=10)
+                await self._stub.CancelTask(
+                    pb.CancelTaskRequest(task_id=task_id), metadata=self._metadata, timeout=self.call_seconds
+                )
             except grpc.aio.AioRpcError as error:
                 if self._unknown(error):
                     self._recorder.outcome(number, INFO, code=error.code().name)
@@ -143,7 +147,9 @@ class Client:
         """Waits until a task runs or has run."""
         while True:
             try:
-                task = await self._stub.GetTask(pb.GetTaskRequest(task_id=task_id), metadata=self._metadata, timeout=10)
+                task = await self._stub.GetTask(
+                    pb.GetTaskRequest(task_id=task_id), metadata=self._metadata, timeout=self.call_seconds
+                )
             except grpc.aio.AioRpcError as error:
                 if not self._unknown(error):
                     raise

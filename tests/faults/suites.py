@@ -119,6 +119,8 @@ async def silence_here(cluster: Cluster, *, tasks: int, times: int) -> Outcome:
     waits: list[float] = []
 
     async with client_of(cluster) as client:
+        # What is asked for is how soon workers leave, not how long signals are sent to whom nobody answers.
+        client.call_seconds = 1.0
         for turn in range(times):
             place = turn % len(cluster.ports)
             member = cluster.of("scheduler")[place]

@@ -22,8 +22,9 @@ def test_every_option_has_its_field() -> None:
     policy = RetryPolicy(0.5, 30, 3.0, 0.0, ("BAD",))
     values: dict[str, object] = {
         "kind": "k", "queue": "q", "context": {"a": 1}, "priority": 7, "timeout": 12.5, "max_attempts": 3, "labels": {"b": "c"},
-        "parent_task_id": "p", "concurrency_key": "c", "schedule_time": moment, "start_timeout": 2, "attempt_timeout": 3, "heartbeat_timeout": 5,
-        "deadline": moment, "retry_policy": policy, "dependencies": ["one", Dependency("two", "continue", "second")],
+        "parent_task_id": "p", "concurrency_key": "c", "schedule_time": moment, "start_timeout": 2, "attempt_timeout": 3,
+        "heartbeat_timeout": 5, "deadline": moment, "retry_policy": policy,
+        "dependencies": ["one", Dependency("two", "continue", "second")],
     }  # fmt: skip
     task = filled(**values)
     assert (task.description, task.kind, task.queue, task.priority, task.max_attempts) == ("text", "k", "q", 7, 3)
