@@ -155,7 +155,8 @@ def test_killed_and_paused_workers_and_a_killed_scheduler_lose_and_double_nothin
         for number in (signal.SIGKILL, signal.SIGSTOP):
             worker = start(language)
             # A paused one must have no credit left, or the next task would be its.
-            ids = [tasks.create("one two three", seconds=2) for _ in range(4)]
+            # They run for as long as a busy machine may need to start four streams, or one of them would run two.
+            ids = [tasks.create("one two three", seconds=6) for _ in range(4)]
             lost |= {task_id: tasks.worker(task_id, until="started") for task_id in ids}
             worker.send(number)
             if number is signal.SIGSTOP:
