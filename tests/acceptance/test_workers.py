@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,21 +18,24 @@ from tests.support.example_workers import BUILDS, EXAMPLES
 from tests.support.mesh import RunningMesh
 
 KIND = "example.word-count"
+QUEUE = "words"
 pytestmark = [pytest.mark.acceptance, pytest.mark.toolchain, pytest.mark.timeout(400)]
 
 
 class Tasks:
-    """The REST surface, as the developer of the mesh."""
+    """The REST surface, as an administrator of a tenant of its own."""
 
     def __init__(self, mesh: RunningMesh) -> None:
-        self.token = mesh.token()
+        name = uuid.uuid4().hex[:12]
+        self.token = mesh.token(f"ada-{name}", tenant=f"workers-{name}", roles=("admin",))
         self._http = httpx.Client(base_url=mesh.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=60)
+        self._ok(self._http.post("/v1/queues", json={"queue": QUEUE}))
 
     def close(self) -> None:
         self._http.close()
 
     def create(self, text: str = "one two three", seconds: float = 0.0) -> str:
-        task = {"kind": KIND, "description": text, "context": {"seconds": seconds}}
+        task = {"queue": QUEUE, "kind": KIND, "description": text, "context": {"seconds": seconds}}
         return str(self._ok(self._http.post("/v1/tasks", json=task))["task_id"])
 
     def get(self, task_id: str) -> dict[str, Any]:
@@ -69,8 +73,9 @@ class Tasks:
         return dict(json.loads(answer.text))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tasks(mesh: RunningMesh) -> Iterator[Tasks]:
+    """Tasks of a tenant with a queue of its own: a worker of the test before, of whose end nobody knows yet, gets none."""
     client = Tasks(mesh)
     yield client
     client.close()
