@@ -18,6 +18,7 @@ from services.common.db.engine_role import EngineDriver
 from services.common.errors import DomainError
 from services.scheduler.domain.decision import Converted, KnownQueues
 from services.scheduler.domain.limits import QueueKey
+from services.scheduler.domain.queue import EVERY_TENANT
 from services.scheduler.storage.decided_batch import LIMITS, limits_of
 from services.scheduler.storage.dispatch_owners import check_epoch
 
@@ -29,7 +30,6 @@ _POLL_SECONDS = 1.0
 _WALKED = 2000
 """tasks that a step of `convert` looks at."""
 FIRST = "00000000-0000-0000-0000-000000000000"
-EVERYONE = "*"
 _LIMITED = """paused OR max_running IS NOT NULL OR max_running_per_key IS NOT NULL OR rate_per_second IS NOT NULL"""
 # Who has a queue of its own name is in none of everyone's.
 _READ = f"""
@@ -103,7 +103,7 @@ class DecidedQueues:
         named = self._known.get(queue)
         if named is None:
             return None
-        owner = tenant_id if tenant_id in named else EVERYONE
+        owner = tenant_id if tenant_id in named else EVERY_TENANT
         return owner if named.get(owner) else None
 
     def changed(self) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from services.scheduler.domain.decision import QueueDecisions
 from services.scheduler.domain.limits import Limits, QueueKey
 
-EVERYONE = "*"
 _TOGETHER_SECONDS = 600.0
 """within which two tenants have waited in a queue for it to be shared."""
 _IDLE_SECONDS = 30.0

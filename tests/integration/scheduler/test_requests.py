@@ -176,9 +176,13 @@ async def test_a_large_context_comes_back_whole_but_not_in_lists(scheduler: Sche
 
 async def test_queues_and_counts(scheduler: Scheduler) -> None:
     queues = await scheduler.stub.ListQueues(pb.ListQueuesRequest(), metadata=metadata(scheduler.ada))
-    standard = [("research", 10), ("code", 5), ("default", 5), ("analysis", 1)]
     # Other tests have shared queues of their own.
-    assert [entry for queue in queues.queues if (entry := (queue.queue, queue.priority)) in standard] == standard
+    assert [(queue.queue, queue.priority) for queue in queues.queues if not queue.queue.startswith("q-")] == [
+        ("research", 10),
+        ("code", 5),
+        ("default", 5),
+        ("analysis", 1),
+    ]
     await scheduler.create()
     stub: pb_grpc.SchedulerServiceAsyncStub = pb_grpc.SchedulerServiceStub(scheduler.server.channel(as_="monitor"))
     answer = await stub.CountTasks(pb.CountTasksRequest())
