@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -23,8 +24,8 @@ from guildmesh_client.tasks import TaskClient
 
 from bench import payload
 from bench.child import Answer, serve
+from bench.tenants import BATCH, Metadata, TenantOfBench, batch_of, make_queues, make_tenants
 
-BATCH = 100
 BATCHES_IN_FLIGHT = 8
 SINGLES_IN_FLIGHT = 100
 _COMPLETED = "guildmesh.task.completed.v1"
@@ -39,16 +40,27 @@ class Client:
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._tasks = TaskClient(channel, self._metadata)
         self._context = payload.context()
+        self._channel = channel
+        self._tenants: list[TenantOfBench] = []
+        self._turn = 0
+        self._random = random.Random(1)
 
     async def handle(self, command: Answer) -> Answer:
         """Does what `do` says with up to `tasks` tasks for at most `seconds`.
 
         `batch` and `single` submit them; `latency` takes one after the other, each by one call that gives its result, and
-        `latency_watched` by a call that creates it and one that watches it.
+        `latency_watched` by a call that creates it and one that watches it. `tenants` makes so many of them and the queues that have
+        limits, `limited` submits batches of these tenants, by turns, to these queues.
         """
         tasks, seconds = int(command["tasks"]), float(command["seconds"])
         if command["do"] == "batch":
             return await self._submit(self._batch, BATCHES_IN_FLIGHT, BATCH, tasks, seconds)
+        if command["do"] == "limited":
+            return await self._submit(self._limited, BATCHES_IN_FLIGHT, BATCH, tasks, seconds)
+        if command["do"] == "tenants":
+            self._tenants = await make_tenants(self._channel, self._metadata, tasks)
+            await make_queues(self._channel, self._metadata, [tenant.tenant_id for tenant in self._tenants])
+            return {}
         if command["do"] == "single":
             return await self._submit(self._single, SINGLES_IN_FLIGHT, 1, tasks, seconds)
         return await self._latency(self._watched if command["do"] == "latency_watched" else self._run, tasks, seconds)
@@ -73,7 +85,15 @@ class Client:
 
     async def _batch(self) -> list[str]:
         request = pb.BatchCreateTasksRequest(requests=[self._request() for _ in range(BATCH)])
-        response = await self._stub.BatchCreateTasks(request, metadata=self._metadata)
+        return await self._create(request, self._metadata)
+
+    async def _limited(self) -> list[str]:
+        tenant = self._tenants[self._turn % len(self._tenants)]
+        self._turn += 1
+        return await self._create(batch_of(tenant, self._context, self._random), tenant.metadata)
+
+    async def _create(self, request: pb.BatchCreateTasksRequest, metadata: Metadata) -> list[str]:
+        response = await self._stub.BatchCreateTasks(request, metadata=metadata)
         for result in response.results:
             if not result.task_id:
                 raise RuntimeError(f"a task was refused: {result.error.message}")

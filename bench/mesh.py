@@ -59,6 +59,17 @@ class Mesh:
         return url._replace(netloc=f"postgres:{secret}@{url.hostname}:{url.port}").geturl()
 
     @property
+    def scheduler(self) -> str:
+        """The address of its scheduler, behind the gateway."""
+        ports = json.loads((self._state_dir / "ports.json").read_text())
+        return f"127.0.0.1:{ports['scheduler']}"
+
+    @property
+    def agent_certificate(self) -> Path:
+        """The folder of the certificate by which an agent worker is known."""
+        return StateFolder(self._state_dir).tls / "agent"
+
+    @property
     def kafka(self) -> str:
         """The bootstrap servers."""
         return self.exports["KAFKA_BOOTSTRAP_SERVERS"]

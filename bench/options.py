@@ -9,7 +9,7 @@ from pathlib import Path
 
 NAMES = ("tasks", "dispatch")
 PEERS = ("ours", "celery", "river")
-MEASURES = ("batch", "kafka", "single", "latency")
+MEASURES = ("batch", "kafka", "single", "latency", "limited")
 _QUICK = 10
 
 

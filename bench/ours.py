@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench import payload
 from bench.child import Answer, Child
 from bench.errors import BenchFailed
 from bench.mesh import Mesh
@@ -16,6 +17,7 @@ from bench.processors import ProcessorTime
 from bench.profile import profile
 from bench.report import percentile, tell
 from bench.tables import Tables, tables
+from bench.tenants import MAX_RUNNING, QUEUES
 
 _WARM_UP_TASKS = 2_000
 _QUIET_SECONDS = 60.0
@@ -31,6 +33,7 @@ class Ours:
     worker: Child
     events: Child
     profile_folder: Path | None
+    worker_of_all: Child | None = None
     parts: dict[str, int] = field(default_factory=dict)
     """the mesh's processes, by part."""
 
@@ -54,16 +57,44 @@ class Ours:
         self.tables.wait_quiet(_QUIET_SECONDS)
         self.events.ask(30, do="begin")
         self.worker.ask(10, do="clear")
-        with self._watched("kafka") as used:
+        with self._watched("kafka", self.worker) as used:
             submitted = self.client.ask(seconds + 60, do="batch", tasks=tasks, seconds=seconds)
             ids = submitted["ids"]
             waiting = 4 * seconds + 60
             seen = self.events.ask(waiting + 10, do="expect", tasks=len(ids), seconds=waiting)
             spent = used.told(len(ids))
-        self._check(ids)
+        self._check(ids, self.worker)
         if not seen["exact"]:
             raise BenchFailed(f"{len(ids):,} tasks gave {seen['records']:,} records of {seen['tasks']:,} tasks on Kafka")
         return _told("batches of 100, to the last event on Kafka", len(ids), float(seen["at"]), submitted, spent)
+
+    def prepare_limited(self, tenants: int) -> None:
+        """Makes tenants, and queues with limits, and starts a worker of all tenants."""
+        begun = time.monotonic()
+        self.client.ask(300, do="tenants", tasks=tenants, seconds=0)
+        self.worker_of_all = Child("bench.worker", self.mesh.scheduler, str(self.mesh.agent_certificate))
+        tell(
+            f"  {QUEUES} queues with limits and {tenants:,} tenants with a user each are there (in {time.monotonic() - begun:.0f} s)"
+        )
+        folder, self.profile_folder = self.profile_folder, None
+        self.limited(_WARM_UP_TASKS, 10.0)
+        self.profile_folder = folder
+
+    def limited(self, tasks: int, seconds: float) -> float:
+        """Tasks per second in batches of many tenants, to queues with limits, from the first submit to the last completion.
+
+        Raises:
+            BenchFailed: there was not one completion of each, or a queue had more at once than its limit.
+        """
+        assert self.worker_of_all is not None
+        rate = self._run(
+            "batches of 100 to queues with limits, to the last completion", "limited", tasks, seconds, self.worker_of_all
+        )
+        most = self.tables.most_at_once(payload.KIND_OF_ALL)
+        if most > MAX_RUNNING:
+            raise BenchFailed(f"{most} tasks ran at once in a queue that allows {MAX_RUNNING}")
+        tell(f"    at most {most} tasks of a queue ran at once, of {MAX_RUNNING} that may")
+        return rate
 
     def latencies(self, tasks: int, seconds: float, *, watched: bool = False) -> list[float]:
         """Seconds from submit to result of one task after the other, while nothing else runs.
@@ -85,33 +116,39 @@ class Ours:
         self.tables.preload(rows)
         tell(f"  {self.tables.finished():,} finished tasks are there (in {time.monotonic() - begun:.0f} s)")
 
-    def _run(self, title: str, how: str, tasks: int, seconds: float) -> float:
+    def stop_worker_of_all(self) -> None:
+        """Stops that worker, if it was started."""
+        if self.worker_of_all is not None:
+            self.worker_of_all.stop()
+
+    def _run(self, title: str, how: str, tasks: int, seconds: float, worker: Child | None = None) -> float:
+        worker = worker or self.worker
         self.tables.wait_quiet(_QUIET_SECONDS)
-        self.worker.ask(10, do="clear")
-        with self._watched(how) as used:
+        worker.ask(10, do="clear")
+        with self._watched(how, worker) as used:
             submitted = self.client.ask(seconds + 60, do=how, tasks=tasks, seconds=seconds)
             ids = submitted["ids"]
             waiting = 4 * seconds + 60
             # The tables are not asked before the worker has called the function for each task.
-            self.worker.ask(waiting + 10, do="expect", calls=len(ids), seconds=waiting)
+            worker.ask(waiting + 10, do="expect", calls=len(ids), seconds=waiting)
             ended = self.tables.wait_completed(_QUIET_SECONDS)
             spent = used.told(len(ids))
-        self._check(ids)
+        self._check(ids, worker)
         return _told(title, len(ids), ended, submitted, spent)
 
-    def _check(self, ids: list[str]) -> None:
+    def _check(self, ids: list[str], worker: Child) -> None:
         self.tables.wait_completed(_QUIET_SECONDS)
         self.tables.require_completed_once(ids)
-        count = self.worker.ask(30, do="count")
+        count = worker.ask(30, do="count")
         if count["calls"] != len(ids) or count["distinct"] != len(ids):
             raise BenchFailed(f"{len(ids):,} tasks made {count['calls']:,} calls for {count['distinct']:,} tasks")
 
     @contextmanager
-    def _watched(self, name: str) -> Iterator[ProcessorTime]:
-        loads = {"client": self.client.pid, "our worker": self.worker.pid, "reader": self.events.pid}
+    def _watched(self, name: str, worker: Child) -> Iterator[ProcessorTime]:
+        loads = {"client": self.client.pid, "our worker": worker.pid, "reader": self.events.pid}
         sampled = {name: self.parts[name] for name in ("scheduler", "relay")} | {
             "client": self.client.pid,
-            "worker": self.worker.pid,
+            "worker": worker.pid,
         }
         used = ProcessorTime({**self.parts, **loads})
         with profile(self.profile_folder, name, sampled):
@@ -141,6 +178,7 @@ def ours(mesh: Mesh, profile_folder: Path | None) -> Iterator[Ours]:
         stack.callback(worker.stop)
         events = Child("bench.events", mesh.kafka)
         stack.callback(events.stop)
-        running = Ours(mesh, seen, client, worker, events, profile_folder, mesh.pids())
+        running = Ours(mesh, seen, client, worker, events, profile_folder, parts=mesh.pids())
+        stack.callback(running.stop_worker_of_all)
         running.warm_up()
         yield running

@@ -7,6 +7,8 @@ import json
 BYTES_IN = 200
 BYTES_OUT = 100
 KIND = "bench.echo"
+KIND_OF_ALL = "bench.echo-of-all"
+"""of tasks of many tenants, which a worker of all runs."""
 _FIELD = "payload"
 
 

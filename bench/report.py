@@ -52,6 +52,9 @@ class Figures:
     million: Rates = field(default_factory=Rates)
     million_before: Rates = field(default_factory=Rates)
     """in the same mesh, just before the finished tasks were put there."""
+    limited: Rates = field(default_factory=Rates)
+    limited_plain: Rates = field(default_factory=Rates)
+    """in the same mesh, in turns with them."""
     celery: float | None = None
     celery_how: str = ""
     river_batch: float | None = None
@@ -85,10 +88,15 @@ class Figures:
             river_single_per_s=_whole(self.river_single),
             million_batch_per_s=_whole(self.million.rate),
             million_ratio=_ratio(self.million.rate, self.million_before.rate),
+            limited_batch_per_s=_whole(self.limited.rate),
+            limited_ratio=_ratio(self.limited.rate, self.limited_plain.rate),
             batch_runs_per_s=[round(rate) for rate in self.batch.runs],
             kafka_runs_per_s=[round(rate) for rate in self.kafka.runs],
             single_runs_per_s=[round(rate) for rate in self.single.runs],
             million_runs_per_s=[round(rate) for rate in (*self.million_before.runs, *self.million.runs)],
+            limited_runs_per_s=[
+                round(rate) for pair in zip(self.limited_plain.runs, self.limited.runs, strict=True) for rate in pair
+            ],
             speed_runs=[round(each, 1) for each in self.speeds],
             void=self.void,
             load_before=round(self.load_before, 2),
@@ -114,10 +122,13 @@ class Summary:
     river_single_per_s: int | None
     million_batch_per_s: int | None
     million_ratio: float | None
+    limited_batch_per_s: int | None
+    limited_ratio: float | None
     batch_runs_per_s: list[int]
     kafka_runs_per_s: list[int]
     single_runs_per_s: list[int]
     million_runs_per_s: list[int]
+    limited_runs_per_s: list[int]
     speed_runs: list[float]
     void: bool
     load_before: float

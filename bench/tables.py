@@ -13,14 +13,22 @@ from psycopg2.extensions import connection as Connection
 
 from bench.errors import BenchFailed
 
-_TENANT = "default"
 _OPEN = "SELECT EXISTS (SELECT FROM scheduler.tasks)"
 _UNPUBLISHED = "SELECT EXISTS (SELECT FROM scheduler.outbox)"
 # Completed by the first attempt, with exactly the events created, started and completed.
 _COMPLETED_ONCE = """
 SELECT count(*) FROM scheduler.finished_tasks
-WHERE tenant_id = %s AND task_id = ANY (%s::uuid[])
-  AND state = 3 AND attempt = 1 AND next_event_number = 4 AND result IS NOT NULL
+WHERE task_id = ANY (%s::uuid[]) AND state = 3 AND attempt = 1 AND next_event_number = 4 AND result IS NOT NULL
+"""
+# A start after an end at the same moment may have had its slot.
+_MOST_AT_ONCE = """
+SELECT COALESCE(max(running), 0) FROM (
+  SELECT sum(change) OVER (PARTITION BY queue ORDER BY at, change) AS running FROM (
+    SELECT f.queue, m.at, m.change FROM scheduler.finished_tasks f
+    CROSS JOIN LATERAL (VALUES (f.start_time, 1), (f.finish_time, -1)) AS m (at, change)
+    WHERE f.kind = %s
+  ) c
+) r
 """
 _COLUMNS = """
 SELECT column_name FROM information_schema.columns
@@ -68,9 +76,13 @@ class Tables:
         """Raises BenchFailed unless each task was completed by its first attempt, and none is missing."""
         if len(set(ids)) != len(ids):
             raise BenchFailed(f"{len(ids):,} tasks have only {len(set(ids)):,} ids")
-        found = self._value(_COMPLETED_ONCE, (_TENANT, list(ids)))
+        found = self._value(_COMPLETED_ONCE, (list(ids),))
         if found != len(ids):
             raise BenchFailed(f"of {len(ids):,} tasks {found:,} were completed exactly once")
+
+    def most_at_once(self, kind: str) -> int:
+        """How many tasks of a kind ran at once at most in one queue, by what the table says of starts and ends."""
+        return int(self._value(_MOST_AT_ONCE, (kind,)))
 
     def preload(self, rows: int) -> None:
         """Adds finished tasks, as if they had been run before, and does what would follow in the background at once."""

@@ -11,12 +11,14 @@ from bench.options import Options
 from bench.ours import Ours, ours
 from bench.report import LEAST_CELERY, Figures, tell
 from bench.river_peer.run import river_rates
+from bench.tenants import TENANTS
 
 VOID = 3
 """Exit code of a run whose figures do not count."""
 _LATENCY_TASKS = 200
 _MILLION = 1_000_000
 _MILLION_RUNS = 2
+_LIMITED_RUNS = 2
 
 
 def run(options: Options) -> int:
@@ -65,6 +67,11 @@ def _measure(running: Ours, options: Options, figures: Figures) -> None:
     if "latency" in options.measures:
         figures.latencies += running.latencies(_LATENCY_TASKS, options.seconds)
         figures.watched_latencies += running.latencies(_LATENCY_TASKS, options.seconds, watched=True)
+    if "limited" in options.measures:
+        running.prepare_limited(options.sized(TENANTS))
+        for _ in range(_LIMITED_RUNS):
+            figures.limited_plain.add(running.batch(tasks, options.seconds))
+            figures.limited.add(running.limited(tasks, options.seconds))
 
 
 def _measure_million(running: Ours, options: Options, figures: Figures) -> None:

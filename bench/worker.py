@@ -1,6 +1,7 @@
 """The worker of a benchmark, a process of its own: `python -m bench.worker TARGET`, with the token in GUILDMESH_TOKEN.
 
-One user coroutine a task, through the worker library, as anyone would write it.
+One user coroutine a task, through the worker library, as anyone would write it. With a folder of certificates as its second argument it
+works for every tenant, as the mesh's own agent workers do: TARGET is a scheduler then, and whoever has the certificate needs no token.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import contextlib
 import os
 import sys
 import time
+from pathlib import Path
 
 import uvloop
 from guildmesh_client.worker import JsonValue, Task, Worker
 
 from bench import payload
 from bench.child import Answer, serve
+from services.common.grpcx.channel import secure_channel
 
 CONCURRENCY = 2_000
 
@@ -50,12 +53,23 @@ class Tally:
         return {"calls": len(self._executed), "distinct": len(set(self._executed))}
 
 
-async def main(target: str, token: str) -> None:
+def of_tenant(target: str, token: str) -> tuple[Worker, str]:
+    """A worker of the tenant that the token is of, and the kind of task it runs."""
+    return Worker(target, metadata=[("authorization", f"Bearer {token}")], concurrency=CONCURRENCY), payload.KIND
+
+
+def of_all(target: str, tls_dir: Path) -> tuple[Worker, str]:
+    """A worker of every tenant."""
+    return Worker(
+        channel=secure_channel(target, "scheduler", tls_dir), concurrency=CONCURRENCY, all_tenants=True
+    ), payload.KIND_OF_ALL
+
+
+async def main(worker: Worker, kind: str) -> None:
     """Works until standard input ends."""
     tally = Tally()
-    worker = Worker(target, metadata=[("authorization", f"Bearer {token}")], concurrency=CONCURRENCY)
 
-    @worker.task(payload.KIND)
+    @worker.task(kind)
     async def echo(task: Task) -> JsonValue:
         tally.add(task.task_id)
         return payload.echo(payload.of(dict(task.context)))
@@ -69,5 +83,10 @@ async def main(target: str, token: str) -> None:
             await asyncio.wait_for(each, 5)
 
 
+async def _main(target: str, *tls_dir: str) -> None:
+    # A channel belongs to the event loop in which it is made.
+    await main(*(of_all(target, Path(tls_dir[0])) if tls_dir else of_tenant(target, os.environ["GUILDMESH_TOKEN"])))
+
+
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], os.environ["GUILDMESH_TOKEN"]))
+    uvloop.run(_main(*sys.argv[1:]))

@@ -104,7 +104,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         decided = DecidedQueues(engine)
         dispatch = _dispatch(settings, engine, hub)
         batches = Batches(engine, hub, settings.lease, decided)
-        dispatcher = Dispatcher(batches, hub, settings.lease_poll_seconds, dispatch.offers, decided)
+        dispatcher = Dispatcher(batches, hub, settings.lease_poll_seconds, dispatch.offers, decided, dispatch.decide)
         stored_queues = StoredQueues(database, engine, hub)
         queues = Queues(stored_queues, settings.retention_days)
         hub.listen(queues.woken)

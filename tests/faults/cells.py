@@ -37,7 +37,7 @@ _SAMPLE_SECONDS = 0.25
 _COUNT = """
 SELECT COALESCE(sum(number), 0) FROM (
   SELECT tasks AS number FROM scheduler.task_counts WHERE state >= 3
-  UNION ALL SELECT change FROM scheduler.task_count_changes WHERE state >= 3
+  UNION ALL SELECT change FROM scheduler.task_count_changes, unnest(states, changes) AS c (state, change) WHERE state >= 3
 ) c
 """
 

@@ -41,7 +41,7 @@ _TAKE_NEWEST = """
 SELECT scheduler.detach_task_partition(name) FROM scheduler.task_partitions
 WHERE retention_days = 7 AND lower_id IS NOT NULL AND detach_time IS NULL ORDER BY upper_time DESC LIMIT 1
 """
-_COUNT = "INSERT INTO scheduler.task_count_changes (queue, state, change) VALUES (%s, %s, %s)"
+_COUNT = "INSERT INTO scheduler.task_count_changes (queues, states, changes) VALUES (ARRAY[%s], ARRAY[%s]::smallint[], ARRAY[%s])"
 
 
 def ended_tasks(

@@ -63,10 +63,10 @@ class Driver:
             yield connection
 
     @asynccontextmanager
-    async def engine(self, *, by_key: bool, one_plan: bool) -> AsyncIterator[asyncpg.Connection]:
+    async def engine(self, *, by_key: bool, one_plan: bool, first: str) -> AsyncIterator[asyncpg.Connection]:
         """One transaction over all tenants; use services.common.db.engine_role.EngineDriver instead."""
         begin = self._begin.format(role="engine", planning=_BY_KEY if by_key else _ONE_PLAN if one_plan else _NO_SCANS)
-        async with self.transaction(begin) as connection:
+        async with self.transaction(f"{begin}; {first}" if first else begin) as connection:
             yield connection
 
     @asynccontextmanager

@@ -35,12 +35,15 @@ class EngineDriver:
         self._driver = driver
 
     @asynccontextmanager
-    async def transaction(self, *, by_key: bool = False, one_plan: bool = False) -> AsyncIterator[asyncpg.Connection]:
+    async def transaction(
+        self, *, by_key: bool = False, one_plan: bool = False, first: str = ""
+    ) -> AsyncIterator[asyncpg.Connection]:
         """One transaction over all tenants; raises what Driver.tenant raises.
 
         With `by_key` a statement that joins a table with arrays must name the keys (`id = ANY($1)`) as well: then it reads those
         rows by the index and joins by a hash, whatever the planner believes about the table. With `one_plan`, which is for
-        statements that come again and again, each is planned once for all arguments.
+        statements that come again and again, each is planned once for all arguments. `first` is a statement that is sent with those
+        that begin the transaction.
         """
-        async with self._driver.engine(by_key=by_key, one_plan=one_plan) as connection:
+        async with self._driver.engine(by_key=by_key, one_plan=one_plan, first=first) as connection:
             yield connection

@@ -6,18 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from services.scheduler.domain.fence import Fence
 from services.scheduler.domain.head import Head, LaneKey, Page, Place, Seen
 from services.scheduler.domain.limits import Limits, QueueKey
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.task import Lease
-
-
-class EpochOver(Exception):
-    """Another replica has taken over since; what was to be written is not."""
-
-
-class LimitsChanged(Exception):
-    """A queue allows something else than was decided by; nothing is started."""
 
 
 @dataclass(slots=True)
@@ -119,12 +112,12 @@ class Decisions(Protocol):
     async def of_keys(self, keys: Sequence[tuple[QueueKey, str]], most: int) -> Sequence[Sequence[Head]]:
         """The first `most` tasks that wait for each concurrency key."""
 
-    async def start(self, epoch: int, limits: Mapping[QueueKey, Limits], starts: Sequence[ToStart]) -> Sequence[Lease]:
+    async def start(self, fence: Fence, starts: Sequence[ToStart]) -> Sequence[Lease]:
         """Starts the tasks of these that still wait.
 
         Raises:
-            EpochOver: `epoch` is not the newest.
-            LimitsChanged: `limits` are not those of the queues any more.
+            EpochOver: the epoch is not the newest.
+            LimitsChanged: queues have changed since.
         """
 
     async def started(self, starts: Sequence[Start]) -> Sequence[Lease]:
@@ -140,6 +133,8 @@ class KnownQueues:
     """those that have limits."""
     decided: Mapping[QueueKey, bool]
     """those it decides for already; whether nothing of them can start in another way any more."""
+    version: int
+    """of the limits."""
 
 
 @dataclass(frozen=True, slots=True)

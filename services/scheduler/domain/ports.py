@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -11,6 +11,7 @@ from typing import Protocol
 from services.common.errors import DomainError
 from services.scheduler.domain.dead_letter import DeadLetter, LetterPage, LetterPlace, Replays
 from services.scheduler.domain.dead_letter_filter import Conditions
+from services.scheduler.domain.fence import Fence
 from services.scheduler.domain.queue import Queue
 from services.scheduler.domain.schedule import Schedule
 from services.scheduler.domain.task import Lease, NewTask, State, StoredEvent, Task
@@ -112,8 +113,14 @@ class GraphStore(Protocol):
 class TaskBatches(Protocol):
     """Statements over many tasks of any tenants, each one transaction."""
 
-    async def create(self, tasks: Sequence[NewTask]) -> Sequence[Task | DomainError]:
-        """Creates tasks with their first events; gives each its own answer, in order."""
+    async def create(self, tasks: Sequence[NewTask], fence: Fence | None = None) -> Sequence[Task | DomainError]:
+        """Creates tasks with their first events; gives each its own answer, in order.
+
+        With `fence` those start at once that have a worker and whose queue is decided on.
+
+        Raises:
+            EpochOver, LimitsChanged: by what that was decided is over; nothing is created.
+        """
 
     async def lease(self, demand: Demand, workers: Sequence[str]) -> Sequence[Lease]:
         """Starts at most one waiting task for each entry of `workers`, in order of priority; gives them in order of entry."""
@@ -252,6 +259,16 @@ class QueueReader(Protocol):
 
     async def queues(self, tenant_id: str) -> Sequence[Queue]:
         """The tenant's own queues and the shared ones whose names it has no queue of, highest priority first."""
+
+
+class QueueOwners(Protocol):
+    """Reads queues by who has them: a tenant, or EVERY_TENANT."""
+
+    async def owners(self) -> Collection[str]:
+        """Who has any."""
+
+    async def owned(self, owner: str) -> Sequence[Queue]:
+        """The queues of the owner alone."""
 
 
 class QueueStore(QueueReader, Protocol):

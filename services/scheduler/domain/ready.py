@@ -11,14 +11,14 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from services.scheduler.domain.demand_book import DemandBook, Want
 from services.scheduler.domain.head import Head, LaneKey, Page, Place, Seen
 from services.scheduler.domain.limits import Limits, QueueKey
 from services.scheduler.domain.ports import Demand
-from services.scheduler.domain.ready_queue import ReadyLane, ReadyQueue, ReadyTenant
+from services.scheduler.domain.ready_queue import ReadyKey, ReadyLane, ReadyQueue, ReadyTenant
 
 WINDOW = 100
 """tasks of a lane that are read at once."""
@@ -37,12 +37,19 @@ class Ready:
         self.throttled: Counter[tuple[str, str]] = Counter()
         """decisions in which a limit kept waiting tasks of a queue from starting, by the queue's name and the limit."""
         self._clock = clock
+        self._counted: dict[str, tuple[ReadyQueue, ReadyTenant, ReadyKey | None]] = {}
+        """where each task that runs is counted."""
         self._waiting: dict[str, Head] = {}
         self._queues: dict[QueueKey, ReadyQueue] = {}
         self._limits: Mapping[QueueKey, Limits] = {}
         self._hungry: set[KeyName] = set()
         self._low: set[LaneKey] = set()
         self._number = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything waits, as far as is known, or is to be read."""
+        return bool(self._waiting or self._hungry or self._low)
 
     def limit(self, limits: Mapping[QueueKey, Limits]) -> None:
         """Has these limits from now on; queues that are not among them have none."""
@@ -55,18 +62,13 @@ class Ready:
             new = limits.get(key, Limits())
             if new == queue.limits:
                 continue
-            queue.limits = new
-            weights = dict(new.weights)
+            queue.limit(new)
             for name, tenant in queue.tenants.items():
-                tenant.account.weigh(weights.get(name, 1.0))
+                tenant.account.weigh(queue.weights.get(name, 1.0))
                 if tenant.listed:
                     queue.list(tenant)
             for name in list(queue.keys):
                 self._unpark(queue, name, every=True)
-
-    def limits_of(self, queues: Collection[QueueKey]) -> dict[QueueKey, Limits]:
-        """The limits of queues, as they were decided by."""
-        return {key: self._queue(key).limits for key in queues}
 
     def see(self, asked: Iterable[str], found: Sequence[Seen]) -> None:
         """Takes note of how tasks are in the table; those that were asked for and not found have ended."""
@@ -92,6 +94,26 @@ class Ready:
                 self.add(seen.head)
             else:
                 self._forget(task_id)
+
+    def over(self, task_ids: Iterable[str]) -> None:
+        """Takes note of tasks that have ended."""
+        for task_id in task_ids:
+            self._finish(task_id)
+            self._forget(task_id)
+
+    def begin_new(self, lane: LaneKey, task_id: str, key: str | None, priority: int) -> Head | None:
+        """A task that is being created starts at once, unless limits or others that wait keep it; it runs from now on."""
+        queue = self._queue(lane.of_queue)
+        # What waits without being held back starts with the next decision: it has the first claim to what the limits leave.
+        if sum(queue.waiting.values()) + 1 > queue.room():
+            return None
+        # Its position is not known yet, and does not matter while it runs.
+        head = Head(task_id, lane, key, (-priority, 0), 1)
+        if queue.full(head):
+            return None
+        queue.bucket.spend()
+        self._start(queue, head, 0.0)
+        return head
 
     def add(self, head: Head) -> None:
         """Takes in a task that waits, unless its lane's turn has not come so far."""
@@ -171,9 +193,8 @@ class Ready:
     def give_back(self, head: Head) -> None:
         """A task that was taken did not start and may still wait: it is to be looked at again."""
         if self.running.get(head.task_id) is head:
-            queue = self._queue(head.lane.of_queue)
-            self._end(queue, head)
-            queue.charge(head, -head.charged)
+            queue, tenant = self._end(head)
+            queue.charge(tenant, -head.charged)
             queue.bucket.give_back(queue.limits)
 
     def tick(self) -> None:
@@ -182,14 +203,15 @@ class Ready:
         for head in self.running.values():
             due = now - head.started
             if due > head.charged:
-                self._queue(head.lane.of_queue).charge(head, due - head.charged)
+                queue, tenant, _ = self._counted[head.task_id]
+                queue.charge(tenant, due - head.charged)
                 head.charged = due
 
     def startable(self, demand: Demand, most: int) -> tuple[int, int]:
         """How many tasks could start on slots of this demand, counted up to `most`, and the highest priority of their queues."""
         total, priority = 0.0, 0
         for (_, name), queue in self._queues.items():
-            if demand.queues and name not in demand.queues:
+            if not queue.waiting or (demand.queues and name not in demand.queues):
                 continue
             waiting = sum(queue.waiting[kind] for kind in demand.kinds if kind in queue.waiting)
             if not waiting:
@@ -302,33 +324,37 @@ class Ready:
 
     def _start(self, queue: ReadyQueue, head: Head, seconds: float) -> None:
         tenant = queue.tenant(head.lane.tenant_id)
-        tenant.running += 1
-        account = tenant.account
-        head.started = self._clock() - seconds
-        head.charged = max(account.estimate, seconds)
-        queue.charge(head, head.charged)
-        self.running[head.task_id] = head
+        key = None if head.key is None else queue.key_of(head.key)
         queue.running += 1
-        if head.key is not None:
-            queue.key_of(head.key).running += 1
+        tenant.running += 1
+        if key is not None:
+            key.running += 1
+        head.started = self._clock() - seconds
+        head.charged = max(tenant.account.estimate, seconds)
+        tenant.account.charge(head.charged)
+        self.running[head.task_id] = head
+        self._counted[head.task_id] = queue, tenant, key
 
     def _finish(self, task_id: str) -> None:
         """A task runs no more, if it did."""
         head = self.running.get(task_id)
         if head is None:
             return
-        queue, seconds = self._queue(head.lane.of_queue), self._clock() - head.started
-        self._end(queue, head)
-        queue.charge(head, seconds - head.charged)
-        queue.tenant(head.lane.tenant_id).account.learn(seconds)
+        seconds = self._clock() - head.started
+        queue, tenant = self._end(head)
+        queue.charge(tenant, seconds - head.charged)
+        tenant.account.learn(seconds)
 
-    def _end(self, queue: ReadyQueue, head: Head) -> None:
+    def _end(self, head: Head) -> tuple[ReadyQueue, ReadyTenant]:
         del self.running[head.task_id]
+        queue, tenant, key = self._counted.pop(head.task_id)
         queue.running -= 1
-        queue.tenant(head.lane.tenant_id).running -= 1
-        if head.key is not None:
-            queue.key_of(head.key).running -= 1
-            self._unpark(queue, head.key)
+        tenant.running -= 1
+        if key is not None and head.key is not None:
+            key.running -= 1
+            if key.parked or key.more or not key.running:
+                self._unpark(queue, head.key)
+        return queue, tenant
 
     def _wait(self, head: Head) -> None:
         queue = self._queue(head.lane.of_queue)

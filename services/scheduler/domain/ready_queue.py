@@ -68,7 +68,7 @@ class ReadyQueue:
     def __init__(self, key: QueueKey, limits: Limits, clock: Callable[[], float]) -> None:
         self._number = 0
         self.key = key
-        self.limits = limits
+        self.limit(limits)
         self.bucket = TokenBucket(clock)
         self.running = 0
         self.waiting: Counter[str] = Counter()
@@ -78,6 +78,11 @@ class ReadyQueue:
         self.order: list[_Entry] = []
         """tenants of which something waits, the one whose turn it is first; entries of older versions are void."""
         self.virtual_time = 0.0
+
+    def limit(self, limits: Limits) -> None:
+        """Has these limits from now on."""
+        self.limits = limits
+        self.weights = dict(limits.weights)
 
     def held(self) -> str:
         """The limit that keeps every task of it from starting; empty when none does."""
@@ -104,19 +109,26 @@ class ReadyQueue:
 
     def key_of(self, name: str) -> ReadyKey:
         """A key by its name."""
-        return self.keys.setdefault(name, ReadyKey())
+        key = self.keys.get(name)
+        if key is None:
+            key = self.keys[name] = ReadyKey()
+        return key
 
     def tenant(self, name: str) -> ReadyTenant:
         """A tenant by its name."""
         tenant = self.tenants.get(name)
         if tenant is None:
-            account = Account(dict(self.limits.weights).get(name, 1.0))
+            account = Account(self.weights.get(name, 1.0))
             tenant = self.tenants[name] = ReadyTenant(account)
         return tenant
 
     def lane(self, head: Head) -> ReadyLane:
         """The lane of a task."""
-        return self.tenant(head.lane.tenant_id).lanes.setdefault(head.lane.kind, ReadyLane())
+        lanes = self.tenant(head.lane.tenant_id).lanes
+        lane = lanes.get(head.lane.kind)
+        if lane is None:
+            lane = lanes[head.lane.kind] = ReadyLane()
+        return lane
 
     def list(self, tenant: ReadyTenant) -> None:
         """Puts a tenant into the order, at its tag."""
@@ -125,9 +137,8 @@ class ReadyQueue:
         self._number += 1
         heapq.heappush(self.order, (tenant.account.tag, tenant.version, self._number, tenant))
 
-    def charge(self, head: Head, seconds: float) -> None:
-        """Charges slot-seconds for a task to its tenant; less than 0 gives back."""
-        tenant = self.tenant(head.lane.tenant_id)
+    def charge(self, tenant: ReadyTenant, seconds: float) -> None:
+        """Charges slot-seconds to a tenant; less than 0 gives back."""
         tenant.account.charge(seconds)
         if seconds < 0 and tenant.listed:
             # Where it lies in the order is too late a place.

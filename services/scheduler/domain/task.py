@@ -133,7 +133,7 @@ class NewTask:
     """whether tasks that are created with it wait for it."""
     concurrency_key: str | None = None
     queue_tenant: str | None = None
-    """as in Run, given when it is created."""
+    """as in Run, given when it is created; before that when its start was decided on."""
 
     def payload_hash(self) -> bytes:
         """SHA-256 of all that the caller chose: two requests with the same hash ask for the same task."""

@@ -22,6 +22,8 @@ _MOST_BUCKETS = 1500
 _MOST_STOPS = 40
 # Of 22 characters each.
 _MOST_DECIDED = 350
+_OVER = "!"
+"""behind the origin when the tasks have ended."""
 
 
 @dataclass(slots=True)
@@ -39,7 +41,9 @@ class Wake:
     again: int | None = None
     """the lowest position of tasks that wait for a worker again, or had to wait for something else first."""
     decided: list[str] | None = field(default_factory=list)
-    """tasks that one replica decides on, which wait now or run or wait no more; told to others by `encode_decided`."""
+    """tasks that one replica decides on, which wait now or wait no more; told to others by `encode_decided`."""
+    over: list[str] | None = field(default_factory=list)
+    """tasks that one replica decides on, which have ended; told to others in the same way."""
     echo: bool = False
     """whether it is what PostgreSQL says of `decided`, and may have been told within the process as well."""
     queues: set[str] | None = field(default_factory=set)
@@ -58,6 +62,7 @@ class Wake:
         self.stops = None if self.stops is None or other.stops is None else self.stops + other.stops
         self.queues = None if self.queues is None or other.queues is None else self.queues | other.queues
         self.decided = None if self.decided is None or other.decided is None else self.decided + other.decided
+        self.over = None if self.over is None or other.over is None else self.over + other.over
         self.shards |= other.shards
         self.again = other.again if self.again is None else self.again if other.again is None else min(self.again, other.again)
         self.events += other.events
@@ -65,7 +70,7 @@ class Wake:
 
 def everything() -> Wake:
     """A wake for all, after notifications may have been lost."""
-    return Wake(kinds=None, buckets=None, stops=None, shards=0xFFFF, again=0, decided=None, queues=None)
+    return Wake(kinds=None, buckets=None, stops=None, shards=0xFFFF, again=0, decided=None, over=None, queues=None)
 
 
 def bucket_of(task_id: str) -> int:
@@ -100,11 +105,15 @@ def decode(payload: str) -> Wake:
         return everything()
 
 
-def encode_decided(wake: Wake) -> list[str]:
-    """The payloads for NOTIFY on DISPATCH_CHANNEL."""
-    ids = wake.decided or []
+def encode_decided(wake: Wake, *, over: bool) -> list[str]:
+    """The payloads for NOTIFY on DISPATCH_CHANNEL, with `over` also of what has ended."""
+    payloads = _payloads(wake.origin, wake.decided or [])
+    return payloads + _payloads(wake.origin + _OVER, wake.over or []) if over else payloads
+
+
+def _payloads(origin: str, ids: list[str]) -> list[str]:
     parts = [ids[place : place + _MOST_DECIDED] for place in range(0, len(ids), _MOST_DECIDED)]
-    return [f"{wake.origin} {''.join(map(_pack_id, part))}" for part in parts]
+    return [f"{origin} {''.join(map(_pack_id, part))}" for part in parts]
 
 
 def decode_decided(payload: str) -> Wake:
@@ -116,6 +125,8 @@ def decode_decided(payload: str) -> Wake:
         ids = [_unpack_id(packed[place : place + 22]) for place in range(0, len(packed), 22)]
     except ValueError:
         return everything()
+    if origin.endswith(_OVER):
+        return Wake(over=ids, origin=origin.removesuffix(_OVER), echo=True)
     return Wake(decided=ids, origin=origin, echo=True)
 
 

@@ -89,8 +89,8 @@ def new_task(
     timeout_ms = task.timeout.ToMilliseconds() if task.HasField("timeout") else domain.DEFAULT_TIMEOUT_MS
     task_id = task_id or new_id()
     # What comes later in an encoding counts, so what the caller does not choose is put behind what was sent.
-    rest = _rest_of_spec(queue, kind, priority, max_attempts, timeout_ms, tenant_id, subject)
-    spec = b"".join((task.SerializeToString(), b"\x0a\x24", task_id.encode(), rest))
+    rest = _rest_of_spec(queue, kind, max_attempts, timeout_ms, tenant_id, subject)
+    spec = b"".join((task.SerializeToString(), b"\x0a\x24", task_id.encode(), b"\x38", varint(priority), rest))
     return domain.NewTask(
         task_id=task_id,
         tenant_id=tenant_id,
@@ -163,10 +163,8 @@ def encoded_retry(policy: pb.RetryPolicy) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _rest_of_spec(
-    queue: str, kind: str, priority: int, max_attempts: int, timeout_ms: int, tenant_id: str, subject: str
-) -> bytes:
-    task = pb.Task(queue=queue, kind=kind, priority=priority, max_attempts=max_attempts, tenant_id=tenant_id, created_by=subject)
+def _rest_of_spec(queue: str, kind: str, max_attempts: int, timeout_ms: int, tenant_id: str, subject: str) -> bytes:
+    task = pb.Task(queue=queue, kind=kind, max_attempts=max_attempts, tenant_id=tenant_id, created_by=subject)
     task.timeout.FromMilliseconds(timeout_ms)
     return task.SerializeToString()
 

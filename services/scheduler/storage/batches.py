@@ -9,6 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from services.common.db.clock import DatabaseClock
 from services.common.db.engine_role import EngineDriver
 from services.common.errors import Aborted, DomainError
 from services.common.failpoints import fail_point
+from services.scheduler.domain.fence import Fence
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.task import Lease, NewTask, Task
 from services.scheduler.domain.wake import Wake
@@ -26,6 +28,7 @@ from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.counts import Counts, count_tasks, sum_up_counts
 from services.scheduler.storage.create_batch import create_tasks
 from services.scheduler.storage.decided_queues import DecidedQueues
+from services.scheduler.storage.dispatch_owners import fenced_transaction
 from services.scheduler.storage.heartbeat_batch import renew_leases
 from services.scheduler.storage.lease_batch import first_waiting, lease_tasks
 from services.scheduler.storage.marks import PositionMark, TimeMark
@@ -54,14 +57,15 @@ class Batches:
         self._look_at = 0.0
         waker.listen(self._woken)
 
-    async def create(self, tasks: Sequence[NewTask]) -> Sequence[Task | DomainError]:
-        """Creates tasks with their first events; gives each its own answer, in order."""
+    async def create(self, tasks: Sequence[NewTask], fence: Fence | None = None) -> Sequence[Task | DomainError]:
+        """Creates tasks with their first events; gives each its own answer, in order. With `fence` raises EpochOver or LimitsChanged."""
         return await self._commit(
             lambda connection, log: create_tasks(connection, self._clock, log, tasks, self._lease, self._decided),
             "scheduler.create.before_commit",
             "scheduler.create.after_commit",
             by_key=False,
             counted=True,
+            fence=fence,
         )
 
     async def lease(self, demand: Demand, workers: Sequence[str]) -> Sequence[Lease]:
@@ -147,13 +151,15 @@ class Batches:
         *,
         by_key: bool = True,
         counted: bool = False,
+        fence: Fence | None = None,
     ) -> R:
         """One transaction, between two failpoints."""
         for attempt in range(1, _ATTEMPTS + 1):
             log = ChangeLog(self._waker.origin, self._waker.watched)
             log.wake.counted = counted
+            log.decides, log.fenced = self._waker.decides, fence is not None
             try:
-                async with self._database.transaction(by_key=by_key, one_plan=not by_key) as connection:
+                async with self._transaction(fence, by_key=by_key, one_plan=not by_key) as connection:
                     result = await work(connection, log)
                     await fail_point(before, connection.terminate)
             except Aborted:
@@ -162,8 +168,20 @@ class Batches:
                 # Full jitter, so that two batches that met do not meet again.
                 await asyncio.sleep(random.random() * 0.01 * 2**attempt)  # noqa: S311 - not a secret
                 continue
+            except Exception:
+                if log.decides and log.wake.over:
+                    # Whether they have ended is not known, and nobody else tells.
+                    self._waker.wake(Wake(decided=log.wake.over, origin=log.origin, echo=True))
+                raise
             await fail_point(after)
             if log:
                 self._waker.wake(log.wake)
             return result
         raise AssertionError("unreachable")
+
+    def _transaction(
+        self, fence: Fence | None, *, by_key: bool, one_plan: bool
+    ) -> AbstractAsyncContextManager[asyncpg.Connection]:
+        if fence is None:
+            return self._database.transaction(by_key=by_key, one_plan=one_plan)
+        return fenced_transaction(self._database, fence, by_key=by_key, one_plan=one_plan)

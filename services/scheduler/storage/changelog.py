@@ -83,8 +83,8 @@ queued AS (
   FROM unnest(${0}::smallint[], ${1}::int[], ${3}::bytea[]) WITH ORDINALITY AS o (lane, events, payload, line){only}
   ORDER BY o.line
 ), counted AS (
-  INSERT INTO task_count_changes (queue, state, change)
-  SELECT c.* FROM unnest(${6}::text[], ${7}::smallint[], ${8}::int[]) AS c (queue, state, change){only}
+  INSERT INTO task_count_changes (queues, states, changes)
+  SELECT ${6}::text[], ${7}::smallint[], ${8}::int[] WHERE ${6} <> '{{}}'{and_only}
 )"""
 _NOTIFIED = "pg_notify(${4}, ${5})"
 
@@ -94,7 +94,9 @@ def queued(first: int, only: str = "") -> str:
 
     With `only`, a condition, nothing is written unless it holds.
     """
-    return _QUEUED.format(*range(first, first + 9), only=f" WHERE {only}" if only else "")
+    return _QUEUED.format(
+        *range(first, first + 9), only=f" WHERE {only}" if only else "", and_only=f" AND {only}" if only else ""
+    )
 
 
 def notified(first: int) -> str:
@@ -133,6 +135,10 @@ class ChangeLog:
     """tasks (tenant and id) whose events the wake is to carry."""
     tenant_id: str = "*"
     """the tenant that the transaction is held to; * for none."""
+    decides: bool = False
+    """whether this process decides what starts, so that of what ends it need not be told by the database."""
+    fenced: bool = False
+    """whether it goes on to decide until the commit, so that of what is created it need not be told at all but by its answer."""
     wake: Wake = field(init=False)
     _runs: dict[str, Run] = field(default_factory=dict)
     _written: set[str] = field(default_factory=set)
@@ -168,7 +174,7 @@ class ChangeLog:
 
     def beside(self) -> ChangeLog:
         """An empty log for a statement that writes all of its changes or none."""
-        return ChangeLog(self.origin, self.watched, self.tenant_id)
+        return ChangeLog(self.origin, self.watched, self.tenant_id, self.decides, self.fenced)
 
     def stop(self, run: Run, attempt: int, reason: str) -> None:
         """Has the worker of a run told to stop."""
@@ -202,15 +208,18 @@ class ChangeLog:
 
     async def tell_decided(self, connection: asyncpg.Connection) -> None:
         """Tells the replica that decides of its tasks, after `queued`; most commits have none."""
-        if self.wake.decided:
-            await connection.execute(_TELL_DECIDED, DISPATCH_CHANNEL, encode_decided(self.wake))
+        if payloads := encode_decided(self.wake, over=not self.decides):
+            await connection.execute(_TELL_DECIDED, DISPATCH_CHANNEL, payloads)
 
     def queued(self) -> tuple[object, ...]:
         """The arguments for what waits for Kafka, the counts, and the one NOTIFY; there must be changes."""
         runs = self._runs.values()
         plain = [run for run in runs if run.state is State.PENDING and run.queue_tenant is None]
         wake = Wake(kinds={run.kind for run in plain}, buckets=set(map(bucket_of, self._runs)))
-        wake.decided = [run.task_id for run in runs if run.queue_tenant is not None and _concerns_dispatch(run)]
+        decided = [run for run in runs if run.queue_tenant is not None and run.counted is not run.state]
+        waiting = [run for run in decided if not run.state.ended and run.state is not State.RUNNING]
+        wake.decided = [run.task_id for run in waiting if not (self.fenced and run.state is State.PENDING)]
+        wake.over = [run.task_id for run in decided if run.state.ended]
         # Those that were there before, and waited for something else or ran.
         wake.again = min((run.position for run in plain if run.counted is not None), default=None)
         for shard in {run.shard for run in runs}:
@@ -305,11 +314,6 @@ class ChangeLog:
         if dependants:
             ids = [run.task_id for run in dependants]
             await connection.execute(_FORGET_DEPENDENCIES, [run.tenant_id for run in dependants], ids)
-
-
-def _concerns_dispatch(run: Run) -> bool:
-    """Whether a task waits now, or runs or waits no more."""
-    return run.counted is not run.state and run.state is not State.RUNNING
 
 
 def _parts(records: Sequence[bytes]) -> list[list[bytes]]:

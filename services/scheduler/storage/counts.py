@@ -8,14 +8,15 @@ from services.scheduler.domain.task import State
 
 _COUNT = """
 SELECT queue, state, sum(tasks)::bigint FROM (
-  SELECT queue, state, tasks FROM task_counts UNION ALL SELECT queue, state, change FROM task_count_changes
+  SELECT queue, state, tasks FROM task_counts
+  UNION ALL SELECT c.* FROM task_count_changes, unnest(queues, states, changes) AS c
 ) counted GROUP BY queue, state
 """
 # In the order of the keys, so that two sweepers wait for each other instead of deadlocking.
 _SUM_UP = """
-WITH gone AS (DELETE FROM task_count_changes RETURNING queue, state, change)
+WITH gone AS (DELETE FROM task_count_changes RETURNING queues, states, changes)
 INSERT INTO task_counts AS c (queue, state, tasks)
-SELECT queue, state, sum(change) FROM gone GROUP BY queue, state ORDER BY queue, state
+SELECT queue, state, sum(change) FROM gone, unnest(queues, states, changes) AS g (queue, state, change) GROUP BY queue, state ORDER BY queue, state
 ON CONFLICT (queue, state) DO UPDATE SET tasks = c.tasks + EXCLUDED.tasks
 """
 

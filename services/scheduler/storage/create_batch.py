@@ -62,20 +62,20 @@ UPDATE tasks SET has_children = true
 WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
 """
 # The tasks of a batch have much in common: what is the same for many is sent once, as a profile, and $9 has the number of each
-# task's profile in two bytes; $10 has its shard in one. Parents and times, which most batches do not have, come last.
+# task's profile in two bytes; $10 has its shard in one, and $5 its priority. Parents and times, which most batches do not have, come last.
 # The queue of a profile is looked for once: one that was deleted since this process read it is NULL, which no task can have.
 _INSERT = """
 WITH profiles AS MATERIALIZED (
   SELECT p.*, (SELECT q.queue FROM queues q WHERE q.queue = p.wanted AND q.tenant_id IN (p.tenant_id, '*') LIMIT 1) AS queue
-  FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::int[], $7::smallint[], $8::text[],
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $6::int[], $7::smallint[], $8::text[],
       $18::smallint[], $16::text[])
-    WITH ORDINALITY AS p (tenant_id, wanted, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent,
+    WITH ORDINALITY AS p (tenant_id, wanted, kind, queue_priority, timeout_ms, max_attempts, traceparent,
       retention_days, worker_id, number)
 ), made AS (
   INSERT INTO tasks (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent, retention_days,
     task_id, shard, spec, log, log_events, create_time, attempt, next_event_number, worker_id, lease_expires, start_time, context,
     available_at, state, deadline, check_at{columns})
-  SELECT p.tenant_id, p.queue, p.kind, p.queue_priority, p.priority, p.timeout_ms, p.max_attempts, p.traceparent,
+  SELECT p.tenant_id, p.queue, p.kind, p.queue_priority, get_byte($5, c.line::int - 1), p.timeout_ms, p.max_attempts, p.traceparent,
     p.retention_days, c.task_id, get_byte($10, c.line::int - 1), c.spec, c.log, get_byte($15, c.line::int - 1), $11,
     s.attempt, s.attempt + {next}, p.worker_id, s.now + s.lease, s.start_time, c.context, {values}
   FROM unnest($12::uuid[], $13::bytea[], $14::bytea[], $19::bytea[]{arrays})
@@ -86,9 +86,14 @@ WITH profiles AS MATERIALIZED (
     (true, statement_timestamp(), 2, 1, 1, $17::interval, $11::timestamptz)
   ) AS s (started, now, state, attempt, running, lease, start_time) ON s.started = (p.worker_id IS NOT NULL)
   ORDER BY c.line
-), {queued}
-SELECT {notified}
+ {returned}), {queued}
+SELECT {notified}{positions}
 """
+# What waits for one replica to decide has its place by its position.
+_RETURNED = "RETURNING task_id::text, position, state = 1 AND queue_tenant IS NOT NULL AS waits"
+_POSITIONS = (
+    ", ARRAY(SELECT task_id FROM made WHERE waits ORDER BY 1), ARRAY(SELECT position FROM made WHERE waits ORDER BY task_id)"
+)
 _PLAIN_VALUES = """s.now, {state}, s.now + s.running * p.timeout_ms * interval '1 ms',
     LEAST(s.now + s.lease, s.now + s.running * p.timeout_ms * interval '1 ms')"""
 # A task with times is SCHEDULED, or waits, or is some worker's already.
@@ -144,6 +149,8 @@ def _insert_statement(*, parents: bool, timed: bool, blocked: bool, decided: boo
         next=following,
         arrays="".join(f", ${20 + place}::{type_}[]" for place, (_, type_) in enumerate(given)),
         names="".join(f", {name}" for name, _ in given),
+        returned=_RETURNED if decided else "",
+        positions=_POSITIONS if decided else "",
         queued=queued(first),
         notified=notified(first),
     )
@@ -164,7 +171,8 @@ async def create_tasks(
 ) -> list[Answer]:
     """Creates the tasks in the caller's transaction, those with a worker as started by it; gives each its answer, in order.
 
-    A task that one replica decides on waits, whoever was to start it.
+    A task that one replica decides on waits, whoever was to start it, unless that was decided; then raises EpochOver or LimitsChanged when
+    `fence` does not hold any more.
     """
     # Within the transaction, which ends soon: so what is created by an old list is there soon, or never.
     await decided.ensure_fresh(connection if log.tenant_id == EVERY_TENANT else None)
@@ -205,13 +213,17 @@ async def create_tasks(
 
 def _ask_who_decides(items: Sequence[NewTask], decided: DecidedQueues) -> None:
     if decided.empty:
+        for item in items:
+            if item.queue_tenant is not None:
+                item.queue_tenant = item.worker_id = None
         return
     known: dict[tuple[str, str], str | None] = {}
     for item in items:
         key = (item.tenant_id, item.queue)
         if key not in known:
             known[key] = decided.tenant_of(*key)
-        if known[key] is not None:
+        if known[key] != item.queue_tenant:
+            # Whoever was to start it had not decided by this list.
             item.queue_tenant, item.worker_id = known[key], None
 
 
@@ -371,8 +383,8 @@ async def _insert(
     numbers = [
         profiles.setdefault(
             (
-                i.tenant_id, i.queue, i.kind, i.queue_priority, i.priority, i.timeout_ms, i.max_attempts, i.traceparent,
-                i.retention_days, i.worker_id,
+                i.tenant_id, i.queue, i.kind, i.queue_priority, i.timeout_ms, i.max_attempts, i.traceparent, i.retention_days,
+                i.worker_id,
             ),
             len(profiles),
         )
@@ -380,7 +392,9 @@ async def _insert(
     ]  # fmt: skip
     *columns, retention_days, worker_ids = zip(*profiles, strict=True)
     arguments: list[object] = [
-        *columns,
+        *columns[:4],
+        bytes(item.priority for item in items),
+        *columns[4:],
         struct.pack(f">{len(numbers)}H", *numbers),
         bytes(run.shard for run in runs),
         now,
@@ -413,12 +427,16 @@ async def _insert(
         arguments += [[item.concurrency_key for item in items], [item.queue_tenant for item in items]]
     statement = _insert_statement(parents=parents, timed=timed, blocked=blocked, decided=decided)
     try:
-        await connection.execute(statement, *arguments, *log.queued())
+        _, *waiting = await connection.fetchrow(statement, *arguments, *log.queued())
     except asyncpg.NotNullViolationError as error:
         # In a batch with others, who is to blame is found by halving it.
         if error.column_name == "queue" and len({(item.tenant_id, item.queue) for item in items}) == 1:
             raise QueueNotFound(items[0].queue, ()) from error
         raise
+    if waiting:
+        positions = dict(zip(*waiting, strict=True))
+        for run in runs:
+            run.position = positions.get(run.task_id, 0)
     await log.write_long_events(connection)
     await log.tell_decided(connection)
 

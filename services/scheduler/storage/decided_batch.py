@@ -1,29 +1,23 @@
-"""Starts tasks that were decided on, in a transaction that checks by what they were: the epoch and the limits."""
+"""Starts tasks that were decided on, in a transaction behind the fence by which they were: the epoch and the limits."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
+from functools import lru_cache
 
 import asyncpg
 
-from services.scheduler.domain.decision import LimitsChanged, Start, ToStart
-from services.scheduler.domain.limits import Limits, QueueKey
+from services.scheduler.domain.decision import Start, ToStart
+from services.scheduler.domain.limits import Limits
 from services.scheduler.domain.task import Lease
 from services.scheduler.storage.changelog import ChangeLog
-from services.scheduler.storage.dispatch_owners import check_epoch
 from services.scheduler.storage.lease_batch import lease_of, start_rows, steps_of
 from services.scheduler.storage.outcomes import read_outcomes
 from services.scheduler.storage.runs import COLUMNS, run_of
 
 LIMITS = "priority, max_running, max_running_per_key, rate_per_second, rate_burst, paused, tenant_weights"
-# Whoever changes a queue waits for the starts that are under way, and none begins after that by what was before.
-_LOCK_QUEUES = f"""
-SELECT tenant_id, queue, {LIMITS} FROM queues
-WHERE (tenant_id, queue) IN (SELECT * FROM unnest($1::text[], $2::text[])) AND tenant_id = ANY($1) AND queue = ANY($2)
-ORDER BY tenant_id, queue FOR SHARE
-"""  # noqa: S608 - constants only
 # What somebody else has locked may be on its way out: it is looked at again.
 _TAKE = f"""
 WITH taken AS MATERIALIZED (
@@ -44,24 +38,21 @@ WHERE task_id = ANY($1::uuid[]) AND state = 2
 
 def limits_of(row: asyncpg.Record) -> Limits:
     """The limits in a row that has tenant, queue and LIMITS first."""
-    weights = tuple(sorted((tenant, float(weight)) for tenant, weight in json.loads(row[8]).items()))
-    return Limits(row[2], row[3], row[4], row[5], row[6], row[7], weights)
+    return Limits(row[2], row[3], row[4], row[5], row[6], row[7], _weights_of(row[8]))
+
+
+@lru_cache(1000)
+def _weights_of(text: str) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted((tenant, float(weight)) for tenant, weight in json.loads(text).items()))
 
 
 async def start_decided(
     connection: asyncpg.Connection,
     log: ChangeLog,
-    epoch: int,
-    limits: Mapping[QueueKey, Limits],
     starts: Sequence[ToStart],
     lease: timedelta,
 ) -> list[Lease]:
-    """Starts those that still wait, in the caller's transaction; raises EpochOver or LimitsChanged."""
-    await check_epoch(connection, epoch)
-    rows = await connection.fetch(_LOCK_QUEUES, [tenant for tenant, _ in limits], [queue for _, queue in limits])
-    now = {(row[0], row[1]): limits_of(row) for row in rows}
-    if any(now.get(key, Limits()) != limit for key, limit in limits.items()):
-        raise LimitsChanged
+    """Starts those that still wait, in the caller's transaction, which is fenced."""
     rows = await connection.fetch(_TAKE, [start.task_id for start in starts], [start.here for start in starts])
     if not rows:
         return []

@@ -20,7 +20,7 @@ from services.scheduler.domain.decision import Converted, KnownQueues
 from services.scheduler.domain.limits import QueueKey
 from services.scheduler.domain.queue import EVERY_TENANT
 from services.scheduler.storage.decided_batch import LIMITS, limits_of
-from services.scheduler.storage.dispatch_owners import check_epoch
+from services.scheduler.storage.dispatch_owners import epoch_transaction
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +46,7 @@ UNION ALL
 SELECT d.tenant_id, d.queue, 5, NULL, NULL, NULL, NULL, false, '{{}}', false, d.settled FROM decided_queues d
 WHERE NOT EXISTS (SELECT FROM queues q WHERE q.tenant_id = d.tenant_id AND q.queue = d.queue)
 """  # noqa: S608 - constants only
+_VERSION = "SELECT limits_version FROM dispatch_epochs WHERE scope = 0"
 _DECIDE = """
 INSERT INTO decided_queues (tenant_id, queue) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING
 """
@@ -162,15 +163,16 @@ class QueueList:
     async def queues(self) -> KnownQueues:
         """The queues on the list, and those that should be."""
         async with self._database.transaction() as connection:
+            # Before the queues: what changes in between is refused, and read again.
+            version = await connection.fetchval(_VERSION)
             rows = await connection.fetch(_QUEUES)
         limits = {(row[0], row[1]): limits_of(row) for row in rows}
         limited = frozenset((row[0], row[1]) for row in rows if row[9])
-        return KnownQueues(limits, limited, {(row[0], row[1]): row[10] for row in rows if row[10] is not None})
+        return KnownQueues(limits, limited, {(row[0], row[1]): row[10] for row in rows if row[10] is not None}, version)
 
     async def decide_on(self, epoch: int, limited: Sequence[QueueKey], waiting: Sequence[tuple[str, str]]) -> None:
         """Puts queues on the list; raises EpochOver."""
-        async with self._database.transaction() as connection:
-            await check_epoch(connection, epoch)
+        async with epoch_transaction(self._database, epoch) as connection:
             await connection.execute(_DECIDE, *_columns(limited))
             await connection.execute(_SHARE, *_columns(waiting))
 
@@ -189,8 +191,7 @@ class QueueList:
         return Converted(last if walked == _WALKED else None, changed, list(zip(*waiting, strict=True)))
 
     async def _write(self, epoch: int, statement: str, queues: Sequence[QueueKey]) -> None:
-        async with self._database.transaction() as connection:
-            await check_epoch(connection, epoch)
+        async with epoch_transaction(self._database, epoch) as connection:
             await connection.execute(statement, *_columns(queues))
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 from services.common.db.engine_role import EngineDriver
 from services.common.failpoints import fail_point
 from services.scheduler.domain.decision import Start, ToStart
+from services.scheduler.domain.fence import Fence
 from services.scheduler.domain.head import Head, LaneKey, Page, Place, Seen
-from services.scheduler.domain.limits import Limits, QueueKey
+from services.scheduler.domain.limits import QueueKey
 from services.scheduler.domain.task import Lease
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.decided_batch import read_started, start_decided
-from services.scheduler.storage.dispatch_owners import DispatchOwners
+from services.scheduler.storage.dispatch_owners import DispatchOwners, fenced_transaction
 from services.scheduler.storage.ready_tasks import look, read_keys, read_lanes, read_pages, read_running
 from services.scheduler.storage.waking import Waker
 
@@ -52,12 +53,12 @@ class DecisionStatements:
         async with self._database.transaction() as connection:
             return await read_keys(connection, keys, most)
 
-    async def start(self, epoch: int, limits: Mapping[QueueKey, Limits], starts: Sequence[ToStart]) -> Sequence[Lease]:
+    async def start(self, fence: Fence, starts: Sequence[ToStart]) -> Sequence[Lease]:
         """Starts those that still wait; raises EpochOver or LimitsChanged."""
         log = ChangeLog(self._waker.origin, self._waker.watched)
         await fail_point("scheduler.decide.before_start")
-        async with self._database.transaction(by_key=True) as connection:
-            leases = await start_decided(connection, log, epoch, limits, starts, self._lease)
+        async with fenced_transaction(self._database, fence, by_key=True) as connection:
+            leases = await start_decided(connection, log, starts, self._lease)
             await fail_point("scheduler.decide.before_commit", connection.terminate)
         await fail_point("scheduler.decide.after_commit")
         if log:

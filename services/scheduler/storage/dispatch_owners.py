@@ -1,19 +1,21 @@
-"""Which replica decides what starts: a lease in one row, and an epoch in another that each start locks.
+"""Which replica decides what starts: a lease in one row, and an epoch in another that each start goes by.
 
 The lease only says who should; what makes it safe is the epoch (docs/decisions/0007-dispatch.md). They lie in two tables in order
-that a renewal does not wait for starts.
+that a renewal does not wait for starts: a trigger keeps the epoch from changing while any is under way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import asyncpg
 
 from services.common.db.engine_role import EngineDriver
 from services.common.failpoints import fail_point
-from services.scheduler.domain.decision import EpochOver, Standing
+from services.scheduler.domain.decision import Standing
+from services.scheduler.domain.fence import EpochOver, Fence, LimitsChanged
 
 _STAND = """
 WITH limits AS MATERIALIZED (SELECT {short}), took AS (
@@ -37,13 +39,46 @@ _FENCE = """
 UPDATE dispatch_epochs e SET epoch = e.epoch + 1 FROM dispatch_owners o
 WHERE e.scope = 0 AND o.scope = 0 AND o.owner = $1 RETURNING e.epoch
 """
-_HELD = f"SELECT epoch, {SHORT} FROM dispatch_epochs WHERE scope = 0 AND epoch = $1 FOR SHARE"  # noqa: S608 - constants only
+# Triggers take this lock alone for whoever changes the epoch or a queue; who waits for it is not passed by those who come later.
+FENCE = "hashtext('guildmesh.scheduler.dispatch'), 0"
+# Before all that the transaction locks: shares the lock, then compares.
+_HOLD = f"SELECT {SHORT}; SELECT hold_fence({{epoch}}, {{limits_version}})"
+_EPOCH_OVER, _LIMITS_CHANGED = "GM001", "GM002"
 
 
-async def check_epoch(connection: asyncpg.Connection, epoch: int) -> None:
-    """Keeps an epoch from ending before the caller's transaction does; raises EpochOver when it has ended."""
-    if await connection.fetchrow(_HELD, epoch) is None:
-        raise EpochOver
+@asynccontextmanager
+async def epoch_transaction(database: EngineDriver, epoch: int) -> AsyncIterator[asyncpg.Connection]:
+    """A transaction during which the epoch does not end; raises EpochOver when it has ended."""
+    async with _holding(database, _HOLD.format(epoch=epoch, limits_version="NULL"), by_key=False, one_plan=False) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def fenced_transaction(
+    database: EngineDriver, fence: Fence, *, by_key: bool = False, one_plan: bool = False
+) -> AsyncIterator[asyncpg.Connection]:
+    """A transaction during which neither the epoch ends nor a queue changes.
+
+    Raises:
+        EpochOver: the epoch has ended.
+        LimitsChanged: queues have changed since.
+    """
+    hold = _HOLD.format(epoch=fence.epoch, limits_version=fence.limits_version)
+    async with _holding(database, hold, by_key=by_key, one_plan=one_plan) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def _holding(database: EngineDriver, hold: str, *, by_key: bool, one_plan: bool) -> AsyncIterator[asyncpg.Connection]:
+    try:
+        async with database.transaction(by_key=by_key, one_plan=one_plan, first=hold) as connection:
+            yield connection
+    except asyncpg.PostgresError as error:
+        if error.sqlstate == _EPOCH_OVER:
+            raise EpochOver from error
+        if error.sqlstate == _LIMITS_CHANGED:
+            raise LimitsChanged from error
+        raise
 
 
 class DispatchOwners:

@@ -93,7 +93,7 @@ DELETE FROM finished_tasks WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($
 _FORGET_DEAD_LETTERS = """
 DELETE FROM dead_letters WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($2::uuid[], $1::text[])) AND task_id = ANY($2)
 """
-_COUNT = "INSERT INTO task_count_changes (queue, state, change) SELECT * FROM unnest($1::text[], $2::smallint[], $3::int[])"
+_COUNT = "INSERT INTO task_count_changes (queues, states, changes) VALUES ($1, $2, $3)"
 
 _Counts = Counter[tuple[str, int]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -20,6 +20,7 @@ from services.scheduler.domain.errors import EtagMismatch, QueueExists, QueueNot
 from services.scheduler.domain.queue import EVERY_TENANT, MOST_QUEUES, Queue
 from services.scheduler.domain.retry import decode_retry
 from services.scheduler.domain.wake import CHANNEL, Wake, encode
+from services.scheduler.storage.dispatch_owners import FENCE
 from services.scheduler.storage.waking import Waker
 
 _NAMES = (
@@ -35,6 +36,8 @@ SELECT * FROM (
   ORDER BY queue, tenant_id = '{EVERY_TENANT}'
 ) q ORDER BY priority DESC, queue
 """
+_OWNERS = "SELECT DISTINCT tenant_id FROM queues"
+_OWNED = f"SELECT {COLUMNS} FROM queues WHERE tenant_id = $1"
 _GET = f"""
 SELECT {COLUMNS} FROM queues WHERE queue = $2 AND tenant_id IN ($1, '{EVERY_TENANT}')
 ORDER BY tenant_id = '{EVERY_TENANT}' LIMIT 1
@@ -66,7 +69,12 @@ SELECT EXISTS (
 """
 # A create looks for the queue in the statement that inserts the task, whose snapshot is newer than its locks: it waits here, and
 # then finds no queue; or it was first, and we wait for it and find its task. Whoever creates waits behind us no longer than this.
-_SHUT = "SET LOCAL lock_timeout = '500ms'; LOCK TABLE queues IN ACCESS EXCLUSIVE MODE"
+# Starts that hold the fence may create tasks, too: it is taken first, as they take it.
+_SHUT = f"""
+SET LOCAL lock_timeout = '500ms';
+SELECT pg_advisory_xact_lock({FENCE});
+LOCK TABLE queues IN ACCESS EXCLUSIVE MODE
+"""
 
 
 class StoredQueues:
@@ -81,6 +89,16 @@ class StoredQueues:
         """The queues of the tenant and of everyone, highest priority first."""
         async with self._database.tenant(tenant_id) as connection:
             return [queue_of(row) for row in await connection.fetch(_QUEUES, tenant_id)]
+
+    async def owners(self) -> Collection[str]:
+        """Who has any queues."""
+        async with self._engine.transaction() as connection:
+            return frozenset(row[0] for row in await connection.fetch(_OWNERS))
+
+    async def owned(self, owner: str) -> Sequence[Queue]:
+        """The queues of an owner alone."""
+        async with self._as_owner(owner) as connection:
+            return [queue_of(row) for row in await connection.fetch(_OWNED, owner)]
 
     async def get(self, tenant_id: str, queue: str, *, shared: bool) -> Queue | None:
         """The tenant's own queue or else the shared one; with `shared` that one in any case."""

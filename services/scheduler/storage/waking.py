@@ -14,6 +14,9 @@ class Waker(Protocol):
     origin: str
     """name of this process in notifications, so that it does not wake its own twice."""
 
+    decides: bool
+    """whether this process decides what starts of queues with limits."""
+
     @property
     def watched(self) -> Collection[tuple[str, str]]:
         """The tasks (tenant and id) whose events someone waits for in this process."""

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from services.common.errors import DomainError
+from services.scheduler.domain.fence import EpochOver, LimitsChanged
 from services.scheduler.domain.ports import TaskBatches
 from services.scheduler.domain.queue import Queue
 from services.scheduler.domain.task import Lease, NewTask, Task
 from services.scheduler.usecases.dispatch import Dispatcher
 from services.scheduler.usecases.group_commit import GroupCommit
+from services.scheduler.usecases.new_starts import NewStarts
 from services.scheduler.usecases.offer_slots import Taker
 from services.scheduler.usecases.queues import Queues, put_in
 
@@ -61,22 +63,48 @@ class CreateTask:
 
     async def _flush(self, tasks: Sequence[NewTask]) -> Sequence[Task | DomainError]:
         """Creates the tasks, those that a worker waits for as that worker's."""
+        for task in tasks:
+            task.queue_tenant = None
         claims = self._dispatcher.claim(tasks)
-        takers = claims.takers
+        takers, starts = claims.takers, claims.starts
         for place, task in enumerate(tasks):
             task.worker_id = takers[place].worker_id if place in takers else None
         answers: Sequence[Task | DomainError] = ()
+        doubt = True
         try:
-            answers = await self._batches.create(tasks)
+            answers = await self._create(tasks, starts)
             return answers
+        except DomainError:
+            # The database was away, and may have committed.
+            raise
+        except Exception:
+            doubt = False
+            raise
         finally:
             claims.settle(created=bool(answers))
-            self._settle(tasks, takers, answers)
+            unspent = self._settle(tasks, takers, answers)
+            if answers:
+                starts.settle(tasks, answers, unspent)
+            elif doubt:
+                starts.doubt()
+            else:
+                starts.failed()
 
-    def _settle(self, tasks: Sequence[NewTask], takers: Mapping[int, Taker], answers: Sequence[Task | DomainError]) -> None:
-        """Hands on what was created for a worker; a claim for what was not created now is given back."""
+    async def _create(self, tasks: Sequence[NewTask], starts: NewStarts) -> Sequence[Task | DomainError]:
+        if starts.fence is None:
+            return await self._batches.create(tasks)
+        try:
+            return await self._batches.create(tasks, starts.fence)
+        except (EpochOver, LimitsChanged):
+            for place in starts.places:
+                tasks[place].worker_id = None
+            starts.refused()
+            return await self._batches.create(tasks)
+
+    def _settle(self, tasks: Sequence[NewTask], takers: Mapping[int, Taker], answers: Sequence[Task | DomainError]) -> list[int]:
+        """Hands on what was created for a worker; a claim for what was not created now is given back. Gives the places of these."""
         leases: dict[Taker, list[Lease]] = {}
-        unspent: Counter[Taker] = Counter()
+        unspent: list[int] = []
         for place, taker in takers.items():
             answer, task = answers[place] if answers else None, tasks[place]
             # A claim is void when it turned out that one replica decides on the task.
@@ -89,11 +117,12 @@ class CreateTask:
                 remaining = timedelta(milliseconds=task.timeout_ms)
                 leases.setdefault(taker, []).append(Lease(task.run, task.spec, task.context, answer.create_time, remaining))
             else:
-                unspent[taker] += 1
+                unspent.append(place)
         for taker, mine in leases.items():
             taker.take(mine)
-        for taker, credits in unspent.items():
+        for taker, credits in Counter(takers[place] for place in unspent).items():
             taker.release(credits)
+        return unspent
 
 
 def _weight(task: NewTask) -> int:

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -18,15 +18,14 @@ from services.common.errors import DomainError
 from services.scheduler.domain.decision import (
     Answer,
     Decisions,
-    EpochOver,
-    LimitsChanged,
     Message,
     QueueDecisions,
     Start,
     ToStart,
 )
 from services.scheduler.domain.demand_book import Want
-from services.scheduler.domain.head import Head
+from services.scheduler.domain.fence import EpochOver, Fence, LimitsChanged
+from services.scheduler.domain.head import Head, LaneKey
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.ready import OF_KEY, WINDOW, Ready
 from services.scheduler.domain.task import Lease
@@ -44,6 +43,9 @@ _TICK_SECONDS = 0.25
 _AGAIN_SECONDS = 0.2
 """after which a task is looked at again that could not be started."""
 _LONGEST_PAUSE = 1.0
+_ALL_AGAIN_SECONDS = 10.0
+"""after a take-over, when everything that runs is looked at again: whoever decided before told nobody of what ended by its own hand,
+and its transactions have ended by then (services.common.db.driver)."""
 Taken = Sequence[tuple[Head, Want["Peer"], str]]
 
 
@@ -70,22 +72,62 @@ class DecideStarts:
         self._lease_seconds = lease_seconds
         self._owner = False
         self._epoch: int | None = None
+        self._limits_version = 0
         self._ready = Ready()
         self._keep = KeepQueues(queues, settle_seconds)
         self._peers: list[Peer] = []
         self._changed: dict[str, None] = {}
+        self._over: list[str] = []
+        """tasks that have ended since the last turn."""
         self._told: Counter[str] = Counter()
         """tasks of commits of this process of which PostgreSQL is still to tell."""
         self._lost = False
         """whether notifications may have been lost, so that what is remembered may be wrong."""
+        self._in_turn = False
         self._something = asyncio.Event()
         self._look_at = self._tick_at = 0.0
+        self._all_again_at: float | None = None
+        self._hub = hub
         hub.listen(self._woken)
 
     @property
     def deciding(self) -> bool:
         """Whether it is the one that decides, as far as it knows."""
         return self._epoch is not None
+
+    @property
+    def fence(self) -> Fence | None:
+        """By what it decides now; None while it does not."""
+        return None if self._epoch is None or self._lost else Fence(self._epoch, self._limits_version)
+
+    def startable(self, demand: Demand) -> int:
+        """How many tasks wait that could start on slots of this demand, counted up to MOST_STARTS."""
+        return self._ready.startable(demand, MOST_STARTS)[0]
+
+    def begin_new(self, lane: LaneKey, task_id: str, key: str | None, priority: int) -> Head | None:
+        """A task that is being created starts at once, unless limits keep it or others wait in its queue."""
+        return self._ready.begin_new(lane, task_id, key, priority)
+
+    def add_new(self, heads: Iterable[Head]) -> None:
+        """Tasks were created that wait, by a transaction that was fenced: nobody else tells of them."""
+        for head in heads:
+            self._ready.add(head)
+        self._something.set()
+
+    def give_back(self, head: Head) -> None:
+        """A new task did not start, for certain."""
+        self._ready.give_back(head)
+        self._something.set()
+
+    def look_again(self) -> None:
+        """Limits may have changed."""
+        self._look_at = 0.0
+        self._something.set()
+
+    def doubt(self) -> None:
+        """Whether something has started is not known: what is remembered may be wrong."""
+        self._lost = True
+        self._something.set()
 
     def begin(self) -> None:
         """This process is to decide from now on."""
@@ -135,6 +177,7 @@ class DecideStarts:
                 if self.deciding:
                     self._forget()
                 continue
+            self._in_turn = True
             try:
                 await self._turn()
                 pause = 0.05
@@ -152,6 +195,8 @@ class DecideStarts:
                 log.exception("decisions_failed", retry_in=_LONGEST_PAUSE)
                 self._forget()
                 await asyncio.sleep(_LONGEST_PAUSE)
+            finally:
+                self._in_turn = False
 
     async def _turn(self) -> None:
         if self._lost:
@@ -163,6 +208,8 @@ class DecideStarts:
             self._look_at = now + _LOOK_SECONDS
             # A message that was lost must not keep a slot for ever.
             overdue = self._ready.doubtful(now - self._lease_seconds)
+            if self._all_again_at is not None and now >= self._all_again_at:
+                overdue, self._all_again_at = list(self._ready.running), None
             self._changed |= dict.fromkeys(random.sample(overdue, min(len(overdue), _MOST_LOOKED_AT)))
             self._ready.prune()
             await self._keep_queues()
@@ -176,19 +223,23 @@ class DecideStarts:
 
     async def _take_over(self) -> bool:
         """Begins an epoch, then reads what waits and runs; whether this process still is the one to."""
-        self._changed, self._lost = {}, False
+        self._changed, self._over, self._lost = {}, [], False
         epoch = await self._decisions.take_over(self._name)
         if epoch is None:
             self._owner = False
             return False
         ready = Ready()
-        ready.limit((await self._queues.queues()).limits)
+        known = await self._queues.queues()
+        ready.limit(known.limits)
+        self._limits_version = known.version
         running, pages = await self._decisions.everything(WINDOW)
         for seen in running:
             ready.add_running(seen.head, seen.seconds)
         for page in pages:
             ready.add_page(page)
         self._ready, self._epoch, self._look_at = ready, epoch, 0.0
+        self._all_again_at = time.monotonic() + _ALL_AGAIN_SECONDS
+        self._hub.decides = True
         self._keep.begin()
         metrics.owner.set(1)
         metrics.take_overs.inc()
@@ -197,8 +248,9 @@ class DecideStarts:
 
     async def _keep_queues(self) -> None:
         usage = self._ready.usage()
-        limits, changed = await self._keep.keep(self._epoch_of(), usage)
-        self._ready.limit(limits)
+        known, changed = await self._keep.keep(self._epoch_of(), usage)
+        self._ready.limit(known.limits)
+        self._limits_version = known.version
         self._changed |= dict.fromkeys(changed)
         if self._keep.busy:
             self._look_at = 0.0
@@ -209,6 +261,9 @@ class DecideStarts:
 
     async def _learn(self) -> None:
         """Reads what has changed, and more of what is waited for."""
+        # Whatever is read from here on is newer than these ends; of an end that comes meanwhile the next turn takes note.
+        over, self._over = self._over, []
+        self._ready.over(over)
         if self._changed:
             asked = list(self._changed)[:_MOST_LOOKED_AT]
             for task_id in asked:
@@ -233,10 +288,9 @@ class DecideStarts:
         ready.throttled.clear()
         if not taken:
             return False
-        limits = ready.limits_of({head.lane.of_queue for head, *_ in taken})
         starts = [ToStart(head.task_id, worker_id, want.owner.here) for head, want, worker_id in taken]
         try:
-            leases = await self._decisions.start(self._epoch_of(), limits, starts)
+            leases = await self._decisions.start(Fence(self._epoch_of(), self._limits_version), starts)
         except LimitsChanged:
             metrics.refused.labels("limits").inc()
             self._settle(taken, ())
@@ -249,6 +303,7 @@ class DecideStarts:
             self._return(taken)
             raise
         metrics.decisions.observe(time.monotonic() - begun)
+        metrics.starts.labels("waited").inc(len(leases))
         self._settle(taken, leases)
         return len(taken) == MOST_STARTS
 
@@ -300,6 +355,7 @@ class DecideStarts:
     def _forget(self) -> None:
         """What is remembered may be wrong: nothing is decided until it has been read anew, behind a new epoch."""
         self._epoch = None
+        self._hub.decides = False
         self._ready = Ready()
         metrics.owner.set(0)
         metrics.running.clear()
@@ -314,14 +370,25 @@ class DecideStarts:
     def _woken(self, wake: Wake) -> None:
         if not self._owner:
             return
-        if wake.decided is None:
+        if wake.decided is None or wake.over is None:
             self._lost = True
             self._told.clear()
             self._something.set()
         elif wake.decided:
             self._hear(wake.decided, wake)
+        if wake.over:
+            self._take_note(wake.over)
         if wake.queues is None or wake.queues:
             self._look_at = 0.0
+            self._something.set()
+
+    def _take_note(self, over: Sequence[str]) -> None:
+        """Tasks have ended: in the middle of a turn, which may have read them before, that is for the next one."""
+        if self._in_turn:
+            self._over += over
+        else:
+            self._ready.over(over)
+        if self._in_turn or self._ready.waits:
             self._something.set()
 
     def _hear(self, task_ids: Sequence[str], wake: Wake) -> None:
@@ -329,9 +396,11 @@ class DecideStarts:
         if wake.origin == self._name and not wake.echo:
             self._told.update(task_ids)
         elif wake.origin == self._name:
-            known, task_ids = task_ids, [task_id for task_id in task_ids if not self._told[task_id]]
-            self._told.subtract(set(known) - set(task_ids))
-            self._told = +self._told if len(self._told) > _MOST_LOOKED_AT else self._told
+            heard, task_ids = task_ids, [task_id for task_id in task_ids if not self._told[task_id]]
+            for task_id in set(heard) - set(task_ids):
+                self._told[task_id] -= 1
+                if not self._told[task_id]:
+                    del self._told[task_id]
         if task_ids:
             self._changed |= dict.fromkeys(task_ids)
             self._something.set()

@@ -18,23 +18,37 @@ from services.common.errors import DomainError
 from services.scheduler.domain.ports import Demand, TaskBatches, WhoDecides
 from services.scheduler.domain.task import Lease, NewTask
 from services.scheduler.domain.wake import Wake
+from services.scheduler.usecases.decide_starts import MOST_STARTS, DecideStarts
 from services.scheduler.usecases.hub import Hub
+from services.scheduler.usecases.new_starts import NewStarts
 from services.scheduler.usecases.offer_slots import SlotOffers, Taker
 
 log = structlog.get_logger(__name__)
 
 MOST_LEASES = 500
+MOST_CREDITS = 10_000
+"""of one stream."""
 
 
 class Dispatcher:
     """One lane for each distinct demand; a lane leases as long as it finds tasks, then waits to be woken."""
 
-    def __init__(self, batches: TaskBatches, hub: Hub, poll_seconds: float, offers: SlotOffers, who_decides: WhoDecides) -> None:
+    def __init__(
+        self,
+        batches: TaskBatches,
+        hub: Hub,
+        poll_seconds: float,
+        offers: SlotOffers,
+        who_decides: WhoDecides,
+        decide: DecideStarts,
+    ) -> None:
         """Looks again after `poll_seconds` without a wake-up, which also finds what waited out its back-off.
 
-        Of the tasks that one replica decides on it leases none, and offers slots for them as far as they are wanted.
+        Of the tasks that one replica decides on it leases none, and offers slots for them as far as they are wanted. Where that is this
+        process, `decide` says which of them start in the moment they are created.
         """
         self._batches = batches
+        self._decide = decide
         self._offers = offers
         self._who_decides = who_decides
         self._poll_seconds = poll_seconds
@@ -80,36 +94,50 @@ class Dispatcher:
     def claim(self, tasks: Sequence[NewTask]) -> Claims:
         """Claims a credit for each new task that a waiting worker can start at once, the most urgent first."""
         takers: dict[int, Taker] = {}
+        starts = NewStarts(self._decide)
+        kept: dict[_Lane, int] = {}
         waiting: Counter[_Lane] = Counter()
         spare: dict[_Lane, int] = {}
         # Most tasks of a batch are for the same lanes.
-        lanes_of: dict[tuple[str, str, str], list[_Lane]] = {}
+        lanes_of: dict[tuple[str, str, str], tuple[list[_Lane], str | None]] = {}
         without: set[tuple[str, str, str]] = set()
         for place in _most_urgent_first(tasks):
             task = tasks[place]
             if task.dependencies or (task.times is not None and task.times.may_be_later):
                 continue
             key = (task.kind, task.tenant_id, task.queue)
-            lanes = lanes_of.get(key)
-            if lanes is None:
-                decided = self._who_decides.tenant_of(task.tenant_id, task.queue) is not None
-                lanes = [] if decided else [lane for lane in self._by_kind.get(task.kind, ()) if lane.wants(task)]
-                lanes_of[key] = lanes
+            if key not in lanes_of:
+                wanting = [lane for lane in self._by_kind.get(task.kind, ()) if lane.wants(task)]
+                lanes_of[key] = wanting, self._who_decides.tenant_of(task.tenant_id, task.queue)
+            lanes, decided = lanes_of[key]
+            if decided is not None:
+                starts.concern()
             for lane in lanes:
                 if lane not in spare:
                     spare[lane] = lane.spare()
+                if decided is not None and spare[lane] > 0:
+                    if lane not in kept:
+                        kept[lane] = self._kept_for_waiting(lane)
+                    if spare[lane] <= kept[lane] or not starts.begin(place, task, decided):
+                        continue
                 if spare[lane] > 0:
                     spare[lane] -= 1
                     takers[place] = lane.claim()
                     break
             else:
-                waiting.update(lanes)
-                without.add(key)
+                if decided is None:
+                    waiting.update(lanes)
+                    without.add(key)
         if without:
-            self._offers.waits([key for key in without if self._who_decides.tenant_of(*key[1:]) is None])
+            self._offers.waits(list(without))
         for lane, number in waiting.items():
             lane.coming += number
-        return Claims(takers, waiting)
+        return Claims(takers, starts, waiting)
+
+    def _kept_for_waiting(self, lane: _Lane) -> int:
+        """How many of a lane's credits are for tasks that are decided on and wait."""
+        startable = self._decide.startable(lane.demand)
+        return MOST_CREDITS if startable >= MOST_STARTS else max(0, startable - self._offers.outstanding(lane.demand))
 
     async def close(self) -> None:
         """Stops leasing, after the statements that are under way."""
@@ -138,6 +166,8 @@ class Claims:
 
     takers: dict[int, Taker]
     """whose credit a task has, by its place."""
+    starts: NewStarts
+    """those of them that one replica, this one, decides on."""
     _waiting: Counter[_Lane]
 
     def settle(self, *, created: bool) -> None:
@@ -167,7 +197,7 @@ class _Lane:
         self._told = False
         """whether it has heard of something else since the last lease began."""
         self._turn = 0
-        self._demand = demand
+        self.demand = demand
         self._batches = batches
         self._poll_seconds = poll_seconds
         self._stopped = False
@@ -187,12 +217,12 @@ class _Lane:
 
     def wants(self, task: NewTask) -> bool:
         """Whether its streams run such a task."""
-        demand = self._demand
+        demand = self.demand
         return demand.tenant_id in (None, task.tenant_id) and (not demand.queues or task.queue in demand.queues)
 
     def has_work(self) -> bool:
         """Whether something may wait for a credit."""
-        return self.may_wait() or self._offers.wanted(self._demand) > 0
+        return self.may_wait() or self._offers.wanted(self.demand) > 0
 
     def may_wait(self) -> bool:
         """Whether something may wait that it leases."""
@@ -218,6 +248,10 @@ class _Lane:
         while not self._stopped:
             self.wanted.clear()
             slots = self._offer(self._slots())
+            if slots and not self.may_wait():
+                # It was woken for tasks that are decided on.
+                _give_back(slots)
+                slots = []
             found = 0
             if slots:
                 before, self._told = self.waiting, False
@@ -246,7 +280,8 @@ class _Lane:
         try:
             await asyncio.wait_for(self.wanted.wait(), self._poll_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - not a secret
         except TimeoutError:
-            return
+            # Something may have come of which it has not heard.
+            self._counted = False
 
     def _slots(self) -> list[Taker]:
         """Claims credits: an entry for each, the streams in turn, so that tasks spread over the workers."""
@@ -265,10 +300,10 @@ class _Lane:
 
         While other tasks may wait whose queue has the same priority, half of them.
         """
-        wanted = self._offers.wanted(self._demand)
+        wanted = self._offers.wanted(self.demand)
         if not wanted or not slots or self._stopped:
             return slots
-        most, priority = len(slots), self._offers.priority(self._demand)
+        most, priority = len(slots), self._offers.priority(self.demand)
         if not self.may_wait() or priority > self._priority > 0:
             pass
         elif priority < self._priority:
@@ -279,20 +314,19 @@ class _Lane:
             self._even = not self._even
         most = min(most, wanted)
         if most:
-            self._offers.offer(self._demand, slots[:most])
+            self._offers.offer(self.demand, slots[:most])
         return slots[most:]
 
     def _may_offer(self) -> bool:
         """Whether slots are wanted and there, so that there is no need to wait."""
-        return not self._stopped and self._offers.wanted(self._demand) > 0 and any(taker.credits > 0 for taker in self.takers)
+        return not self._stopped and self._offers.wanted(self.demand) > 0 and any(taker.credits > 0 for taker in self.takers)
 
     async def _lease(self, slots: Sequence[Taker]) -> int:
         leases: Sequence[Lease] = ()
         try:
-            leases = await self._batches.lease(self._demand, [taker.worker_id for taker in slots])
+            leases = await self._batches.lease(self.demand, [taker.worker_id for taker in slots])
         finally:
-            for taker, credits in Counter(slots[len(leases) :]).items():
-                taker.release(credits)
+            _give_back(slots[len(leases) :])
         self._priority = leases[0].queue_priority if leases else 0
         given: dict[Taker, list[Lease]] = {}
         for taker, lease in zip(slots, leases, strict=False):
@@ -300,3 +334,8 @@ class _Lane:
         for taker, mine in given.items():
             taker.take(mine)
         return len(leases)
+
+
+def _give_back(slots: Sequence[Taker]) -> None:
+    for taker, credits in Counter(slots).items():
+        taker.release(credits)

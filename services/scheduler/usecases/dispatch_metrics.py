@@ -14,6 +14,11 @@ decisions = Histogram(
 refused = Counter(
     "guildmesh_dispatch_refused", "Decisions that were refused when they were to be started, by why: epoch, limits.", ["why"]
 )
+starts = Counter(
+    "guildmesh_dispatch_starts",
+    "Tasks that were started by decision: created (in the moment it was created), waited.",
+    ["how"],
+)
 running = Gauge("guildmesh_dispatch_running_tasks", "Tasks that run of queues that one replica decides for.", ["queue"])
 throttled = Counter(
     "guildmesh_dispatch_throttled",

@@ -61,6 +61,8 @@ class Hub:
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
+        self.decides = False
+        """whether this process decides what starts of queues with limits."""
         self.watched: dict[tuple[str, str], set[Watcher]] = {}
         """the watchers of each task, by tenant and id."""
         self._buckets: dict[int, set[Watcher]] = {}

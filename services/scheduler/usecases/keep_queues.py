@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from services.scheduler.domain.decision import QueueDecisions
-from services.scheduler.domain.limits import Limits, QueueKey
+from services.scheduler.domain.decision import KnownQueues, QueueDecisions
+from services.scheduler.domain.limits import QueueKey
 
 _TOGETHER_SECONDS = 600.0
 """within which two tenants have waited in a queue for it to be shared."""
@@ -62,10 +62,8 @@ class KeepQueues:
         """Tasks of a tenant have come to wait in a queue that nobody decides for."""
         self._waiting.setdefault((queue, kind), {})[tenant_id] = time.monotonic()
 
-    async def keep(
-        self, epoch: int, usage: Mapping[QueueKey, tuple[int, set[str]]]
-    ) -> tuple[Mapping[QueueKey, Limits], list[str]]:
-        """Brings the list up to date; gives the limits of all on it, and tasks that are decided on from now on.
+    async def keep(self, epoch: int, usage: Mapping[QueueKey, tuple[int, set[str]]]) -> tuple[KnownQueues, list[str]]:
+        """Brings the list up to date; gives what is on it, and tasks that are decided on from now on.
 
         `usage` has of each queue how many tasks run, and whose tasks wait or run. Raises EpochOver.
         """
@@ -95,7 +93,7 @@ class KeepQueues:
         ]
         if idle:
             await self._store.release(epoch, idle)
-        return known.limits, changed
+        return known, changed
 
     async def _walk(self, epoch: int, now: float) -> list[str]:
         """Goes some way through all tasks when it is time to for some queue; the rest of the way is for the next call."""

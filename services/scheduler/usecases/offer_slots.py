@@ -76,6 +76,10 @@ class SlotOffers:
         number = self._numbers.get(demand, 0)
         return max(0, self._wanted.get(number, (0, 0))[0] - self._outstanding[number])
 
+    def outstanding(self, demand: Demand) -> int:
+        """How many slots are kept for whoever decides."""
+        return self._outstanding[self._numbers.get(demand, 0)]
+
     def priority(self, demand: Demand) -> int:
         """The priority of the first queue for which slots are wanted."""
         return self._wanted.get(self._numbers.get(demand, 0), (0, 0))[1]

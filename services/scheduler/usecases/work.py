@@ -25,13 +25,12 @@ from services.scheduler.domain.worker import (
     WaitReport,
     WorkerMessage,
 )
-from services.scheduler.usecases.dispatch import Dispatcher
+from services.scheduler.usecases.dispatch import MOST_CREDITS, Dispatcher
 from services.scheduler.usecases.group_commit import GroupCommit
 from services.scheduler.usecases.hub import Hub
 
 _METHOD = "/guildmesh.scheduler.v1.WorkerService/Work"
 _MOST_UNANSWERED = 2000
-_MOST_CREDITS = 10_000
 
 
 class Work:
@@ -130,7 +129,7 @@ class WorkStream:
         if message.drain:
             self._leave()
         if message.credits and not self._drained:
-            self.credits = min(self.credits + message.credits, _MOST_CREDITS)
+            self.credits = min(self.credits + message.credits, MOST_CREDITS)
             self._work.dispatcher.more(self._demand_of())
         self._beat(message)
         self._report(message)
