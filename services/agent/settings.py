@@ -38,19 +38,19 @@ class AgentSettings(ServiceSettings):
     llm_timeout_seconds: float = Field(
         60.0, gt=0, validation_alias="GUILDMESH_LLM_TIMEOUT_SECONDS", description="bound of one request to a language model"
     )
-    worker_concurrency: int = Field(
-        16,
+    max_concurrent_tasks: int | None = Field(
+        None,
         ge=1,
         le=1000,
-        validation_alias="GUILDMESH_AGENT_WORKER_CONCURRENCY",
-        description="tasks and steps that a worker runs at once",
+        validation_alias="MAX_CONCURRENT_TASKS",
+        description="tasks and steps that a worker process runs at once; default 16 in development, 100 in production",
     )
     worker_runs: int = Field(
         500,
         ge=1,
         le=10_000,
         validation_alias="GUILDMESH_AGENT_WORKER_RUNS",
-        description="runs of scenarios that a worker coordinates at once; they mostly wait",
+        description="runs of scenarios that a worker process coordinates at once, besides; they mostly wait",
     )
     agent_active_seconds: float = Field(
         300.0,
@@ -59,7 +59,7 @@ class AgentSettings(ServiceSettings):
         description="how long an agent counts in agent_active_count after its last step",
     )
 
-    @field_validator("openai_api_key", "openai_base_url", mode="before")
+    @field_validator("openai_api_key", "openai_base_url", "max_concurrent_tasks", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return value or None
@@ -68,6 +68,13 @@ class AgentSettings(ServiceSettings):
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value
+
+    @property
+    def concurrency(self) -> int:
+        """How many tasks and steps a worker process runs at once (requirement row 23)."""
+        if self.max_concurrent_tasks is not None:
+            return self.max_concurrent_tasks
+        return 100 if self.profile == "production" else 16
 
     @property
     def llm_provider(self) -> Literal["openai", "local"]:

@@ -18,6 +18,16 @@ def test_there_is_exactly_one_way_to_connect() -> None:
         Worker("localhost:1", concurrency=0)
 
 
+def test_the_environment_says_how_many_tasks_run_at_once_unless_the_caller_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_CONCURRENT_TASKS", "1e2")
+    with pytest.raises(ValueError, match=r"MAX_CONCURRENT_TASKS is '1e2': set it to a whole number"):
+        Worker("localhost:1")
+    Worker("localhost:1", concurrency=3)
+    monkeypatch.setenv("MAX_CONCURRENT_TASKS", "0")
+    with pytest.raises(ValueError, match="from 1 on"):
+        Worker("localhost:1")
+
+
 async def test_a_worker_without_functions_says_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"@worker\.task"):
         await Worker("localhost:1").run()

@@ -33,6 +33,8 @@ Metadata: TypeAlias = Sequence[tuple[str, str]]
 
 log = logging.getLogger(__name__)
 
+_CONCURRENCY_VARIABLE = "MAX_CONCURRENT_TASKS"
+_DEFAULT_CONCURRENCY = 10
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 3.0
 _MOST_PATIENCE = 8
@@ -66,7 +68,7 @@ class Worker:
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Metadata | Callable[[], Metadata | Awaitable[Metadata]] = (),
         queues: Sequence[str] = (),
-        concurrency: int = 10,
+        concurrency: int | None = None,
         worker_id: str = "",
         all_tenants: bool = False,
         drain_seconds: float = 30.0,
@@ -82,25 +84,23 @@ class Worker:
             metadata: sent with each stream, such as ("authorization", "Bearer …"). A function, which may be async and must not
                 block, is asked anew for each stream: so a worker outlives its tokens.
             queues: queues to take from; none for all.
-            concurrency: how many tasks run at once.
+            concurrency: how many tasks run at once; None for what MAX_CONCURRENT_TASKS of the environment says, or 10.
             worker_id: unique among running workers; made from host and process when empty.
             all_tenants: ask for every tenant's tasks; only the mesh's own agent workers may.
             drain_seconds: how long running tasks may still take after `stop`.
 
         Raises:
-            ValueError: not exactly one way to connect, or a concurrency below 1.
+            ValueError: not exactly one way to connect, or a concurrency that is no whole number from 1 on.
         """
         if sum((bool(target), channel is not None, open_channel is not None)) != 1:
             raise ValueError("give exactly one of target, channel and open_channel")
-        if concurrency < 1:
-            raise ValueError("concurrency must be at least 1")
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._open_channel = open_channel or opener(target, channel, credentials)
         self._metadata = metadata
         # The same token again would end at the same time.
         self._renewable = callable(metadata) or all(name.lower() != "authorization" for name, _ in metadata)
         self._queues = tuple(queues)
-        self._concurrency = concurrency
+        self._concurrency = _concurrency(concurrency)
         self._all_tenants = all_tenants
         self._drain_seconds = drain_seconds
         self._functions: dict[str, TaskFunction] = {}
@@ -482,3 +482,15 @@ class Worker:
         for run in runs:
             run.stop(reason)
         await asyncio.gather(*(run.running for run in runs), return_exceptions=True)
+
+
+def _concurrency(given: int | None) -> int:
+    """What the caller chose, or else the environment, as for the mesh's own workers."""
+    if given is None:
+        said = os.environ.get(_CONCURRENCY_VARIABLE, "").strip()
+        if said and not (said.isascii() and said.isdigit() and int(said) >= 1):
+            raise ValueError(f"{_CONCURRENCY_VARIABLE} is {said!r}: set it to a whole number from 1 on, or give concurrency")
+        return int(said) if said else _DEFAULT_CONCURRENCY
+    if given < 1:
+        raise ValueError("concurrency must be at least 1")
+    return given
