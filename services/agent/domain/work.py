@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from services.common.json_values import JsonObject, JsonValue
 
 ANSWER_TASK = "agent.task"
 """kind of a task that an agent answers: what POST /task creates."""
+ANSWER_FIELDS = frozenset({"response", "provider", "model", "input_tokens", "output_tokens"})
+"""what the result of such a task has."""
 RUN_SCENARIO = "agent.scenario"
 """kind of the run of a scenario: it coordinates its steps."""
 RUN_STEP = "agent.step"
@@ -43,6 +45,8 @@ class EndedTask:
     result: JsonValue = None
     error_reason: str = ""
     error_message: str = ""
+    result_omitted: bool = False
+    """whether it has a result that is not here: too large to be handed over, or no longer kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,8 @@ class Attempt:
     """how long the run may still take."""
     report_progress: Callable[[float], None] = lambda share: None
     """tells how far the attempt is, from 0 to 1."""
+    dependencies: Mapping[str, EndedTask] = field(default_factory=dict)
+    """the ends of the tasks that it waited for, by name."""
 
 
 class WorkFailed(Exception):

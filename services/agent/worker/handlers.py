@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 
 import structlog
-from guildmesh_client.worker import JsonValue, Task, TaskFailed
+from guildmesh_client.worker import Dependency, JsonValue, Task, TaskFailed
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from services.agent.domain.work import RUN_SCENARIO, Attempt, WorkFailed
+from services.agent.domain.work import RUN_SCENARIO, Attempt, EndedTask, WorkFailed
 from services.common.context import Principal, acting_as
 from services.common.errors import DomainError
 from services.common.json_values import JsonObject
@@ -74,5 +74,17 @@ def _to_attempt(task: Task) -> Attempt:
         context=task.context,
         timeout_seconds=task.message.timeout.seconds,
         remaining_seconds=task.remaining,
+        dependencies={name: _to_ended(dependency) for name, dependency in task.dependencies.items()},
         report_progress=task.progress,
+    )
+
+
+def _to_ended(dependency: Dependency) -> EndedTask:
+    return EndedTask(
+        dependency.task_id,
+        dependency.state,
+        result=None if dependency.result_omitted else dependency.result,
+        error_reason=dependency.error.reason if dependency.error else "",
+        error_message=dependency.error.message if dependency.error else "",
+        result_omitted=dependency.result_omitted,
     )

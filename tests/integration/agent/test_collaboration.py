@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -10,7 +11,7 @@ from google.protobuf import json_format
 from guildmesh.agent.v1 import agent_pb2
 from guildmesh.agent.v1 import agent_service_pb2 as pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as scheduler_pb
-from guildmesh.scheduler.v1 import task_pb2
+from guildmesh.scheduler.v1 import task_graph_pb2, task_pb2
 from guildmesh.tool.v1 import tool_service_pb2 as tool_pb
 from prometheus_client import REGISTRY
 
@@ -136,3 +137,39 @@ async def test_a_task_past_its_timeout_fails_with_a_timeout(mesh: Mesh, tenant: 
     ended = await tenant.ended(submitted.task_id)
     mesh.model.gate.set()
     assert (ended.status, ended.error.reason) == ("failed", "TIMEOUT")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_agent_reads_the_results_of_the_tasks_that_its_own_waited_for(mesh: Mesh, tenant: Tenant) -> None:
+    def node(key: str, description: str, *after: str) -> task_graph_pb2.TaskGraphNode:
+        dependencies = [
+            task_graph_pb2.TaskGraphEdge(key=each, failure_policy=task_pb2.DEPENDENCY_FAILURE_POLICY_CONTINUE) for each in after
+        ]
+        task = task_pb2.Task(description=description, kind="agent.task", max_attempts=1)
+        return task_graph_pb2.TaskGraphNode(key=key, task=task, dependencies=dependencies)
+
+    def answer(request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        prompt = request["messages"][-1]["content"]
+        if prompt == "Count the pages.":
+            return says("There are ten.")(request)
+        if prompt == "Find the author.":
+            return fails(400)(request)
+        return says("Ten pages by nobody.")(request)
+
+    mesh.model.answer = answer
+    nodes = [
+        node("pages", "Count the pages."),
+        node("author", "Find the author."),
+        node("note", "Write a note.", "pages", "author"),
+    ]
+    graph = await mesh.scheduler.CreateTaskGraph(scheduler_pb.CreateTaskGraphRequest(nodes=nodes), metadata=tenant.metadata)
+    ids = {result.key: result.task_id for result in graph.results}
+    ended = await tenant.ended(ids["note"])
+    assert ended.state == task_pb2.TASK_STATE_COMPLETED, ended.error
+    assert json_format.MessageToDict(ended.result)["response"] == "Ten pages by nobody."
+    author = await tenant.ended(ids["author"])
+    (prompt,) = [prompt for prompt in mesh.model.prompts() if prompt.endswith("Write a note.")]
+    assert prompt == (
+        'Results of earlier tasks:\n"pages" (completed):\nThere are ten.\n\n'
+        f'"author" (failed):\n{author.error.reason}: {author.error.message}\n\nTask:\nWrite a note.'
+    )
