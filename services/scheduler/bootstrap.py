@@ -128,7 +128,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         timer = Timer(batches, settings.timer_poll_seconds)
         due_schedules = DueSchedules(engine, hub, settings.lease, settings.retention_days, scheduled_task, decided)
         fire_schedules = FireSchedules(due_schedules, settings.schedule_poll_seconds)
-        schedules = Schedules(database, hub, settings.lease, settings.retention_days, decided)
+        schedules = Schedules(database, hub, settings.lease, settings.retention_days, decided, settings.max_schedules)
         failed_tasks = FailedTasks(database, hub, settings.lease, settings.retention_days, replayed_task, decided)
         hub.listen(lambda wake: decided.changed() if wake.queues is None or wake.queues else None)
         listener = Listener(settings.database_url.get_secret_value(), hub.notified, "guildmesh-scheduler-listen")

@@ -40,6 +40,9 @@ class SchedulerSettings(ServiceSettings):
         validation_alias="GUILDMESH_SCHEDULE_POLL_SECONDS",
         description="how often schedules that are due are looked for at least; a process also wakes when the next one is due",
     )
+    max_schedules: int = Field(
+        10_000, ge=1, validation_alias="GUILDMESH_MAX_SCHEDULES", description="how many schedules a tenant may have"
+    )
     lease_poll_seconds: float = Field(
         2.0,
         gt=0,

@@ -153,6 +153,20 @@ class TooManyQueues(ResourceExhausted):
         super().__init__(f"There are {most} queues already, which is the most; delete one that is not used.", most=str(most))
 
 
+class TooManySchedules(ResourceExhausted):
+    """A tenant has as many schedules as it may have."""
+
+    reason = "TOO_MANY_SCHEDULES"
+    domain = DOMAIN
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"There are {most} schedules already, which is the most; delete one that is not needed"
+            " (DELETE /v1/schedules/{schedule_id}), or ask the operator to raise GUILDMESH_MAX_SCHEDULES.",
+            most=str(most),
+        )
+
+
 class ParentTaskEnded(FailedPrecondition):
     """A subtask needs a parent that has not ended."""
 

@@ -11,7 +11,7 @@ import asyncpg
 from services.common.db.clock import DatabaseClock
 from services.common.db.driver import Driver
 from services.common.errors import DomainError
-from services.scheduler.domain.errors import EtagMismatch, ScheduleExists, ScheduleNotFound
+from services.scheduler.domain.errors import EtagMismatch, ScheduleExists, ScheduleNotFound, TooManySchedules
 from services.scheduler.domain.schedule import MissedRunPolicy, OverlapPolicy, Schedule
 from services.scheduler.domain.task import NewTask, Task
 from services.scheduler.domain.wake import Wake
@@ -29,6 +29,10 @@ _NAMES = (
 )  # fmt: skip
 COLUMNS = ", ".join(_NAMES)
 _ALL = (*_NAMES, "context")
+# Until the end of the transaction: two that create at once would both be the last that may.
+_ALONE = "SELECT pg_advisory_xact_lock(hashtext('guildmesh.scheduler.schedules'), hashtext($1))"
+# What is more than one too many need not be counted.
+_NUMBER = "SELECT count(*) FROM (SELECT FROM schedules WHERE tenant_id = $1 LIMIT $2::bigint + 1) s"
 _INSERT = f"""
 INSERT INTO schedules ({", ".join(_ALL)}) VALUES ({", ".join(f"${place}" for place in range(1, len(_ALL) + 1))})
 ON CONFLICT DO NOTHING RETURNING true
@@ -54,23 +58,29 @@ _DELETE = "DELETE FROM schedules WHERE tenant_id = $1 AND schedule_id = $2"
 class Schedules:
     """Reads and changes schedules for their tenant."""
 
-    def __init__(self, database: Driver, waker: Waker, lease: timedelta, retention_days: int, decided: DecidedQueues) -> None:
-        """The last three are what new tasks are given, as by `Batches` and `Queues`."""
+    def __init__(
+        self, database: Driver, waker: Waker, lease: timedelta, retention_days: int, decided: DecidedQueues, most: int
+    ) -> None:
+        """A tenant has at most `most` schedules; the three before are what new tasks are given, as by `Batches` and `Queues`."""
         self._database = database
         self._waker = waker
         self._lease = lease
         self._retention_days = retention_days
         self._decided = decided
+        self._most = most
         self._clock = DatabaseClock()
 
     async def create(self, schedule: Schedule) -> Schedule:
-        """Keeps a new schedule, whose next run it decides on by the database's time; raises ScheduleExists."""
+        """Keeps a new schedule, whose next run it decides on by the database's time; raises ScheduleExists or TooManySchedules."""
         async with self._database.tenant(schedule.tenant_id) as connection:
+            await connection.execute(_ALONE, schedule.tenant_id)
             now = await connection.fetchval("SELECT clock_timestamp()")
             schedule.create_time = schedule.update_time = now
             schedule.plan(now)
             if await connection.fetchval(_INSERT, *_values(schedule)) is None:
                 raise ScheduleExists(schedule.schedule_id)
+            if await connection.fetchval(_NUMBER, schedule.tenant_id, self._most) > self._most:
+                raise TooManySchedules(self._most)
         return schedule
 
     async def get(self, tenant_id: str, schedule_id: str) -> Schedule | None:

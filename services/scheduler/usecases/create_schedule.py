@@ -19,7 +19,7 @@ class CreateSchedule:
         """The new schedule, whose tasks wait in `queue`; it gets an id when it has none.
 
         Raises:
-            InvalidCron, InvalidTimeZone, InvalidRequest, QueueNotFound, ScheduleExists.
+            InvalidCron, InvalidTimeZone, InvalidRequest, QueueNotFound, ScheduleExists, TooManySchedules.
         """
         schedule.check()
         await self._queues.of(schedule.tenant_id, queue)

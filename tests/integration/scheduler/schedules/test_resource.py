@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,8 +15,10 @@ from guildmesh.scheduler.v1 import schedule_service_pb2 as pb
 
 from services.common.context import Principal
 from services.common.grpcx.status import error_info
-from tests.integration.scheduler.conftest import unique
+from services.scheduler.bootstrap import open_service
+from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique
 from tests.integration.scheduler.schedules.conftest import LABEL, RUN_LAST, SKIP, Client, Store, refused
+from tests.support.service import running
 
 
 async def test_a_schedule_has_its_defaults_and_tells_its_next_runs(client: Client) -> None:
@@ -225,3 +229,29 @@ async def test_a_tenant_sees_and_changes_only_its_own(client: Client, store: Sto
     await store.fire()
     owners = dict(store.query("SELECT tenant_id, count(*) FROM tasks GROUP BY tenant_id"))
     assert owners == {client.ada.tenant_id: 1, bob.tenant_id: 1}
+
+
+async def test_a_tenant_has_no_more_schedules_than_it_may_however_many_are_created_at_once(
+    own_settings: MakeSettings, store: Store, scheduler_tls: Path
+) -> None:
+    async with (
+        running(open_service, own_settings(max_schedules=3), scheduler_tls) as one,
+        running(open_service, own_settings(max_schedules=3), scheduler_tls) as two,
+    ):
+        first = Client(Scheduler(one))
+        second = Client(Scheduler(two, ada=first.ada))
+        answers = await asyncio.gather(
+            *(client.create(f"s{number}") for number in range(10) for client in (first, second)), return_exceptions=True
+        )
+        created = {answer.schedule_id for answer in answers if isinstance(answer, schedule_pb2.Schedule)}
+        reasons = {error_info(answer)[0] for answer in answers if isinstance(answer, grpc.aio.AioRpcError)}
+        assert store.one("SELECT count(*) FROM schedules") == len(created) == 3
+        assert reasons in ({"TOO_MANY_SCHEDULES"}, {"TOO_MANY_SCHEDULES", "SCHEDULE_EXISTS"})
+        assert await refused(first.create()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_SCHEDULES")
+        # A repeat of a call that succeeded is told what it is.
+        there = min(created)
+        assert await refused(first.create(there)) == (grpc.StatusCode.ALREADY_EXISTS, "SCHEDULE_EXISTS")
+        # Another tenant has its own.
+        await second.create(by=Principal("eve", unique("other"), frozenset({"user"})))
+        await first.call("DeleteSchedule", pb.DeleteScheduleRequest(schedule_id=there))
+        await second.create("again")

@@ -88,6 +88,8 @@ const (
 	ErrorReason_ERROR_REASON_SELF_DEPENDENCY ErrorReason = 49
 	// ERROR_REASON_DEPENDENCY_CYCLE: nodes of a graph wait for each other.
 	ErrorReason_ERROR_REASON_DEPENDENCY_CYCLE ErrorReason = 50
+	// ERROR_REASON_TOO_MANY_SCHEDULES: a tenant has as many schedules as it may have.
+	ErrorReason_ERROR_REASON_TOO_MANY_SCHEDULES ErrorReason = 57
 )
 
 // Enum value maps for ErrorReason.
@@ -124,6 +126,7 @@ var (
 		48: "ERROR_REASON_UNKNOWN_NODE_KEY",
 		49: "ERROR_REASON_SELF_DEPENDENCY",
 		50: "ERROR_REASON_DEPENDENCY_CYCLE",
+		57: "ERROR_REASON_TOO_MANY_SCHEDULES",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":           0,
@@ -157,6 +160,7 @@ var (
 		"ERROR_REASON_UNKNOWN_NODE_KEY":      48,
 		"ERROR_REASON_SELF_DEPENDENCY":       49,
 		"ERROR_REASON_DEPENDENCY_CYCLE":      50,
+		"ERROR_REASON_TOO_MANY_SCHEDULES":    57,
 	}
 )
 
@@ -191,7 +195,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xa8)\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\x99+\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -262,7 +266,9 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\x1cERROR_REASON_SELF_DEPENDENCY\x101\x1aWʻ\x18S\b\x03\x12?The node 'report' depends on itself; leave this dependency out.\x1a\x0e\n" +
 	"\x04node\x12\x06report\x12\x9b\x01\n" +
 	"\x1dERROR_REASON_DEPENDENCY_CYCLE\x102\x1axʻ\x18t\b\x03\x12UThe nodes wait for each other: a -> b -> c -> a; leave one of these dependencies out.\x1a\x19\n" +
-	"\x05cycle\x12\x10a -> b -> c -> aB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"\x05cycle\x12\x10a -> b -> c -> a\x12\xee\x01\n" +
+	"\x1fERROR_REASON_TOO_MANY_SCHEDULES\x109\x1a\xc8\x01ʻ\x18\xc3\x01\b\b\x12\xaf\x01There are 10000 schedules already, which is the most; delete one that is not needed (DELETE /v1/schedules/{schedule_id}), or ask the operator to raise GUILDMESH_MAX_SCHEDULES.\x1a\r\n" +
+	"\x04most\x12\x0510000B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_error_reason_proto_rawDescOnce sync.Once

@@ -38,7 +38,8 @@ const (
 // ScheduleService keeps schedules, which create tasks at the times of a cron expression.
 type ScheduleServiceClient interface {
 	// CreateSchedule creates a schedule (AIP-133). A repeat with the same schedule_id creates no other one: it fails with ALREADY_EXISTS, reason
-	// SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND.
+	// SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND;
+	// with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
 	CreateSchedule(ctx context.Context, in *CreateScheduleRequest, opts ...grpc.CallOption) (*Schedule, error)
 	// GetSchedule gives a schedule of the caller's tenant (AIP-131). Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND.
 	GetSchedule(ctx context.Context, in *GetScheduleRequest, opts ...grpc.CallOption) (*Schedule, error)
@@ -173,7 +174,8 @@ func (c *scheduleServiceClient) BackfillSchedule(ctx context.Context, in *Backfi
 // ScheduleService keeps schedules, which create tasks at the times of a cron expression.
 type ScheduleServiceServer interface {
 	// CreateSchedule creates a schedule (AIP-133). A repeat with the same schedule_id creates no other one: it fails with ALREADY_EXISTS, reason
-	// SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND.
+	// SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND;
+	// with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
 	CreateSchedule(context.Context, *CreateScheduleRequest) (*Schedule, error)
 	// GetSchedule gives a schedule of the caller's tenant (AIP-131). Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND.
 	GetSchedule(context.Context, *GetScheduleRequest) (*Schedule, error)

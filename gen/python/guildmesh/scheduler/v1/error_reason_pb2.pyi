@@ -84,6 +84,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_SELF_DEPENDENCY: a node of a graph depends on itself."""
     ERROR_REASON_DEPENDENCY_CYCLE: _ErrorReason.ValueType  # 50
     """ERROR_REASON_DEPENDENCY_CYCLE: nodes of a graph wait for each other."""
+    ERROR_REASON_TOO_MANY_SCHEDULES: _ErrorReason.ValueType  # 57
+    """ERROR_REASON_TOO_MANY_SCHEDULES: a tenant has as many schedules as it may have."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists the google.rpc.ErrorInfo reasons of the domain "scheduler.guildmesh.dev"."""
@@ -150,4 +152,6 @@ ERROR_REASON_SELF_DEPENDENCY: ErrorReason.ValueType  # 49
 """ERROR_REASON_SELF_DEPENDENCY: a node of a graph depends on itself."""
 ERROR_REASON_DEPENDENCY_CYCLE: ErrorReason.ValueType  # 50
 """ERROR_REASON_DEPENDENCY_CYCLE: nodes of a graph wait for each other."""
+ERROR_REASON_TOO_MANY_SCHEDULES: ErrorReason.ValueType  # 57
+"""ERROR_REASON_TOO_MANY_SCHEDULES: a tenant has as many schedules as it may have."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -90,7 +90,8 @@ class ScheduleServiceServicer:
 
     def CreateSchedule(self, request, context):
         """CreateSchedule creates a schedule (AIP-133). A repeat with the same schedule_id creates no other one: it fails with ALREADY_EXISTS, reason
-        SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND.
+        SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND;
+        with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
