@@ -43,6 +43,8 @@ class Queue:
     """the share of a tenant in what starts; 1 for one that is not there. Empty unless it is shared."""
     paused: bool = False
     """nothing of it starts."""
+    limits_in_force: bool = True
+    """whether `paused` and the limits hold for every start; told when it is read, and no part of what is kept."""
     version: int = 1
     """grows with each change."""
     create_time: datetime | None = None
@@ -56,6 +58,12 @@ class Queue:
     def shared(self) -> bool:
         """Whether it is every tenant's."""
         return self.tenant_id == EVERY_TENANT
+
+    @property
+    def limited(self) -> bool:
+        """Whether anything keeps its tasks from starting, so that one replica decides for it."""
+        limits = (self.max_running, self.max_running_per_key, self.rate_per_second)
+        return self.paused or any(limit is not None for limit in limits)
 
     @property
     def etag(self) -> str:

@@ -55,6 +55,7 @@ def queue_message(queue: domain.Queue, *, weights: bool) -> pb.Queue:
         dead_letter_retention_days=queue.dead_letter_retention_days,
         tenant_weights=queue.tenant_weights if weights else {},
         shared=queue.shared,
+        limits_in_force=queue.limits_in_force,
         etag=queue.etag,
     )
     if queue.rate_per_second is not None:

@@ -45,6 +45,7 @@ ORDER BY tenant_id = '{EVERY_TENANT}' LIMIT 1
 # Until the end of the transaction: two that create at once would both be the last that may.
 _ALONE = "SELECT pg_advisory_xact_lock(hashtext('guildmesh.scheduler.queues'), hashtext($1))"
 _NUMBER = "SELECT count(*) FROM queues WHERE tenant_id = $1"
+_SETTLED = "SELECT tenant_id, queue FROM decided_queues WHERE settled AND tenant_id = ANY($1) AND queue = ANY($2)"
 _INSERT = f"""
 INSERT INTO queues ({", ".join(_WRITTEN)}, create_time, update_time)
 VALUES ({", ".join(f"${place}" for place in range(1, len(_WRITTEN) + 1))}, clock_timestamp(), clock_timestamp())
@@ -88,7 +89,8 @@ class StoredQueues:
     async def queues(self, tenant_id: str) -> Sequence[Queue]:
         """The queues of the tenant and of everyone, highest priority first."""
         async with self._database.tenant(tenant_id) as connection:
-            return [queue_of(row) for row in await connection.fetch(_QUEUES, tenant_id)]
+            found = [queue_of(row) for row in await connection.fetch(_QUEUES, tenant_id)]
+        return await self._with_force(found)
 
     async def owners(self) -> Collection[str]:
         """Who has any queues."""
@@ -104,7 +106,7 @@ class StoredQueues:
         """The tenant's own queue or else the shared one; with `shared` that one in any case."""
         async with self._database.tenant(tenant_id) as connection:
             row = await connection.fetchrow(_GET, EVERY_TENANT if shared else tenant_id, queue)
-        return None if row is None else queue_of(row)
+        return None if row is None else (await self._with_force([queue_of(row)]))[0]
 
     async def create(self, queue: Queue) -> Queue:
         """Keeps a new queue; raises QueueExists or TooManyQueues."""
@@ -115,7 +117,7 @@ class StoredQueues:
             row = await connection.fetchrow(_INSERT, *_values(queue))
             if row is None:
                 raise QueueExists(queue.queue)
-            return queue_of(row)
+        return (await self._with_force([queue_of(row)]))[0]
 
     async def change(self, owner: str, queue: str, change: Callable[[Queue], Queue]) -> Queue:
         """Applies a change while nobody else changes the queue; raises QueueNotFound, and what the change raises."""
@@ -123,7 +125,8 @@ class StoredQueues:
             row = await connection.fetchrow(_LOCK, owner, queue)
             if row is None:
                 raise QueueNotFound(queue, ())
-            return queue_of(await connection.fetchrow(_UPDATE, *_values(change(queue_of(row)))))
+            changed = queue_of(await connection.fetchrow(_UPDATE, *_values(change(queue_of(row)))))
+        return (await self._with_force([changed]))[0]
 
     async def delete(self, owner: str, queue: str, etag: str) -> None:
         """Deletes a queue without tasks; raises QueueNotFound, EtagMismatch, QueueNotEmpty or ConcurrentChange."""
@@ -141,6 +144,20 @@ class StoredQueues:
             await connection.execute(_DELETE, owner, queue)
             await fail_point("scheduler.delete_queue.before_commit", connection.terminate)
         await fail_point("scheduler.delete_queue.after_commit")
+
+    async def _with_force(self, queues: Sequence[Queue]) -> Sequence[Queue]:
+        """The queues, as they were committed before this, with whether their limits are in force.
+
+        Only once they are committed is there something to be told: what takes a queue off the list, when it had no limits, may be
+        committed before the first limit is, and then something could still be created past it.
+        """
+        limited = [queue for queue in queues if queue.limited]
+        if not limited:
+            return queues
+        async with self._engine.transaction() as connection:
+            rows = await connection.fetch(_SETTLED, *zip(*{(each.tenant_id, each.queue) for each in limited}, strict=True))
+        settled = {(row[0], row[1]) for row in rows}
+        return [replace(each, limits_in_force=not each.limited or (each.tenant_id, each.queue) in settled) for each in queues]
 
     @asynccontextmanager
     async def _told(self, owner: str) -> AsyncIterator[asyncpg.Connection]:

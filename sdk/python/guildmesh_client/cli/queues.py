@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from guildmesh.scheduler.v1 import queue_service_pb2 as pb
 from guildmesh.scheduler.v1 import queue_service_pb2_grpc as stubs
 from rich.table import Table
 
-from guildmesh_client.cli.connection import connect
+from guildmesh_client.cli.connection import Connection, connect
 from guildmesh_client.cli.errors import CommandError
 from guildmesh_client.cli.output import out, print_json
 
@@ -20,6 +21,8 @@ app = typer.Typer(help="Queues: list, get, create, update, pause, resume, delete
 _SECONDS = 30.0
 _KEPT = {"1d": 1, "7d": 7, "30d": 30, "90d": 90, "forever": 0}
 _UNSET = "none"
+_LOOK_SECONDS = 0.25
+_LONGEST_WAIT_SECONDS = 60.0
 
 Name = Annotated[str, typer.Argument(help="The name of the queue.")]
 Shared = Annotated[bool, typer.Option("--shared", help="Every tenant's queue of this name; changing it takes an operator.")]
@@ -35,6 +38,7 @@ KeepFailed = Annotated[str, typer.Option("--keep-failed", help="The same for tas
 Weight = Annotated[
     list[str] | None, typer.Option("--weight", help="TENANT=WEIGHT, its share of a shared queue; all are replaced.")
 ]
+Wait = Annotated[bool, typer.Option("--wait", help="Return when it holds for every start: 12 s for the first limit or pause.")]
 Etag = Annotated[str, typer.Option(help="Refuse when somebody has changed it since it had this etag.")]
 
 
@@ -55,7 +59,7 @@ def list_queues(as_json: AsJson = False) -> None:
         table.add_row(
             queue.queue,
             str(queue.priority),
-            "[yellow]paused[/]" if queue.paused else "open",
+            _state(queue),
             str(queue.max_running) if queue.HasField("max_running") else "",
             f"{queue.rate_limit.per_second:g}/s" if queue.HasField("rate_limit") else "",
             str(queue.max_attempts) if queue.HasField("max_attempts") else "",
@@ -112,6 +116,7 @@ def update_queue(
     weight: Weight = None,
     shared: Shared = False,
     etag: Etag = "",
+    wait: Wait = False,
 ) -> None:
     """Change what is given, and leave the rest; `none` takes a limit or a default away."""
     message, paths = _queue(queue, priority, max_running, per_key, rate, burst, attempts, keep, keep_failed, weight)
@@ -121,16 +126,24 @@ def update_queue(
     with connect() as connection:
         stub = stubs.QueueServiceStub(connection.channel)
         request = pb.UpdateQueueRequest(queue=message, update_mask=FieldMask(paths=paths), shared=shared)
-        print_json(stub.UpdateQueue(request, metadata=connection.metadata, timeout=_SECONDS))
+        changed = stub.UpdateQueue(request, metadata=connection.metadata, timeout=_SECONDS)
+        print_json(_in_force(connection, changed) if wait else changed)
 
 
 @app.command("pause")
-def pause_queue(queue: Name, shared: Shared = False) -> None:
+def pause_queue(queue: Name, shared: Shared = False, wait: Wait = False) -> None:
     """Keep the tasks of a queue from starting; those that run go on."""
     with connect() as connection:
         stub = stubs.QueueServiceStub(connection.channel)
-        stub.PauseQueue(pb.PauseQueueRequest(queue=queue, shared=shared), metadata=connection.metadata, timeout=_SECONDS)
-    _tell(f"{queue} is paused")
+        request = pb.PauseQueueRequest(queue=queue, shared=shared)
+        paused = stub.PauseQueue(request, metadata=connection.metadata, timeout=_SECONDS)
+        if wait:
+            paused = _in_force(connection, paused)
+    if not paused.paused:
+        raise CommandError(f"{queue} was resumed by somebody meanwhile.")
+    _tell(
+        f"{queue} is paused" if paused.limits_in_force else f"{queue} is paused; tasks may still start for at most 12 s (--wait)"
+    )
 
 
 @app.command("resume")
@@ -150,6 +163,29 @@ def delete_queue(queue: Name, shared: Shared = False, etag: Etag = "") -> None:
         request = pb.DeleteQueueRequest(queue=queue, shared=shared, etag=etag)
         stub.DeleteQueue(request, metadata=connection.metadata, timeout=_SECONDS)
     _tell(f"{queue} is deleted")
+
+
+def _in_force(connection: Connection, queue: queue_pb2.Queue) -> queue_pb2.Queue:
+    """The queue once its limits hold for every start."""
+    stub = stubs.QueueServiceStub(connection.channel)
+    request = pb.GetQueueRequest(queue=queue.queue, shared=queue.shared)
+    end = time.monotonic() + _LONGEST_WAIT_SECONDS
+    while not queue.limits_in_force:
+        if time.monotonic() > end:
+            raise CommandError(
+                f"{queue.queue} is changed, but after {_LONGEST_WAIT_SECONDS:g} s tasks may still start past its limits: no scheduler"
+                " decides. See `guildmesh status`."
+            )
+        time.sleep(_LOOK_SECONDS)
+        queue = stub.GetQueue(request, metadata=connection.metadata, timeout=_SECONDS)
+    return queue
+
+
+def _state(queue: queue_pb2.Queue) -> str:
+    """Whether its tasks start, and whether that is so for all by now."""
+    if queue.paused:
+        return "[yellow]paused[/]" if queue.limits_in_force else "[yellow]pausing[/]"
+    return "open" if queue.limits_in_force else "[yellow]limiting[/]"
 
 
 def _queue(

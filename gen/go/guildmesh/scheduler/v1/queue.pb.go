@@ -34,11 +34,12 @@ type Queue struct {
 	// keeps the one that its queue had when the task was created.
 	Priority int32 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
 	// paused queues start no task; those that run go on, and new ones are taken. PauseQueue and ResumeQueue change it. A queue that had no limit
-	// before (max_running, max_running_per_key, rate_limit, paused) may still start tasks for a moment, at most 12 s; any other starts none from
-	// the answer on.
+	// before (max_running, max_running_per_key, rate_limit, paused) may still start tasks for a moment, at most 12 s, until limits_in_force is
+	// true; any other starts none from the answer on.
 	Paused bool `protobuf:"varint,3,opt,name=paused,proto3" json:"paused,omitempty"`
 	// max_running is how many tasks of the queue may run at once, 1 to 1,000,000; unset for no limit. Starts are held back, nothing that runs is
-	// stopped: after a change to less it is so once enough have ended. The first limit of a queue holds after 12 s at the latest.
+	// stopped: after a change to less it is so once enough have ended. The first limit of a queue holds when
+	// limits_in_force is true, after 12 s at the latest.
 	MaxRunning *int32 `protobuf:"varint,4,opt,name=max_running,json=maxRunning,proto3,oneof" json:"max_running,omitempty"`
 	// max_running_per_key is how many tasks with the same concurrency key may run at once, as max_running; unset for no limit.
 	MaxRunningPerKey *int32 `protobuf:"varint,5,opt,name=max_running_per_key,json=maxRunningPerKey,proto3,oneof" json:"max_running_per_key,omitempty"`
@@ -62,6 +63,10 @@ type Queue struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// update_time is when somebody last changed, paused or resumed the queue.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// limits_in_force is whether paused, max_running, max_running_per_key and rate_limit, as they are here, hold for every start. For a moment, at
+	// most 12 s, after a queue got its first limit or was paused without one, it is false: tasks may still start as if there were none. A later
+	// change of a queue whose limits are in force holds from its answer on; a queue that is open and has no limits has them in force.
+	LimitsInForce bool `protobuf:"varint,16,opt,name=limits_in_force,json=limitsInForce,proto3" json:"limits_in_force,omitempty"`
 	// etag (AIP-154) is another one after each change. Sent along with a change, the change is refused when somebody else was first.
 	Etag          string `protobuf:"bytes,15,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -196,6 +201,13 @@ func (x *Queue) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Queue) GetLimitsInForce() bool {
+	if x != nil {
+		return x.LimitsInForce
+	}
+	return false
+}
+
 func (x *Queue) GetEtag() string {
 	if x != nil {
 		return x.Etag
@@ -262,7 +274,7 @@ var File_guildmesh_scheduler_v1_queue_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_queue_proto_rawDesc = "" +
 	"\n" +
-	"\"guildmesh/scheduler/v1/queue.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xbf\b\n" +
+	"\"guildmesh/scheduler/v1/queue.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xed\b\n" +
 	"\x05Queue\x12:\n" +
 	"\x05queue\x18\x01 \x01(\tB$\xe2A\x01\b\xbaH\x1dr\x1b2\x19^([a-z][a-z0-9-]{0,62})?$R\x05queue\x12%\n" +
 	"\bpriority\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18\n" +
@@ -285,7 +297,8 @@ const file_guildmesh_scheduler_v1_queue_proto_rawDesc = "" +
 	"\vcreate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\n" +
 	"createTime\x12A\n" +
 	"\vupdate_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\n" +
-	"updateTime\x12\x1b\n" +
+	"updateTime\x12,\n" +
+	"\x0flimits_in_force\x18\x10 \x01(\bB\x04\xe2A\x01\x03R\rlimitsInForce\x12\x1b\n" +
 	"\x04etag\x18\x0f \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x1a@\n" +
 	"\x12TenantWeightsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

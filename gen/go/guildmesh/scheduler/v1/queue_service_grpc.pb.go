@@ -49,7 +49,8 @@ type QueueServiceClient interface {
 	// with FAILED_PRECONDITION, reason QUEUE_NOT_EMPTY; with NOT_FOUND, reason QUEUE_NOT_FOUND; with PERMISSION_DENIED, reason SHARED_QUEUE; with
 	// ABORTED, reason ETAG_MISMATCH.
 	DeleteQueue(ctx context.Context, in *DeleteQueueRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
-	// PauseQueue keeps the tasks of a queue from starting (AIP-136); those that run go on. A paused one stays paused. Fails with NOT_FOUND, reason
+	// PauseQueue keeps the tasks of a queue from starting (AIP-136); those that run go on. A paused one stays paused. Nothing of it
+	// starts from the answer on when limits_in_force is true in it; else as soon as GetQueue says so. Fails with NOT_FOUND, reason
 	// QUEUE_NOT_FOUND; with PERMISSION_DENIED, reason SHARED_QUEUE.
 	PauseQueue(ctx context.Context, in *PauseQueueRequest, opts ...grpc.CallOption) (*Queue, error)
 	// ResumeQueue has the tasks of a paused queue start again (AIP-136). Fails with NOT_FOUND, reason QUEUE_NOT_FOUND; with PERMISSION_DENIED,
@@ -158,7 +159,8 @@ type QueueServiceServer interface {
 	// with FAILED_PRECONDITION, reason QUEUE_NOT_EMPTY; with NOT_FOUND, reason QUEUE_NOT_FOUND; with PERMISSION_DENIED, reason SHARED_QUEUE; with
 	// ABORTED, reason ETAG_MISMATCH.
 	DeleteQueue(context.Context, *DeleteQueueRequest) (*emptypb.Empty, error)
-	// PauseQueue keeps the tasks of a queue from starting (AIP-136); those that run go on. A paused one stays paused. Fails with NOT_FOUND, reason
+	// PauseQueue keeps the tasks of a queue from starting (AIP-136); those that run go on. A paused one stays paused. Nothing of it
+	// starts from the answer on when limits_in_force is true in it; else as soon as GetQueue says so. Fails with NOT_FOUND, reason
 	// QUEUE_NOT_FOUND; with PERMISSION_DENIED, reason SHARED_QUEUE.
 	PauseQueue(context.Context, *PauseQueueRequest) (*Queue, error)
 	// ResumeQueue has the tasks of a paused queue start again (AIP-136). Fails with NOT_FOUND, reason QUEUE_NOT_FOUND; with PERMISSION_DENIED,

@@ -62,6 +62,7 @@ class Queue(_message.Message):
     SHARED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    LIMITS_IN_FORCE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     queue: _builtins.str
     """queue is the name: 1 to 63 lower-case letters, digits and hyphens, a letter first. Chosen by the caller of CreateQueue."""
@@ -71,12 +72,13 @@ class Queue(_message.Message):
     """
     paused: _builtins.bool
     """paused queues start no task; those that run go on, and new ones are taken. PauseQueue and ResumeQueue change it. A queue that had no limit
-    before (max_running, max_running_per_key, rate_limit, paused) may still start tasks for a moment, at most 12 s; any other starts none from
-    the answer on.
+    before (max_running, max_running_per_key, rate_limit, paused) may still start tasks for a moment, at most 12 s, until limits_in_force is
+    true; any other starts none from the answer on.
     """
     max_running: _builtins.int
     """max_running is how many tasks of the queue may run at once, 1 to 1,000,000; unset for no limit. Starts are held back, nothing that runs is
-    stopped: after a change to less it is so once enough have ended. The first limit of a queue holds after 12 s at the latest.
+    stopped: after a change to less it is so once enough have ended. The first limit of a queue holds when
+    limits_in_force is true, after 12 s at the latest.
     """
     max_running_per_key: _builtins.int
     """max_running_per_key is how many tasks with the same concurrency key may run at once, as max_running; unset for no limit."""
@@ -90,6 +92,11 @@ class Queue(_message.Message):
     """dead_letter_retention_days is how long a task is kept that FAILED, as its queue says when it fails; unset for as long as any other."""
     shared: _builtins.bool
     """shared queues are every tenant's; only an operator changes them."""
+    limits_in_force: _builtins.bool
+    """limits_in_force is whether paused, max_running, max_running_per_key and rate_limit, as they are here, hold for every start. For a moment, at
+    most 12 s, after a queue got its first limit or was paused without one, it is false: tasks may still start as if there were none. A later
+    change of a queue whose limits are in force holds from its answer on; a queue that is open and has no limits has them in force.
+    """
     etag: _builtins.str
     """etag (AIP-154) is another one after each change. Sent along with a change, the change is refused when somebody else was first."""
     @_builtins.property
@@ -131,11 +138,12 @@ class Queue(_message.Message):
         shared: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        limits_in_force: _builtins.bool = ...,
         etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_dead_letter_retention_days", b"_dead_letter_retention_days", "_max_attempts", b"_max_attempts", "_max_running", b"_max_running", "_max_running_per_key", b"_max_running_per_key", "_retention_days", b"_retention_days", "create_time", b"create_time", "dead_letter_retention_days", b"dead_letter_retention_days", "max_attempts", b"max_attempts", "max_running", b"max_running", "max_running_per_key", b"max_running_per_key", "rate_limit", b"rate_limit", "retention_days", b"retention_days", "retry_policy", b"retry_policy", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dead_letter_retention_days", b"_dead_letter_retention_days", "_max_attempts", b"_max_attempts", "_max_running", b"_max_running", "_max_running_per_key", b"_max_running_per_key", "_retention_days", b"_retention_days", "create_time", b"create_time", "dead_letter_retention_days", b"dead_letter_retention_days", "etag", b"etag", "max_attempts", b"max_attempts", "max_running", b"max_running", "max_running_per_key", b"max_running_per_key", "paused", b"paused", "priority", b"priority", "queue", b"queue", "rate_limit", b"rate_limit", "retention_days", b"retention_days", "retry_policy", b"retry_policy", "shared", b"shared", "tenant_weights", b"tenant_weights", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dead_letter_retention_days", b"_dead_letter_retention_days", "_max_attempts", b"_max_attempts", "_max_running", b"_max_running", "_max_running_per_key", b"_max_running_per_key", "_retention_days", b"_retention_days", "create_time", b"create_time", "dead_letter_retention_days", b"dead_letter_retention_days", "etag", b"etag", "limits_in_force", b"limits_in_force", "max_attempts", b"max_attempts", "max_running", b"max_running", "max_running_per_key", b"max_running_per_key", "paused", b"paused", "priority", b"priority", "queue", b"queue", "rate_limit", b"rate_limit", "retention_days", b"retention_days", "retry_policy", b"retry_policy", "shared", b"shared", "tenant_weights", b"tenant_weights", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dead_letter_retention_days: _TypeAlias = _typing.Literal["dead_letter_retention_days"]  # noqa: Y015
     _WhichOneofArgType__dead_letter_retention_days: _TypeAlias = _typing.Literal["_dead_letter_retention_days", b"_dead_letter_retention_days"]  # noqa: Y015

@@ -115,7 +115,8 @@ class QueueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseQueue(self, request, context):
-        """PauseQueue keeps the tasks of a queue from starting (AIP-136); those that run go on. A paused one stays paused. Fails with NOT_FOUND, reason
+        """PauseQueue keeps the tasks of a queue from starting (AIP-136); those that run go on. A paused one stays paused. Nothing of it
+        starts from the answer on when limits_in_force is true in it; else as soon as GetQueue says so. Fails with NOT_FOUND, reason
         QUEUE_NOT_FOUND; with PERMISSION_DENIED, reason SHARED_QUEUE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

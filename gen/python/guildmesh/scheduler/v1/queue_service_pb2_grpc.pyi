@@ -55,7 +55,8 @@ class QueueServiceStub:
     ABORTED, reason ETAG_MISMATCH.
     """
     PauseQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_pb2.Queue]
-    """PauseQueue keeps the tasks of a queue from starting (AIP-136); those that run go on. A paused one stays paused. Fails with NOT_FOUND, reason
+    """PauseQueue keeps the tasks of a queue from starting (AIP-136); those that run go on. A paused one stays paused. Nothing of it
+    starts from the answer on when limits_in_force is true in it; else as soon as GetQueue says so. Fails with NOT_FOUND, reason
     QUEUE_NOT_FOUND; with PERMISSION_DENIED, reason SHARED_QUEUE.
     """
     ResumeQueue: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_pb2.Queue]
@@ -91,7 +92,8 @@ class QueueServiceAsyncStub(QueueServiceStub):
     ABORTED, reason ETAG_MISMATCH.
     """
     PauseQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.PauseQueueRequest, _queue_pb2.Queue]  # type: ignore[assignment]
-    """PauseQueue keeps the tasks of a queue from starting (AIP-136); those that run go on. A paused one stays paused. Fails with NOT_FOUND, reason
+    """PauseQueue keeps the tasks of a queue from starting (AIP-136); those that run go on. A paused one stays paused. Nothing of it
+    starts from the answer on when limits_in_force is true in it; else as soon as GetQueue says so. Fails with NOT_FOUND, reason
     QUEUE_NOT_FOUND; with PERMISSION_DENIED, reason SHARED_QUEUE.
     """
     ResumeQueue: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeQueueRequest, _queue_pb2.Queue]  # type: ignore[assignment]
@@ -154,7 +156,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.PauseQueueRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_queue_pb2.Queue, _abc.Awaitable[_queue_pb2.Queue]]:
-        """PauseQueue keeps the tasks of a queue from starting (AIP-136); those that run go on. A paused one stays paused. Fails with NOT_FOUND, reason
+        """PauseQueue keeps the tasks of a queue from starting (AIP-136); those that run go on. A paused one stays paused. Nothing of it
+        starts from the answer on when limits_in_force is true in it; else as soon as GetQueue says so. Fails with NOT_FOUND, reason
         QUEUE_NOT_FOUND; with PERMISSION_DENIED, reason SHARED_QUEUE.
         """
 
