@@ -8,7 +8,7 @@ from services.agent.domain.work import ANSWER_FIELDS, EndedTask
 from services.common.json_values import compact
 
 RESULTS_LIMIT = 16_000
-"""characters that all results together may take: what several of them say fits, and the largest of them may not crowd out the task."""
+"""characters that all results together may take: enough for what several say, and not so much that they crowd out the task."""
 _ERROR_LIMIT = 500
 
 
@@ -40,7 +40,7 @@ def _said(ended: EndedTask) -> str:
 
 
 def _shares(sizes: Sequence[int], limit: int) -> list[int]:
-    """How many characters each text may take: the smallest are given what they need, and the rest is shared by the larger ones."""
+    """How many characters each text may take: the smallest all they need, and the rest is shared by the larger ones."""
     shares = [0] * len(sizes)
     left = limit
     for count, index in enumerate(sorted(range(len(sizes)), key=lambda index: sizes[index])):

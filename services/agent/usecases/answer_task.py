@@ -1,4 +1,4 @@
-"""Runs a task of the kind agent.task (requirement row 18): an agent answers its text, using its context and what it waited for."""
+"""Runs a task of the kind agent.task (requirement row 18): an agent answers its text, using its context and earlier results."""
 
 from __future__ import annotations
 

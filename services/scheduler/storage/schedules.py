@@ -61,7 +61,7 @@ class Schedules:
     def __init__(
         self, database: Driver, waker: Waker, lease: timedelta, retention_days: int, decided: DecidedQueues, most: int
     ) -> None:
-        """A tenant has at most `most` schedules; the three before are what new tasks are given, as by `Batches` and `Queues`."""
+        """A tenant has at most `most` schedules; the three before are what tasks are given, as by `Batches` and `Queues`."""
         self._database = database
         self._waker = waker
         self._lease = lease

@@ -173,8 +173,8 @@ def _in_force(connection: Connection, queue: queue_pb2.Queue) -> queue_pb2.Queue
     while not queue.limits_in_force:
         if time.monotonic() > end:
             raise CommandError(
-                f"{queue.queue} is changed, but after {_LONGEST_WAIT_SECONDS:g} s tasks may still start past its limits: no scheduler"
-                " decides. See `guildmesh status`."
+                f"{queue.queue} is changed, but after {_LONGEST_WAIT_SECONDS:g} s tasks may still start past its limits: no"
+                " scheduler decides. See `guildmesh status`."
             )
         time.sleep(_LOOK_SECONDS)
         queue = stub.GetQueue(request, metadata=connection.metadata, timeout=_SECONDS)

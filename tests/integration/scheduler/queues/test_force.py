@@ -29,7 +29,7 @@ async def client(own_settings: MakeSettings, scheduler_tls: Path, monkeypatch: p
 async def in_force(client: Client, name: str, *, shared: bool = False) -> queue_pb2.Queue:
     """The queue, once its limits are."""
     async with asyncio.timeout(20):
-        while not (queue := await client.get(name, shared=shared)).limits_in_force:
+        while not (queue := await client.get(name, shared=shared)).limits_in_force:  # noqa: ASYNC110 - in another task
             await asyncio.sleep(0.05)
     return queue
 
