@@ -43,6 +43,7 @@ from services.scheduler.storage.dispatch_owners import DispatchOwners
 from services.scheduler.storage.expiry import Expiry
 from services.scheduler.storage.fire_batch import DueSchedules
 from services.scheduler.storage.graphs import Graphs
+from services.scheduler.storage.open_counts import OpenTasks
 from services.scheduler.storage.partitions import Partitions
 from services.scheduler.storage.queues import StoredQueues
 from services.scheduler.storage.replays import FailedTasks
@@ -51,6 +52,7 @@ from services.scheduler.storage.signals import Signals
 from services.scheduler.storage.tasks import Tasks
 from services.scheduler.usecases.backfill_schedule import BackfillSchedule
 from services.scheduler.usecases.cancel_task import CancelTask
+from services.scheduler.usecases.count_own_tasks import CountOwnTasks
 from services.scheduler.usecases.count_tasks import CountTasks
 from services.scheduler.usecases.create_queue import CreateQueue
 from services.scheduler.usecases.create_schedule import CreateSchedule
@@ -148,7 +150,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                     ),
                     Registration(
                         add_QueueServiceServicer_to_server,
-                        QueueServicer(_queue_use_cases(stored_queues, count_tasks)),
+                        QueueServicer(_queue_use_cases(stored_queues, count_tasks, CountOwnTasks(OpenTasks(engine)))),
                         "guildmesh.scheduler.v1.QueueService",
                     ),
                     Registration(
@@ -231,7 +233,7 @@ def _schedule_use_cases(store: ScheduleStore, queues: Queues) -> ScheduleUseCase
     )
 
 
-def _queue_use_cases(store: QueueStore, count_tasks: CountTasks) -> QueueUseCases:
+def _queue_use_cases(store: QueueStore, count_tasks: CountTasks, count_own_tasks: CountOwnTasks) -> QueueUseCases:
     return QueueUseCases(
         create_queue=CreateQueue(store),
         get_queue=GetQueue(store),
@@ -240,6 +242,7 @@ def _queue_use_cases(store: QueueStore, count_tasks: CountTasks) -> QueueUseCase
         pause_queue=PauseQueue(store, paused=True),
         resume_queue=PauseQueue(store, paused=False),
         count_tasks=count_tasks,
+        count_own_tasks=count_own_tasks,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -252,6 +252,13 @@ class ScheduleBatches(Protocol):
 
     async def fire(self) -> Firing:
         """Starts runs that are due, in one transaction with what they leave to be done; several replicas may at once."""
+
+
+class OpenTaskCounts(Protocol):
+    """Counts the tasks of every tenant that have not ended."""
+
+    async def count(self) -> Mapping[str, Mapping[tuple[str, State], int]]:
+        """For each tenant that has any, their number by queue and state; looks at each of them."""
 
 
 class QueueReader(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC
 from typing import Any
 
@@ -71,9 +71,11 @@ def queue_message(queue: domain.Queue, *, weights: bool) -> pb.Queue:
     return message
 
 
-def counts_message(queues: Mapping[str, Mapping[str, int]]) -> scheduler_service_pb2.CountTasksResponse:
-    """The counts of each queue by the plan's status words, and their sums."""
-    response = scheduler_service_pb2.CountTasksResponse(counts={state.status: 0 for state in State})
+def counts_message(
+    queues: Mapping[str, Mapping[str, int]], states: Iterable[State] = State
+) -> scheduler_service_pb2.CountTasksResponse:
+    """The counts of each queue by the plan's status words of some states, and their sums."""
+    response = scheduler_service_pb2.CountTasksResponse(counts={state.status: 0 for state in states})
     for queue, counts in queues.items():
         response.queues.add(queue=queue, counts=counts)
         for status, number in counts.items():

@@ -12,8 +12,11 @@ from guildmesh.scheduler.v1 import queue_service_pb2_grpc as pb_grpc
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as tasks_pb
 
 from services.common.context import current_call
+from services.common.errors import RoleRequired
 from services.scheduler.domain.queue import Queue
+from services.scheduler.domain.task import State
 from services.scheduler.server.queue_convert import counts_message, new_queue, queue_changes, queue_message
+from services.scheduler.usecases.count_own_tasks import OPEN, CountOwnTasks
 from services.scheduler.usecases.count_tasks import CountTasks
 from services.scheduler.usecases.create_queue import CreateQueue
 from services.scheduler.usecases.delete_queue import DeleteQueue
@@ -35,6 +38,7 @@ class QueueUseCases:
     pause_queue: PauseQueue
     resume_queue: PauseQueue
     count_tasks: CountTasks
+    count_own_tasks: CountOwnTasks
 
 
 class QueueServicer(pb_grpc.QueueServiceServicer):
@@ -83,8 +87,13 @@ class QueueServicer(pb_grpc.QueueServiceServicer):
         return _told(await resumed)
 
     async def CountQueuedTasks(self, request: pb.CountQueuedTasksRequest, context: Any) -> tasks_pb.CountTasksResponse:
-        """Counts the tasks of the mesh by queue and state."""
-        return counts_message(await self._use_cases.count_tasks.execute())
+        """Counts the caller's open tasks by queue and state, or all of the mesh."""
+        tenant_id, operator = _caller()
+        if not request.all_tenants:
+            return counts_message(await self._use_cases.count_own_tasks.execute(tenant_id), OPEN)
+        if not operator:
+            raise RoleRequired(_OPERATOR)
+        return counts_message(await self._use_cases.count_tasks.execute(), State)
 
 
 def _caller() -> tuple[str, bool]:

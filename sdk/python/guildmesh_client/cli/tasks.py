@@ -195,20 +195,27 @@ def signal_task(
 
 
 @app.command("counts")
-def count_tasks(as_json: AsJson = False) -> None:
-    """Count the tasks of the whole mesh by queue and state; takes an operator."""
+def count_tasks(
+    all_tenants: Annotated[
+        bool, typer.Option("--all-tenants", help="Those of the whole mesh, ended ones included; takes an operator.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Count your tenant's tasks that have not ended, by queue and state."""
     with connect() as connection:
         stub = queue_service_pb2_grpc.QueueServiceStub(connection.channel)
-        found = stub.CountQueuedTasks(queue_service_pb2.CountQueuedTasksRequest(), metadata=connection.metadata, timeout=_SECONDS)
+        request = queue_service_pb2.CountQueuedTasksRequest(all_tenants=all_tenants)
+        found = stub.CountQueuedTasks(request, metadata=connection.metadata, timeout=_SECONDS)
     if as_json:
         print_json(found)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("queue", *_STATES):
+    states = [status for status in _STATES if status in found.counts]
+    for heading in ("queue", *states):
         table.add_column(heading, no_wrap=True, overflow="fold", justify="left" if heading == "queue" else "right")
     for queue in found.queues:
-        table.add_row(queue.queue, *(str(queue.counts[status]) for status in _STATES))
-    table.add_row("all", *(str(found.counts[status]) for status in _STATES), style="bold")
+        table.add_row(queue.queue, *(str(queue.counts[status]) for status in states))
+    table.add_row("all", *(str(found.counts[status]) for status in states), style="bold")
     out.print(table)
 
 

@@ -168,7 +168,7 @@ async def test_a_tenant_has_so_many_queues_and_no_more(client: Client, monkeypat
 
 
 async def test_an_operator_is_told_how_many_tasks_each_queue_has(client: Client) -> None:
-    request = pb.CountQueuedTasksRequest()
+    request = pb.CountQueuedTasksRequest(all_tenants=True)
     for by in (client.user, client.ada):
         assert await refused(client.queues.CountQueuedTasks(request, metadata=metadata(by))) == (FORBIDDEN, "ROLE_REQUIRED")
     name = unique("q")
@@ -180,3 +180,27 @@ async def test_an_operator_is_told_how_many_tasks_each_queue_has(client: Client)
     [counts] = [dict(queue.counts) for queue in told.queues if queue.queue == name]
     assert (counts["pending"], counts["cancelled"], counts["running"]) == (2, 1, 0)
     assert told.counts["pending"] == sum(queue.counts["pending"] for queue in told.queues)
+
+
+async def test_a_tenant_is_told_how_many_of_its_own_tasks_wait_and_run(client: Client) -> None:
+    name = unique("q")
+    await client.create(name)
+    for _ in range(3):
+        task = await client.scheduler.create(queue=name)
+    await client.scheduler.create(dependencies=[task_pb2.TaskDependency(task_id=task.task_id)])
+    ended = await client.scheduler.create()
+    await client.scheduler.cancel(ended.task_id)
+    other = Principal("eve", unique("other"), frozenset({"user"}))
+    await client.scheduler.create(by=other, kind=unique("kind"))
+    async with client.scheduler.worker(1) as worker:
+        await worker.lease()
+        request = pb.CountQueuedTasksRequest()
+        told = await client.queues.CountQueuedTasks(request, metadata=metadata(client.user))
+        nothing = {"scheduled": 0, "waiting": 0}
+        assert {queue.queue: dict(queue.counts) for queue in told.queues} == {
+            name: {"pending": 2, "running": 1, "blocked": 0} | nothing,
+            "default": {"pending": 0, "running": 0, "blocked": 1} | nothing,
+        }
+        assert dict(told.counts) == {"pending": 2, "running": 1, "blocked": 1} | nothing
+        theirs = await client.queues.CountQueuedTasks(request, metadata=metadata(other))
+        assert [(queue.queue, queue.counts["pending"]) for queue in theirs.queues] == [("default", 1)]

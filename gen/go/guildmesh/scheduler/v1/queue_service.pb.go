@@ -375,9 +375,11 @@ func (x *ResumeQueueRequest) GetShared() bool {
 	return false
 }
 
-// CountQueuedTasksRequest asks for the counts.
+// CountQueuedTasksRequest says of whom.
 type CountQueuedTasksRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// all_tenants counts the tasks of the whole mesh; needs the role operator.
+	AllTenants    bool `protobuf:"varint,1,opt,name=all_tenants,json=allTenants,proto3" json:"all_tenants,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -412,6 +414,13 @@ func (*CountQueuedTasksRequest) Descriptor() ([]byte, []int) {
 	return file_guildmesh_scheduler_v1_queue_service_proto_rawDescGZIP(), []int{6}
 }
 
+func (x *CountQueuedTasksRequest) GetAllTenants() bool {
+	if x != nil {
+		return x.AllTenants
+	}
+	return false
+}
+
 var File_guildmesh_scheduler_v1_queue_service_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_queue_service_proto_rawDesc = "" +
@@ -439,8 +448,10 @@ const file_guildmesh_scheduler_v1_queue_service_proto_rawDesc = "" +
 	"\x06shared\x18\x02 \x01(\bR\x06shared\"e\n" +
 	"\x12ResumeQueueRequest\x127\n" +
 	"\x05queue\x18\x01 \x01(\tB!\xe2A\x01\x02\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x05queue\x12\x16\n" +
-	"\x06shared\x18\x02 \x01(\bR\x06shared\"\x19\n" +
-	"\x17CountQueuedTasksRequest2\xc6\b\n" +
+	"\x06shared\x18\x02 \x01(\bR\x06shared\":\n" +
+	"\x17CountQueuedTasksRequest\x12\x1f\n" +
+	"\vall_tenants\x18\x01 \x01(\bR\n" +
+	"allTenants2\xbc\b\n" +
 	"\fQueueService\x12\x93\x01\n" +
 	"\vCreateQueue\x12*.guildmesh.scheduler.v1.CreateQueueRequest\x1a\x1d.guildmesh.scheduler.v1.Queue\"9\xaa\xbb\x18\x1c\b\x02\x12\x05admin\x12\boperator\x1a\agateway\x82\xd3\xe4\x93\x02\x13:\x05queue\"\n" +
 	"/v1/queues\x12\x86\x01\n" +
@@ -449,8 +460,8 @@ const file_guildmesh_scheduler_v1_queue_service_proto_rawDesc = "" +
 	"\vDeleteQueue\x12*.guildmesh.scheduler.v1.DeleteQueueRequest\x1a\x16.google.protobuf.Empty\":\xaa\xbb\x18\x1c\b\x02\x12\x05admin\x12\boperator\x1a\agateway\x82\xd3\xe4\x93\x02\x14*\x12/v1/queues/{queue}\x12\x9b\x01\n" +
 	"\n" +
 	"PauseQueue\x12).guildmesh.scheduler.v1.PauseQueueRequest\x1a\x1d.guildmesh.scheduler.v1.Queue\"C\xaa\xbb\x18\x1c\b\x02\x12\x05admin\x12\boperator\x1a\agateway\x82\xd3\xe4\x93\x02\x1d:\x01*\"\x18/v1/queues/{queue}:pause\x12\x9e\x01\n" +
-	"\vResumeQueue\x12*.guildmesh.scheduler.v1.ResumeQueueRequest\x1a\x1d.guildmesh.scheduler.v1.Queue\"D\xaa\xbb\x18\x1c\b\x02\x12\x05admin\x12\boperator\x1a\agateway\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1/queues/{queue}:resume\x12\xa3\x01\n" +
-	"\x10CountQueuedTasks\x12/.guildmesh.scheduler.v1.CountQueuedTasksRequest\x1a*.guildmesh.scheduler.v1.CountTasksResponse\"2\xaa\xbb\x18\x17\b\x02\x12\boperator\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/tasks:countB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"\vResumeQueue\x12*.guildmesh.scheduler.v1.ResumeQueueRequest\x1a\x1d.guildmesh.scheduler.v1.Queue\"D\xaa\xbb\x18\x1c\b\x02\x12\x05admin\x12\boperator\x1a\agateway\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1/queues/{queue}:resume\x12\x99\x01\n" +
+	"\x10CountQueuedTasks\x12/.guildmesh.scheduler.v1.CountQueuedTasksRequest\x1a*.guildmesh.scheduler.v1.CountTasksResponse\"(\xaa\xbb\x18\r\b\x02\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/tasks:countB9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_queue_service_proto_rawDescOnce sync.Once

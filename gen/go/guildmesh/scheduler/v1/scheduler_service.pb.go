@@ -1099,7 +1099,7 @@ func (*CountTasksRequest) Descriptor() ([]byte, []int) {
 // CountTasksResponse has the number of tasks in each state.
 type CountTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// counts by the plan's status word.
+	// counts by the plan's status word; a state that was not counted is not there.
 	Counts map[string]int64 `protobuf:"bytes,1,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// queues that have or had tasks, each with its own counts.
 	Queues        []*QueueTaskCounts `protobuf:"bytes,2,rep,name=queues,proto3" json:"queues,omitempty"`

@@ -64,8 +64,10 @@ class QueueServiceStub:
     reason SHARED_QUEUE.
     """
     CountQueuedTasks: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.CountQueuedTasksRequest, _scheduler_service_pb2.CountTasksResponse]
-    """CountQueuedTasks counts the tasks of the whole mesh by queue and state, without a look at the tasks: a queue of one name is counted once,
-    whoever owns it. The counts are at most 2 s old.
+    """CountQueuedTasks counts the tasks of the caller's tenant that have not ended, by queue and state, for queues in which it has any. The counts
+    are at most 2 s old; in a mesh with more than some 100,000 open tasks up to 20 times as old as counting these takes. With all_tenants, which
+    takes an operator (else PERMISSION_DENIED, reason ROLE_REQUIRED), those of the whole mesh, ended ones that are kept included: a queue of one
+    name is counted once, whoever owns it, and the counts are at most 2 s old.
     """
 
 @_typing.type_check_only
@@ -101,8 +103,10 @@ class QueueServiceAsyncStub(QueueServiceStub):
     reason SHARED_QUEUE.
     """
     CountQueuedTasks: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.CountQueuedTasksRequest, _scheduler_service_pb2.CountTasksResponse]  # type: ignore[assignment]
-    """CountQueuedTasks counts the tasks of the whole mesh by queue and state, without a look at the tasks: a queue of one name is counted once,
-    whoever owns it. The counts are at most 2 s old.
+    """CountQueuedTasks counts the tasks of the caller's tenant that have not ended, by queue and state, for queues in which it has any. The counts
+    are at most 2 s old; in a mesh with more than some 100,000 open tasks up to 20 times as old as counting these takes. With all_tenants, which
+    takes an operator (else PERMISSION_DENIED, reason ROLE_REQUIRED), those of the whole mesh, ended ones that are kept included: a queue of one
+    name is counted once, whoever owns it, and the counts are at most 2 s old.
     """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -177,8 +181,10 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _queue_service_pb2.CountQueuedTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_service_pb2.CountTasksResponse, _abc.Awaitable[_scheduler_service_pb2.CountTasksResponse]]:
-        """CountQueuedTasks counts the tasks of the whole mesh by queue and state, without a look at the tasks: a queue of one name is counted once,
-        whoever owns it. The counts are at most 2 s old.
+        """CountQueuedTasks counts the tasks of the caller's tenant that have not ended, by queue and state, for queues in which it has any. The counts
+        are at most 2 s old; in a mesh with more than some 100,000 open tasks up to 20 times as old as counting these takes. With all_tenants, which
+        takes an operator (else PERMISSION_DENIED, reason ROLE_REQUIRED), those of the whole mesh, ended ones that are kept included: a queue of one
+        name is counted once, whoever owns it, and the counts are at most 2 s old.
         """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

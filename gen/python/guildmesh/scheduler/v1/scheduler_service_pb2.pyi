@@ -592,7 +592,7 @@ class CountTasksResponse(_message.Message):
     QUEUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """counts by the plan's status word."""
+        """counts by the plan's status word; a state that was not counted is not there."""
 
     @_builtins.property
     def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueTaskCounts]:
