@@ -18,6 +18,9 @@ Value = str | int | datetime | State
 
 EQUALITY = ("=", "!=")
 ORDER = ("<", "<=", ">", ">=")
+LABELS = "labels."
+"""before the key of a label."""
+_ANY_LABEL = f"{LABELS}KEY"
 _MOST_CONDITIONS = 20
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -93,6 +96,12 @@ def _id(text: str) -> str:
     return text.lower()
 
 
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError("it must not be empty")
+    return text
+
+
 Fields = Mapping[str, tuple[tuple[str, ...], Callable[[str], Value]]]
 """what may be filtered by: the comparisons that are possible, and how a value is read; ValueError says why one cannot be."""
 
@@ -107,6 +116,11 @@ _FIELDS: Fields = {
     "create_time": (ORDER, time_of),
     "start_time": (ORDER, time_of),
     "finish_time": (ORDER, time_of),
+    _ANY_LABEL: (("=",), str),
+    "created_by": (("=",), _text),
+    "concurrency_key": (("=",), _text),
+    "schedule_id": (("=",), _text),
+    "replay_of": (("=",), _id),
 }
 
 
@@ -158,6 +172,9 @@ def _tokens(text: str) -> list[tuple[str, bool]]:
         quoted = double if double is not None else single
         tokens.append((re.sub(r"\\(.)", r"\1", quoted), True) if quoted is not None else (sign or word, False))
         place = match.end()
+        if quoted is not None and tokens[:-1] and tokens[-2] == (LABELS, False):
+            # A key that is no word, as in labels."team of" = x.
+            tokens[-2:] = [(LABELS + tokens[-1][0], False)]
     return tokens
 
 
@@ -165,9 +182,10 @@ def _condition(tokens: list[tuple[str, bool]], fields: Fields) -> Condition:
     field, quoted = tokens[0] if tokens else ("", False)
     if field in ("NOT", "OR", "(", ")") or field.startswith("-"):
         raise InvalidFilter(f"{field!r} is not possible; only comparisons joined by AND are")
-    if field not in fields or quoted:
+    known = _ANY_LABEL if field.startswith(LABELS) and field != LABELS else field
+    if known not in fields or quoted:
         raise InvalidFilter(f"{field!r} is not a field to filter by; the fields are {', '.join(fields)}")
-    operators, read = fields[field]
+    operators, read = fields[known]
     operator = tokens[1][0] if len(tokens) > 1 else ""
     if operator not in operators or tokens[1][1]:
         raise InvalidFilter(f"{field} must be followed by {' or '.join(operators)}, not by {operator!r}")

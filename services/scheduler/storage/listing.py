@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from services.scheduler.domain.ports import Place
 from services.scheduler.domain.task import State
 from services.scheduler.domain.task_filter import Condition, TaskFilter
+from services.scheduler.storage.spec_filter import encoded
 
 LOOKED_AT = 5000
 """entries of an index that a page looks at."""
@@ -96,6 +97,9 @@ def _parts(statement: Statement, tenant_id: str, wanted: TaskFilter, after: Plac
     along = [f"tenant_id = {statement.given(tenant_id, 'text')}", *_along(statement, wanted, after)]
     besides: list[str] = []
     for condition in others:
+        if (part := encoded(condition)) is not None:
+            besides.append(f"position({statement.given(part, 'bytea')} IN spec) > 0")
+            continue
         column = _COLUMNS.get(condition.field, condition.field)
         text = f"{column} {_SQL.get(condition.operator, condition.operator)} {_given(statement, condition)}"
         indexed = condition.field == "parent_task_id" and not wanted.by_finish_time

@@ -13,6 +13,7 @@ from services.scheduler.domain.task import State, StoredEvent, Task, WaitingFor
 from services.scheduler.domain.task_filter import TaskFilter
 from services.scheduler.storage.event_log import split
 from services.scheduler.storage.listing import list_statement, place_behind, place_of
+from services.scheduler.storage.spec_filter import encoded, met
 
 _ACTIVE = """tenant_id, task_id, spec, create_time, {context} AS context, traceparent, state, attempt, progress,
   next_event_number - 1 AS last_event_number, start_time, NULL::timestamptz AS finish_time, NULL::bytea AS result,
@@ -67,8 +68,8 @@ class Tasks:
         edge, tasks = rows[0]["edge"], [task_of(row) for row in rows if row["task_id"] is not None]
         if len(tasks) > limit:
             last = tasks[limit - 1]
-            return TaskPage(tasks[:limit], place_of(wanted, last.task_id, last.finish_time))
-        return TaskPage(tasks, None if edge is None else place_behind(wanted, edge))
+            return TaskPage(_met(tasks[:limit], wanted), place_of(wanted, last.task_id, last.finish_time))
+        return TaskPage(_met(tasks, wanted), None if edge is None else place_behind(wanted, edge))
 
     async def events(
         self, tenant_id: str, task_id: str, after: int, limit: int
@@ -84,6 +85,12 @@ class Tasks:
                 more = await connection.fetch(_MORE_EVENTS, tenant_id, task_id, max(after, inline), limit - len(values))
                 values += [row[0] for row in more]
         return State(state), newest, [_stored(value) for value in values]
+
+
+def _met(tasks: Sequence[Task], wanted: TaskFilter) -> Sequence[Task]:
+    """Those whose serialized part says what is looked for in it, and does not merely have the same bytes."""
+    conditions = [condition for condition in wanted.conditions if encoded(condition) is not None]
+    return [task for task in tasks if met(task.spec, conditions)] if conditions else tasks
 
 
 def task_of(row: asyncpg.Record) -> Task:

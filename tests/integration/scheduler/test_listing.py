@@ -16,12 +16,15 @@ from typing import Any
 import grpc
 import psycopg2
 import pytest
+from guildmesh.scheduler.v1 import dead_letter_service_pb2 as letters_pb
+from guildmesh.scheduler.v1 import dead_letter_service_pb2_grpc as letters_grpc
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh_client.cli import tasks as tasks_command
 from guildmesh_client.cli.connection import Connection
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from services.common.context import Principal
 from services.common.db.driver import Driver, open_driver
 from services.common.db.migrations import migrate
 from services.scheduler.domain.task import State
@@ -226,3 +229,50 @@ async def test_the_command_lists_by_filter_and_order(
     assert await listed("--filter", "priority > 2", "--order-by", "create_time") == ids[1:]
     assert await listed("--state", "pending", "--queue", "default", "--filter", "priority < 8") == ids[1::-1]
     assert await listed("--order-by", "finish_time desc") == []
+
+
+async def test_tasks_are_found_by_what_they_were_created_with(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def listed(filter: str) -> list[str]:
+        return await _all(scheduler, filter)
+
+    red = await scheduler.create("red", labels={"team": "red", "team of": "", "größe": "XL"}, concurrency_key="k")
+    blue = await scheduler.create("blue", labels={"team": "blue", "x": "red"})
+    # The bytes of the label, in a text.
+    trap = await scheduler.create("team: \n\x04team\x12\x03red", labels={"trap": "Z\x0b\n\x04team\x12\x03red"})
+    eve = await scheduler.create("eve's", by=Principal("eve", scheduler.ada.tenant_id, frozenset({"user"})))
+    assert await listed("labels.team = red") == [red.task_id]
+    for looked_at in (1, 2, 5000):
+        monkeypatch.setattr(listing, "LOOKED_AT", looked_at)
+        assert await listed("labels.team = red") == [red.task_id]
+        assert await listed('labels."team of" = ""') == [red.task_id]
+        assert await listed("labels.größe = XL AND labels.team = red") == [red.task_id]
+        assert await listed("labels.team = blue AND labels.x = red AND created_by = ada") == [blue.task_id]
+        assert await listed("labels.tea = red") == []
+        assert await listed("labels.team = re") == []
+        assert await listed("created_by = eve") == [eve.task_id]
+        assert await listed("concurrency_key = k") == [red.task_id]
+    async with scheduler.worker(credits=4) as worker:
+        for _ in range(3):
+            await worker.complete(await worker.lease())
+        await worker.fail(await worker.lease(), retryable=False)
+    assert await listed("labels.team = red AND state = COMPLETED") == [red.task_id]
+    assert await listed("created_by = eve") == [eve.task_id]
+    assert trap.task_id in await listed("created_by = ada")
+    replays = letters_grpc.DeadLetterServiceStub(scheduler.channel)
+    replay = await replays.ReplayTask(letters_pb.ReplayTaskRequest(task_id=eve.task_id), metadata=metadata(scheduler.ada))
+    assert await listed(f"replay_of = {eve.task_id}") == [replay.task_id]
+    run = await scheduler.create("a run's", labels={"guildmesh.schedule_id": "nightly"})
+    assert await listed("schedule_id = nightly") == [run.task_id]
+
+
+async def _all(scheduler: Scheduler, filter: str) -> list[str]:
+    """The ids of all tasks of ada's tenant that meet a filter, page by page."""
+    found: list[str] = []
+    token = ""
+    while True:
+        request = pb.ListTasksRequest(filter=filter, page_token=token)
+        page = await scheduler.stub.ListTasks(request, metadata=metadata(scheduler.ada))
+        found += [task.task_id for task in page.tasks]
+        token = page.next_page_token
+        if not token:
+            return found

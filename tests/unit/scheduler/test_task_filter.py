@@ -28,6 +28,14 @@ PARENT = "01990000-0000-7000-8000-00000000000A"
         ("kind = agent.task", [("kind", "=", "agent.task")]),
         ("priority>=7 AND attempt < 2", [("priority", ">=", 7), ("attempt", "<", 2)]),
         (f"parent_task_id = {PARENT}", [("parent_task_id", "=", PARENT.lower())]),
+        ("labels.team = red", [("labels.team", "=", "red")]),
+        ('labels.guildmesh.schedule_id = "x y"', [("labels.guildmesh.schedule_id", "=", "x y")]),
+        ("""labels."team of" = '' AND labels.'a"b' = c""", [("labels.team of", "=", ""), ('labels.a"b', "=", "c")]),
+        ("created_by = ada AND concurrency_key = k-1", [("created_by", "=", "ada"), ("concurrency_key", "=", "k-1")]),
+        (
+            f"schedule_id = nightly AND replay_of = {PARENT}",
+            [("schedule_id", "=", "nightly"), ("replay_of", "=", PARENT.lower())],
+        ),
         ("error.reason = TIMEOUT", [("error.reason", "=", "TIMEOUT")]),
         (
             'create_time >= "2026-11-22T10:00:00Z" AND finish_time < 2026-11-22T11:30:00+02:00',
@@ -46,6 +54,10 @@ def test_what_can_be_asked_for(text: str, conditions: list[tuple[str, str, objec
     ("text", "word"),
     [
         ("colour = red", "'colour' is not a field to filter by; the fields are state, queue"),
+        ("labels. = red", "'labels.' is not a field"),
+        ("labels.team != red", "labels.team must be followed by =, not by '!='"),
+        ('"labels.team" = red', "'labels.team' is not a field"),
+        ("created_by = ''", "it must not be empty"),
         ("state", "state must be followed by = or !=, not by ''"),
         ("state =", "state = must be followed by a value"),
         ("state = =", "state = must be followed by a value"),

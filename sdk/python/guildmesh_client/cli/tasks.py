@@ -104,6 +104,9 @@ def create_task(
         list[str] | None, typer.Option(help="The id of a task that must have completed before; may be repeated.")
     ] = None,
     attempts: Annotated[int | None, typer.Option(min=1, max=20, help="How often a worker may start it.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE, to find it by (list --filter 'labels.KEY = VALUE'); may be repeated.")
+    ] = None,
     request_id: Annotated[str, typer.Option(help="Sent again with the same id, it is created once.")] = "",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Watch it to its end.")] = False,
 ) -> None:
@@ -117,6 +120,7 @@ def create_task(
         "priority": priority,
         "max_attempts": attempts,
         "dependencies": after,
+        "labels": _labels(label or []),
         "context": json_object(context) if context else None,
         "delay": seconds_of(delay, "--delay") if delay else None,
         "schedule_time": moment_of(at, "--at") if at else None,
@@ -280,3 +284,13 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CommandError('--context must be a JSON object, such as \'{"city": "Bonn"}\'.')
     return value
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    labels = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not name or not equals:
+            raise CommandError(f"--label takes KEY=VALUE, such as team=red, not {each!r}.")
+        labels[name] = value
+    return labels

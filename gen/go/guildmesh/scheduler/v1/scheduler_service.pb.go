@@ -602,7 +602,8 @@ type ListTasksRequest struct {
 	// parent_task_id to filter by; empty for any.
 	ParentTaskId string `protobuf:"bytes,5,opt,name=parent_task_id,json=parentTaskId,proto3" json:"parent_task_id,omitempty"`
 	// filter (AIP-160): comparisons joined by AND, such as `state = FAILED AND create_time >= "2026-11-22T10:00:00Z"`. `=` and `!=` for state,
-	// queue, kind and error.reason, `=` for parent_task_id, all comparisons for priority and attempt, `<`, `<=`, `>`, `>=` for create_time,
+	// queue, kind and error.reason, `=` for parent_task_id, created_by, concurrency_key, schedule_id, replay_of and for a label
+	// (`labels.team = red`, `labels."team of" = red`), all comparisons for priority and attempt, `<`, `<=`, `>`, `>=` for create_time,
 	// start_time and finish_time. A task that has no such field meets no comparison with it. Holds beside the fields above.
 	Filter string `protobuf:"bytes,6,opt,name=filter,proto3" json:"filter,omitempty"`
 	// order_by (AIP-132): "create_time" or "finish_time", followed by " desc" for the latest first; empty means "create_time desc". By

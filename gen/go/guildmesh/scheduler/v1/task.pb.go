@@ -184,7 +184,7 @@ type Task struct {
 	MaxAttempts *int32 `protobuf:"varint,9,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"`
 	// parent_task_id is the task this one is a part of, or empty.
 	ParentTaskId string `protobuf:"bytes,10,opt,name=parent_task_id,json=parentTaskId,proto3" json:"parent_task_id,omitempty"`
-	// labels for people and filters: at most 32, keys of at most 63 characters, values of at most 255.
+	// labels for people and filters (`labels.team = red` in ListTasks): at most 32, keys of at most 63 characters, values of at most 255.
 	Labels map[string]string `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// state of the task.
 	State TaskState `protobuf:"varint,12,opt,name=state,proto3,enum=guildmesh.scheduler.v1.TaskState" json:"state,omitempty"`

@@ -338,7 +338,8 @@ class ListTasksRequest(_message.Message):
     """parent_task_id to filter by; empty for any."""
     filter: _builtins.str
     """filter (AIP-160): comparisons joined by AND, such as `state = FAILED AND create_time >= "2026-11-22T10:00:00Z"`. `=` and `!=` for state,
-    queue, kind and error.reason, `=` for parent_task_id, all comparisons for priority and attempt, `<`, `<=`, `>`, `>=` for create_time,
+    queue, kind and error.reason, `=` for parent_task_id, created_by, concurrency_key, schedule_id, replay_of and for a label
+    (`labels.team = red`, `labels."team of" = red`), all comparisons for priority and attempt, `<`, `<=`, `>`, `>=` for create_time,
     start_time and finish_time. A task that has no such field meets no comparison with it. Holds beside the fields above.
     """
     order_by: _builtins.str

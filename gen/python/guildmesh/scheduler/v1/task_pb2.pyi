@@ -206,7 +206,7 @@ class Task(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """labels for people and filters: at most 32, keys of at most 63 characters, values of at most 255."""
+        """labels for people and filters (`labels.team = red` in ListTasks): at most 32, keys of at most 63 characters, values of at most 255."""
 
     @_builtins.property
     def result(self) -> _struct_pb2.Value:
