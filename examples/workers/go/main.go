@@ -1,4 +1,4 @@
-// A worker in Go: counts words, four at a time, each in a goroutine. docs/how-to/write-a-worker.md names the rules that it keeps.
+// A worker in Go: counts words, four tasks at a time, each in a goroutine; goes on from the count of another task, and asks for more words. docs/how-to/write-a-worker.md names the rules that it keeps.
 package main
 
 import (
@@ -30,9 +30,33 @@ func main() {
 	slots.Wait()
 }
 
+func count(lease *pb.TaskLease) *pb.WorkRequest { // how the attempt ends
+	task, words, asks := lease.Task, len(strings.Fields(lease.Task.Description)), lease.Task.Context.GetFields()["ask"].GetBoolValue()
+	for _, each := range lease.Dependencies { // what the task waited for, by name: a count that this one goes on from
+		if each.Name == "before" {
+			words += int(each.Result.GetNumberValue())
+		}
+	}
+	for _, step := range lease.Steps { // a signal is among the steps once it was sent
+		if step.StepId == "approval" {
+			asks, words = false, words+len(strings.Fields(step.Result.GetStructValue().GetFields()["value"].GetStringValue()))
+		}
+	}
+	if asks { // ends the attempt; the next one comes with the signal
+		return &pb.WorkRequest{Waits: []*pb.TaskWait{{TaskId: task.TaskId, Attempt: task.Attempt, Signal: "approval", Prompt: "Which words count, too?"}}}
+	}
+	return &pb.WorkRequest{Completions: []*pb.TaskCompletion{{TaskId: task.TaskId, Attempt: task.Attempt, Result: structpb.NewNumberValue(float64(words))}}}
+}
+
+func late(task *pb.Task) *pb.WorkRequest {
+	why := &pb.TaskError{Reason: "OUT_OF_TIME", Message: "The attempt would have passed its limit."}
+	return &pb.WorkRequest{Failures: []*pb.TaskFailure{{TaskId: task.TaskId, Attempt: task.Attempt, Error: why, Retryable: true}}}
+}
+
 func work(terminated context.Context, client pb.WorkerServiceClient) { // one task at a time, on a stream of its own
-	id, welcome, credits, run, told := "go-"+rand.Text(), &pb.WorkerWelcome{}, int32(1), (*pb.TaskCompletion)(nil), []*pb.TaskCompletion(nil)
-	for done, ends := (<-chan time.Time)(nil), (<-chan time.Time)(nil); terminated.Err() == nil || run != nil; time.Sleep(time.Second) {
+	id, welcome, credits, run, end, told := "go-"+rand.Text(), &pb.WorkerWelcome{}, int32(1), (*pb.Task)(nil), (*pb.WorkRequest)(nil), (*pb.WorkRequest)(nil)
+	var done, limit, ends <-chan time.Time
+	for terminated.Err() == nil || run != nil {
 		token, _ := os.ReadFile(os.Getenv("GUILDMESH_TOKEN_FILE")) // for each stream anew: whoever keeps it fresh keeps us connected
 		bearer := metadata.Pairs("authorization", "Bearer "+cmp.Or(strings.TrimSpace(string(token)), os.Getenv("GUILDMESH_TOKEN")))
 		ctx, hangUp := context.WithCancel(metadata.NewOutgoingContext(context.Background(), bearer))
@@ -44,7 +68,7 @@ func work(terminated context.Context, client pb.WorkerServiceClient) { // one ta
 			}
 			close(heard)
 		}()
-		for say := (&pb.WorkRequest{Hello: &pb.WorkerHello{WorkerId: id, Kinds: []string{"example.word-count"}}, Credits: credits, Completions: told}); open; {
+		for say := (&pb.WorkRequest{Hello: &pb.WorkerHello{WorkerId: id, Kinds: []string{"example.word-count"}}, Credits: credits, Completions: told.GetCompletions(), Failures: told.GetFailures(), Waits: told.GetWaits()}); open; {
 			if closing = closing || terminated.Err() != nil && run == nil; closing {
 				_ = stream.CloseSend() // what still comes is heard
 			} else {
@@ -54,20 +78,23 @@ func work(terminated context.Context, client pb.WorkerServiceClient) { // one ta
 			case response, more := <-heard:
 				welcome, open, closing = cmp.Or(response.GetWelcome(), welcome), more, closing || response.GetDrain() || response.GetRenewToken() != nil
 				for _, each := range response.GetLeases() {
-					seconds, words := each.Task.Context.GetFields()["seconds"].GetNumberValue(), float64(len(strings.Fields(each.Task.Description)))
-					run, sent, credits = &pb.TaskCompletion{TaskId: each.Task.TaskId, Attempt: each.Task.Attempt, Result: structpb.NewNumberValue(words)}, time.Time{}, 0
+					seconds := each.Task.Context.GetFields()["seconds"].GetNumberValue()
+					run, end, sent, credits = each.Task, count(each), time.Time{}, 0
 					done, ends = time.After(time.Duration(seconds*1e9)), time.After(welcome.LeaseDuration.AsDuration()*4/5)
+					limit = time.After(each.Remaining.AsDuration() - time.Second) // by this clock, and before the scheduler says so
 				}
 				if slices.ContainsFunc(response.GetRenewals(), func(r *pb.TaskRenewal) bool { return done != nil && r.TaskId == run.TaskId && r.Attempt == run.Attempt }) && !sent.IsZero() {
 					sent, ends = time.Time{}, time.After(time.Until(sent.Add(welcome.LeaseDuration.AsDuration()*4/5)))
 				}
 				if len(response.GetAcks())+len(response.GetRefusals()) > 0 || slices.ContainsFunc(response.GetCancels(), func(c *pb.TaskCancel) bool { return done != nil && c.TaskId == run.TaskId && c.Attempt == run.Attempt }) {
-					run, told, done, ends, credits, say.Credits = nil, nil, nil, nil, 1, 1
+					run, told, done, limit, ends, credits, say.Credits = nil, nil, nil, nil, nil, 1, 1
 				}
 			case <-done:
-				told, say.Completions, done, ends = []*pb.TaskCompletion{run}, []*pb.TaskCompletion{run}, nil, nil
+				told, say, done, limit, ends = end, end, nil, nil, nil
+			case <-limit:
+				told, say, done, limit, ends = late(run), late(run), nil, nil, nil
 			case <-ends: // no renewal came in time, by the monotonic clock: another worker may have the task by now
-				run, done, ends, credits, open = nil, nil, nil, 1, false
+				run, done, limit, ends, credits, open = nil, nil, nil, nil, 1, false
 			case <-time.After(cmp.Or(welcome.HeartbeatInterval.AsDuration(), time.Second)): // an idle one looks here whether to stop
 				if done != nil && sent.IsZero() {
 					sent, say.Heartbeats = time.Now(), []*pb.TaskHeartbeat{{TaskId: run.TaskId, Attempt: run.Attempt}}
@@ -75,5 +102,6 @@ func work(terminated context.Context, client pb.WorkerServiceClient) { // one ta
 			}
 		}
 		hangUp()
+		time.Sleep(time.Second)
 	}
 }

@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
+from guildmesh.scheduler.v1 import task_pb2
 
 from services.common.context import Principal
 from services.embedded.gateway_config import GatewayConfig
@@ -21,7 +24,7 @@ from tests.integration.gateway.conftest import ECHOING, SECRET, SILENT, token
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique, value
 from tests.support.example_workers import BUILDS
 from tests.support.servers import server_folder
-from tests.support.service import running
+from tests.support.service import metadata, running
 
 KIND = "example.word-count"
 TOKEN_SECONDS = 4
@@ -102,5 +105,43 @@ async def test_example_workers_run_several_tasks_at_once_for_longer_than_a_token
                     assert (await scheduler.get(task.task_id)).result == value(3)
                 after = await scheduler.create("four", kind=KIND)
                 assert [event.WhichOneof("change") for event in await scheduler.watch(after.task_id)][-1] == "completed"
+
+        await asyncio.gather(*(check(language) for language in BUILDS))
+
+
+async def test_example_workers_use_dependencies_signals_and_the_time_that_remains(
+    scheduler_settings: MakeSettings, scheduler_tls: Path, worker_commands: dict[str, list[str]], tmp_path: Path
+) -> None:
+    settings = scheduler_settings(lease_seconds=8.0, heartbeat_seconds=1.0)
+    async with running(open_service, settings, scheduler_tls) as server, gateway(server.running.port, scheduler_tls) as url:
+
+        async def check(language: str) -> None:
+            scheduler = Scheduler(server, Principal("ada", unique(language), frozenset({"user"})))
+            async with working(worker_commands[language], url, scheduler.ada, tmp_path):
+                # The attempt's limit is 6 s, and it would take a minute.
+                long = await scheduler.create(
+                    kind=KIND, context={"seconds": 60}, attempt_timeout=Duration(seconds=6), max_attempts=1
+                )
+                before = await scheduler.create("one two three", kind=KIND)
+                after = await scheduler.create(
+                    "four five",
+                    kind=KIND,
+                    context={"ask": True},
+                    dependencies=[task_pb2.TaskDependency(task_id=before.task_id, name="before")],
+                )
+                await scheduler.until_event(after.task_id, "waiting")
+                waits = await scheduler.get(after.task_id)
+                assert (waits.waiting_for.signal, waits.waiting_for.prompt) == ("approval", "Which words count, too?"), language
+                # A worker with four places runs four others while it waits.
+                others = [await scheduler.create("x", kind=KIND, context={"seconds": 0.2}) for _ in range(3)]
+                for task in others:
+                    assert (await scheduler.watch(task.task_id))[-1].WhichOneof("change") == "completed", language
+                signal = pb.SignalTaskRequest(task_id=after.task_id, signal="approval", value=value("six seven eight"))
+                await scheduler.stub.SignalTask(signal, metadata=metadata(scheduler.ada))
+                events = [event.WhichOneof("change") for event in await scheduler.watch(after.task_id)]
+                assert events[-3:] == ["ready", "started", "completed"], language
+                assert (await scheduler.get(after.task_id)).result == value(3 + 2 + 3), language
+                # Stopped by itself: the scheduler would have said ATTEMPT_TIMEOUT.
+                assert (await scheduler.watch(long.task_id))[-1].failed.reason == "OUT_OF_TIME", language
 
         await asyncio.gather(*(check(language) for language in BUILDS))
