@@ -12,6 +12,12 @@ SELECT queue, state, sum(tasks)::bigint FROM (
   UNION ALL SELECT c.* FROM task_count_changes, unnest(queues, states, changes) AS c
 ) counted GROUP BY queue, state
 """
+_OPEN = f"""
+SELECT coalesce(sum(tasks), 0)::bigint FROM (
+  SELECT queue, state, tasks FROM task_counts
+  UNION ALL SELECT c.* FROM task_count_changes, unnest(queues, states, changes) AS c
+) counted WHERE queue = $1 AND state IN ({", ".join(str(int(state)) for state in State if not state.ended)})
+"""  # noqa: S608 - constants only
 # In the order of the keys, so that two sweepers wait for each other instead of deadlocking.
 _SUM_UP = """
 WITH gone AS (DELETE FROM task_count_changes RETURNING queues, states, changes)
@@ -26,6 +32,12 @@ Counts = dict[tuple[str, State], int]
 async def count_tasks(connection: asyncpg.Connection) -> Counts:
     """The number of tasks by queue and state, of every tenant."""
     return {(row[0], State(row[1])): row[2] for row in await connection.fetch(_COUNT)}
+
+
+async def count_open_tasks(connection: asyncpg.Connection, queue: str) -> int:
+    """The number of tasks that have not ended in all queues of a name, whoever owns them; exact, since each commit counts its own."""
+    number: int = await connection.fetchval(_OPEN, queue)
+    return number
 
 
 async def sum_up_counts(connection: asyncpg.Connection) -> None:
