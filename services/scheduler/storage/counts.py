@@ -35,7 +35,7 @@ async def count_tasks(connection: asyncpg.Connection) -> Counts:
 
 
 async def count_open_tasks(connection: asyncpg.Connection, queue: str) -> int:
-    """The number of tasks that have not ended in all queues of a name, whoever owns them; exact, since each commit counts its own."""
+    """The number of tasks that have not ended in all queues of a name, whoever owns them; exact: each commit counts its own."""
     number: int = await connection.fetchval(_OPEN, queue)
     return number
 
