@@ -44,8 +44,8 @@ _AGAIN_SECONDS = 0.2
 """after which a task is looked at again that could not be started."""
 _LONGEST_PAUSE = 1.0
 _ALL_AGAIN_SECONDS = 10.0
-"""after a take-over, when everything that runs is looked at again: whoever decided before told nobody of what ended by its own hand,
-and its transactions have ended by then (services.common.db.driver)."""
+"""after a take-over, when everything that runs is looked at again: whoever decided before told nobody of what ended by its own
+hand, and its transactions have ended by then (services.common.db.driver)."""
 Taken = Sequence[tuple[Head, Want["Peer"], str]]
 
 
