@@ -73,6 +73,8 @@ async def main(worker: Worker, kind: str) -> None:
     @worker.task(kind)
     async def echo(task: Task) -> JsonValue:
         tally.add(task.task_id)
+        if seconds := task.context.get("seconds"):
+            await asyncio.sleep(float(str(seconds)))
         return payload.echo(payload.of(dict(task.context)))
 
     working = asyncio.create_task(worker.run())

@@ -38,12 +38,13 @@ class AgentSettings(ServiceSettings):
     llm_timeout_seconds: float = Field(
         60.0, gt=0, validation_alias="GUILDMESH_LLM_TIMEOUT_SECONDS", description="bound of one request to a language model"
     )
-    worker_concurrency: int = Field(
-        16,
+    max_concurrent_tasks: int | None = Field(
+        None,
         ge=1,
-        le=1000,
-        validation_alias="GUILDMESH_AGENT_WORKER_CONCURRENCY",
-        description="tasks and steps that a worker runs at once",
+        le=10_000,
+        validation_alias="MAX_CONCURRENT_TASKS",
+        description="tasks and steps that a worker process runs at once (requirement row 23); default 16 in development, 100 in"
+        " production. A limit over all workers is a queue's max_running",
     )
     worker_runs: int = Field(
         500,
@@ -59,15 +60,22 @@ class AgentSettings(ServiceSettings):
         description="how long an agent counts in agent_active_count after its last step",
     )
 
-    @field_validator("openai_api_key", "openai_base_url", mode="before")
+    @field_validator("openai_api_key", "openai_base_url", "max_concurrent_tasks", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
-        return value or None
+        return None if value == "" else value
 
     @field_validator("default_llm_provider", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value
+
+    @property
+    def worker_concurrency(self) -> int:
+        """Tasks and steps that a worker process runs at once."""
+        if self.max_concurrent_tasks is not None:
+            return self.max_concurrent_tasks
+        return 100 if self.profile == "production" else 16
 
     @property
     def llm_provider(self) -> Literal["openai", "local"]:
