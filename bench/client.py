@@ -49,8 +49,8 @@ class Client:
         """Does what `do` says with up to `tasks` tasks for at most `seconds`.
 
         `batch` and `single` submit them; `latency` takes one after the other, each by one call that gives its result, and
-        `latency_watched` by a call that creates it and one that watches it. `tenants` makes so many of them and the queues that have
-        limits, `limited` submits batches of these tenants, by turns, to these queues.
+        `latency_watched` by a call that creates it and one that watches it. `tenants` makes so many of them and the queues that
+        have limits, `limited` submits batches of these tenants, by turns, to these queues.
         """
         tasks, seconds = int(command["tasks"]), float(command["seconds"])
         if command["do"] == "batch":

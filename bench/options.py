@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-NAMES = ("tasks", "dispatch")
+NAMES = ("tasks", "dispatch", "fairness")
 PEERS = ("ours", "celery", "river")
 MEASURES = ("batch", "kafka", "single", "latency", "limited")
 _QUICK = 10

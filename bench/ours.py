@@ -73,9 +73,7 @@ class Ours:
         begun = time.monotonic()
         self.client.ask(300, do="tenants", tasks=tenants, seconds=0)
         self.worker_of_all = Child("bench.worker", self.mesh.scheduler, str(self.mesh.agent_certificate))
-        tell(
-            f"  {QUEUES} queues with limits and {tenants:,} tenants with a user each are there (in {time.monotonic() - begun:.0f} s)"
-        )
+        tell(f"  {QUEUES} queues with limits, {tenants:,} tenants with a user each (made in {time.monotonic() - begun:.0f} s)")
         folder, self.profile_folder = self.profile_folder, None
         self.limited(_WARM_UP_TASKS, 10.0)
         self.profile_folder = folder

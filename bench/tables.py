@@ -80,6 +80,12 @@ class Tables:
         if found != len(ids):
             raise BenchFailed(f"of {len(ids):,} tasks {found:,} were completed exactly once")
 
+    def rows(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        """What a statement finds."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return cursor.fetchall()
+
     def most_at_once(self, kind: str) -> int:
         """How many tasks of a kind ran at once at most in one queue, by what the table says of starts and ends."""
         return int(self._value(_MOST_AT_ONCE, (kind,)))

@@ -1,7 +1,8 @@
 """The worker of a benchmark, a process of its own: `python -m bench.worker TARGET`, with the token in GUILDMESH_TOKEN.
 
-One user coroutine a task, through the worker library, as anyone would write it. With a folder of certificates as its second argument it
-works for every tenant, as the mesh's own agent workers do: TARGET is a scheduler then, and whoever has the certificate needs no token.
+One user coroutine a task, through the worker library, as anyone would write it. With a folder of certificates as its second
+argument it works for every tenant, as the mesh's own agent workers do: TARGET is a scheduler then, and whoever has the
+certificate needs no token.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ async def main(worker: Worker, kind: str) -> None:
     @worker.task(kind)
     async def echo(task: Task) -> JsonValue:
         tally.add(task.task_id)
+        if seconds := task.context.get("seconds"):
+            await asyncio.sleep(float(str(seconds)))
         return payload.echo(payload.of(dict(task.context)))
 
     working = asyncio.create_task(worker.run())

@@ -41,16 +41,17 @@ class AgentSettings(ServiceSettings):
     max_concurrent_tasks: int | None = Field(
         None,
         ge=1,
-        le=1000,
+        le=10_000,
         validation_alias="MAX_CONCURRENT_TASKS",
-        description="tasks and steps that a worker process runs at once; default 16 in development, 100 in production",
+        description="tasks and steps that a worker process runs at once (requirement row 23); default 16 in development, 100 in"
+        " production. A limit over all workers is a queue's max_running",
     )
     worker_runs: int = Field(
         500,
         ge=1,
         le=10_000,
         validation_alias="GUILDMESH_AGENT_WORKER_RUNS",
-        description="runs of scenarios that a worker process coordinates at once, besides; they mostly wait",
+        description="runs of scenarios that a worker coordinates at once; they mostly wait",
     )
     agent_active_seconds: float = Field(
         300.0,
@@ -62,7 +63,7 @@ class AgentSettings(ServiceSettings):
     @field_validator("openai_api_key", "openai_base_url", "max_concurrent_tasks", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
-        return value or None
+        return None if value == "" else value
 
     @field_validator("default_llm_provider", mode="before")
     @classmethod
@@ -70,8 +71,8 @@ class AgentSettings(ServiceSettings):
         return value.strip().lower() if isinstance(value, str) else value
 
     @property
-    def concurrency(self) -> int:
-        """How many tasks and steps a worker process runs at once (requirement row 23)."""
+    def worker_concurrency(self) -> int:
+        """Tasks and steps that a worker process runs at once."""
         if self.max_concurrent_tasks is not None:
             return self.max_concurrent_tasks
         return 100 if self.profile == "production" else 16

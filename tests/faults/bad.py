@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,10 +14,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tests.faults import limited
 from tests.faults.checker import Problem
 from tests.faults.client import Client, client_of
 from tests.faults.cluster import ROOT, Cluster, Shape, running_cluster
-from tests.faults.judge import judge
+from tests.faults.judge import judge, quiet
+from tests.faults.members import Member
 from tests.faults.outcome import Outcome, told
 from tests.faults.servers import Servers
 
@@ -156,6 +159,59 @@ async def graphs(cluster: Cluster, client: Client) -> None:
             client.watch(task_id)
 
 
+async def limits(cluster: Cluster, client: Client) -> None:
+    """Tasks of a queue with limits wait for each other, once its limits hold."""
+    await _until_settled(cluster)
+    for turn in range(3):
+        await client.submit(dict.fromkeys(limited.tags(f"{client.tenant}-{turn}", 40), "nap"))
+
+
+async def killed_owner(cluster: Cluster, client: Client) -> None:
+    """The scheduler that decides is killed while as many tasks run as may, and others wait."""
+    await _until_settled(cluster)
+    await client.submit(dict.fromkeys(limited.tags(client.tenant, 2 * limited.MAX_RUNNING), "long"))
+    while await _running(cluster) < limited.MAX_RUNNING:  # noqa: ASYNC110 - it happens elsewhere
+        await asyncio.sleep(0.05)
+    (await _owner(cluster)).send(signal.SIGKILL)
+
+
+async def stopped_owner(cluster: Cluster, client: Client) -> None:
+    """The scheduler that decides stands still; another does, and the first goes on by what it knew, with creates in its hands."""
+    await _until_settled(cluster)
+    for turn in range(2):
+        prefix, member = f"{client.tenant}-{turn}", await _owner(cluster)
+        own = cluster.ports[cluster.of("scheduler").index(member)]
+        others = [port for port in cluster.ports if port != own]
+        async with client_of(cluster, client.tenant, [own]) as beside, client_of(cluster, client.tenant, others) as other:
+            # So that it has a connection.
+            await beside.submit({f"{prefix}-first": ""})
+            member.send(signal.SIGSTOP)
+            late = asyncio.create_task(beside.submit(dict.fromkeys(limited.tags(f"{prefix}-late", 16), "nap")))
+            while await _owner(cluster) is member:  # noqa: ASYNC110 - it happens elsewhere
+                await asyncio.sleep(0.05)
+            await other.submit(dict.fromkeys(limited.tags(f"{prefix}-other", 2 * limited.MAX_RUNNING), "slow"))
+            while await _running(cluster) < limited.MAX_RUNNING:  # noqa: ASYNC110 - it happens elsewhere
+                await asyncio.sleep(0.02)
+            member.send(signal.SIGCONT)
+            await late
+        await quiet(cluster, client.tenant, 20, published=False)
+
+
+async def _owner(cluster: Cluster) -> Member:
+    """The scheduler that decides what starts."""
+    port = await asyncio.to_thread(limited.owner_port, cluster.servers.database_url)
+    return cluster.of("scheduler")[cluster.ports.index(port)]
+
+
+async def _running(cluster: Cluster) -> int:
+    return await asyncio.to_thread(limited.running, cluster.servers.database_url)
+
+
+async def _until_settled(cluster: Cluster) -> None:
+    while not await asyncio.to_thread(limited.settled, cluster.servers.database_url):  # noqa: ASYNC110 - it happens elsewhere
+        await asyncio.sleep(0.1)
+
+
 LIFE = "life"
 SCENES: dict[str, Scene] = {
     "load": load,
@@ -164,6 +220,9 @@ SCENES: dict[str, Scene] = {
     "race": race,
     "torn report": torn_report,
     "torn relay": torn_relay,
+    "limits": limits,
+    "killed owner": killed_owner,
+    "stopped owner": stopped_owner,
 }
 
 
@@ -176,10 +235,10 @@ async def play(
         cluster.random = random.Random(seed)
         async with client_of(cluster) as client:
             try:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(90):
                     await scene(cluster, client)
             except TimeoutError:
-                cluster.surprises.append("the clients were not answered within 30 s")
+                cluster.surprises.append("the clients were not answered within 90 s")
             cluster.arm("")
             evidence, problems = await judge(cluster, client, settle)
     return problems, cluster, evidence.size()

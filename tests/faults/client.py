@@ -16,6 +16,7 @@ from guildmesh.scheduler.v1 import task_pb2
 
 from services.common.context import Principal
 from services.common.grpcx.channel import secure_channel
+from tests.faults import limited
 from tests.faults.checker import Event
 from tests.faults.cluster import Cluster, target_of
 from tests.faults.events import event_of
@@ -240,6 +241,7 @@ def _request(tag: str, what: str) -> pb.CreateTaskRequest:
     task = task_pb2.Task(description=tag, kind=KIND, max_attempts=_MAX_ATTEMPTS, labels={"do": what} if what else {})
     if what == "later":
         task.delay.FromMilliseconds(_LATER_MS)
+    limited.put_in(task, tag)
     return pb.CreateTaskRequest(task=task, request_id=tag)
 
 

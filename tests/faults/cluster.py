@@ -25,6 +25,7 @@ from services.common.failpoints import FILE, SEED
 from services.common.grpcx.channel import secure_channel
 from services.embedded.ports import free_ports
 from services.scheduler.settings import SchedulerSettings
+from tests.faults import limited
 from tests.faults.members import Member, Spawner
 from tests.faults.reader import KafkaReader
 from tests.faults.servers import Servers
@@ -198,12 +199,14 @@ async def running_cluster(
     """A cluster over a migrated database; at the end every process must stop in order, whatever it is doing."""
     cluster = Cluster(folder, servers, shape, tree, extra or {})
     await asyncio.to_thread(_migrate, servers.database_url)
+    await asyncio.to_thread(limited.make, servers.database_url)
     for member in cluster.members.values():
         member.start()
     async with AsyncExitStack() as stack:
         stack.callback(cluster.tables.close)
         stack.push_async_callback(_stop, cluster)
         await _ready(cluster)
+        stack.enter_context(limited.watched(servers.database_url, cluster.surprises))
         if shape.relays:
             await stack.enter_async_context(cluster.reader)
         yield cluster

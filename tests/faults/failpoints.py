@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 import psycopg2
 
-from tests.faults import letters
+from tests.faults import letters, limited
 from tests.faults.checker import check
 from tests.faults.client import Client, client_of
 from tests.faults.cluster import Cluster, Shape, kill_one
@@ -77,7 +77,7 @@ async def failpoint(cluster: Cluster, name: str, action: str, seed: int) -> Outc
         await client.watched(10)
         evidence = await evidence_of(cluster, client, 10)
         problems = check(evidence)
-        beside = await _beside(cluster, client, name)
+        beside = await _beside(cluster, client, name) + limited.more_at_workers(evidence.history)
         cluster.reader.forget(client.tenant)
     surprises, cluster.surprises[:] = [*cluster.surprises, *beside], []
     if not fired:

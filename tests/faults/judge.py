@@ -13,6 +13,7 @@ from guildmesh.events.v1.task_event_pb2 import TaskEvent
 from guildmesh.scheduler.v1 import task_pb2
 
 from services.scheduler.storage.event_log import split
+from tests.faults import limited
 from tests.faults.checker import Event, Evidence, Problem, TaskRow, check
 from tests.faults.client import Client
 from tests.faults.cluster import Cluster
@@ -100,4 +101,5 @@ async def judge(cluster: Cluster, client: Client, seconds: float, *, published: 
     await quiet(cluster, client.tenant, seconds, published=published)
     await client.watched(min(10, seconds / 4))
     evidence = await evidence_of(cluster, client, min(30, seconds / 4), published=published)
+    cluster.surprises += limited.more_at_workers(evidence.history)
     return evidence, check(evidence)

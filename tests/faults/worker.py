@@ -109,6 +109,8 @@ async def do(task: Task, lease_seconds: float) -> Any:
             raise TaskFailed("HOPELESS", "every attempt fails")
         case "nap":
             await asyncio.sleep(0.02)
+        case "long":
+            await asyncio.sleep(5)
         case "ask":
             await task.step("before", lambda: _value(task.attempt))
             await task.wait_for(SIGNAL, prompt="go on?", timeout=60)
@@ -160,7 +162,8 @@ async def main() -> None:
 
     @worker.task(KIND)
     async def run(task: Task) -> Any:
-        return await do(task, settings["lease_seconds"])
+        with recorder.running("run", task_id=task.task_id, queue=task.message.queue, key=task.message.concurrency_key):
+            return await do(task, settings["lease_seconds"])
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.stop)

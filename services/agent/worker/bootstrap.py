@@ -55,7 +55,7 @@ async def open_service(settings: AgentSettings) -> AsyncIterator[Service]:
 
         run_step = RunStep(model, ToolServiceTools(tool, _TOOL_SECONDS), MemoryServiceMemories(memory), active)
         name = f"agent-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        steps = _worker(scheduler, f"{name}-steps", settings.concurrency, settings.drain_seconds)
+        steps = _worker(scheduler, f"{name}-steps", settings.worker_concurrency, settings.drain_seconds)
         steps.task(ANSWER_TASK)(handler(answer_task))
         steps.task(RUN_STEP)(handler(run_step))
         # A coordinator that stops leaves nothing behind, so a stopping process does not wait for runs to end.

@@ -42,8 +42,8 @@ class EngineDriver:
 
         With `by_key` a statement that joins a table with arrays must name the keys (`id = ANY($1)`) as well: then it reads those
         rows by the index and joins by a hash, whatever the planner believes about the table. With `one_plan`, which is for
-        statements that come again and again, each is planned once for all arguments. `first` is a statement that is sent with those
-        that begin the transaction.
+        statements that come again and again, each is planned once for all arguments. `first` is a statement that is sent with
+        those that begin the transaction.
         """
         async with self._driver.engine(by_key=by_key, one_plan=one_plan, first=first) as connection:
             yield connection

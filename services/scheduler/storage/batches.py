@@ -58,7 +58,7 @@ class Batches:
         waker.listen(self._woken)
 
     async def create(self, tasks: Sequence[NewTask], fence: Fence | None = None) -> Sequence[Task | DomainError]:
-        """Creates tasks with their first events; gives each its own answer, in order. With `fence` raises EpochOver or LimitsChanged."""
+        """Creates tasks with their first events; gives each its own answer, in order. See TaskBatches."""
         return await self._commit(
             lambda connection, log: create_tasks(connection, self._clock, log, tasks, self._lease, self._decided),
             "scheduler.create.before_commit",

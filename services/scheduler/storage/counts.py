@@ -22,7 +22,8 @@ SELECT coalesce(sum(tasks), 0)::bigint FROM (
 _SUM_UP = """
 WITH gone AS (DELETE FROM task_count_changes RETURNING queues, states, changes)
 INSERT INTO task_counts AS c (queue, state, tasks)
-SELECT queue, state, sum(change) FROM gone, unnest(queues, states, changes) AS g (queue, state, change) GROUP BY queue, state ORDER BY queue, state
+SELECT queue, state, sum(change) FROM gone, unnest(queues, states, changes) AS g (queue, state, change)
+GROUP BY queue, state ORDER BY queue, state
 ON CONFLICT (queue, state) DO UPDATE SET tasks = c.tasks + EXCLUDED.tasks
 """
 

@@ -62,7 +62,8 @@ UPDATE tasks SET has_children = true
 WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
 """
 # The tasks of a batch have much in common: what is the same for many is sent once, as a profile, and $9 has the number of each
-# task's profile in two bytes; $10 has its shard in one, and $5 its priority. Parents and times, which most batches do not have, come last.
+# task's profile in two bytes; $10 has its shard in one, and $5 its priority. Parents and times, which most batches do not have,
+# come last.
 # The queue of a profile is looked for once: one that was deleted since this process read it is NULL, which no task can have.
 _INSERT = """
 WITH profiles AS MATERIALIZED (
@@ -75,9 +76,9 @@ WITH profiles AS MATERIALIZED (
   INSERT INTO tasks (tenant_id, queue, kind, queue_priority, priority, timeout_ms, max_attempts, traceparent, retention_days,
     task_id, shard, spec, log, log_events, create_time, attempt, next_event_number, worker_id, lease_expires, start_time, context,
     available_at, state, deadline, check_at{columns})
-  SELECT p.tenant_id, p.queue, p.kind, p.queue_priority, get_byte($5, c.line::int - 1), p.timeout_ms, p.max_attempts, p.traceparent,
-    p.retention_days, c.task_id, get_byte($10, c.line::int - 1), c.spec, c.log, get_byte($15, c.line::int - 1), $11,
-    s.attempt, s.attempt + {next}, p.worker_id, s.now + s.lease, s.start_time, c.context, {values}
+  SELECT p.tenant_id, p.queue, p.kind, p.queue_priority, get_byte($5, c.line::int - 1), p.timeout_ms, p.max_attempts,
+    p.traceparent, p.retention_days, c.task_id, get_byte($10, c.line::int - 1), c.spec, c.log, get_byte($15, c.line::int - 1),
+    $11, s.attempt, s.attempt + {next}, p.worker_id, s.now + s.lease, s.start_time, c.context, {values}
   FROM unnest($12::uuid[], $13::bytea[], $14::bytea[], $19::bytea[]{arrays})
     WITH ORDINALITY AS c (task_id, spec, log, context{names}, line)
   JOIN profiles p ON p.number = get_byte($9, 2 * c.line::int - 2) * 256 + get_byte($9, 2 * c.line::int - 1) + 1
@@ -171,8 +172,7 @@ async def create_tasks(
 ) -> list[Answer]:
     """Creates the tasks in the caller's transaction, those with a worker as started by it; gives each its answer, in order.
 
-    A task that one replica decides on waits, whoever was to start it, unless that was decided; then raises EpochOver or LimitsChanged when
-    `fence` does not hold any more.
+    A task that one replica decides on waits, whoever was to start it, unless that was decided: then the transaction is fenced.
     """
     # Within the transaction, which ends soon: so what is created by an old list is there soon, or never.
     await decided.ensure_fresh(connection if log.tenant_id == EVERY_TENANT else None)

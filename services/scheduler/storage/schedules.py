@@ -71,7 +71,7 @@ class Schedules:
         self._clock = DatabaseClock()
 
     async def create(self, schedule: Schedule) -> Schedule:
-        """Keeps a new schedule, whose next run it decides on by the database's time; raises ScheduleExists or TooManySchedules."""
+        """Keeps a new schedule, whose next run is by the database's time; raises ScheduleExists or TooManySchedules."""
         async with self._database.tenant(schedule.tenant_id) as connection:
             await connection.execute(_ALONE, schedule.tenant_id)
             now = await connection.fetchval("SELECT clock_timestamp()")

@@ -17,6 +17,9 @@ from services.scheduler.usecases.new_starts import NewStarts
 from services.scheduler.usecases.offer_slots import Taker
 from services.scheduler.usecases.queues import Queues, put_in
 
+_MOST_FENCED = 4 << 20
+"""bytes of a batch that may hold the fence: who changes a queue, or takes over, waits for it."""
+
 
 class CreateTask:
     """Creates tasks; those that arrive while a commit is under way share the next."""
@@ -65,7 +68,7 @@ class CreateTask:
         """Creates the tasks, those that a worker waits for as that worker's."""
         for task in tasks:
             task.queue_tenant = None
-        claims = self._dispatcher.claim(tasks)
+        claims = self._dispatcher.claim(tasks, decided=sum(map(_weight, tasks)) <= _MOST_FENCED)
         takers, starts = claims.takers, claims.starts
         for place, task in enumerate(tasks):
             task.worker_id = takers[place].worker_id if place in takers else None
@@ -102,7 +105,7 @@ class CreateTask:
             return await self._batches.create(tasks)
 
     def _settle(self, tasks: Sequence[NewTask], takers: Mapping[int, Taker], answers: Sequence[Task | DomainError]) -> list[int]:
-        """Hands on what was created for a worker; a claim for what was not created now is given back. Gives the places of these."""
+        """Hands on what was created for a worker; gives back claims for what was not created now, and tells their places."""
         leases: dict[Taker, list[Lease]] = {}
         unspent: list[int] = []
         for place, taker in takers.items():

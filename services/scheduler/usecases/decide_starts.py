@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
@@ -44,8 +43,8 @@ _AGAIN_SECONDS = 0.2
 """after which a task is looked at again that could not be started."""
 _LONGEST_PAUSE = 1.0
 _ALL_AGAIN_SECONDS = 10.0
-"""after a take-over, when everything that runs is looked at again: whoever decided before told nobody of what ended by its own hand,
-and its transactions have ended by then (services.common.db.driver)."""
+"""after a take-over, when everything that runs is looked at again: whoever decided before told nobody of what ended by its own
+hand, and its transactions have ended by then (services.common.db.driver)."""
 Taken = Sequence[tuple[Head, Want["Peer"], str]]
 
 
@@ -79,8 +78,6 @@ class DecideStarts:
         self._changed: dict[str, None] = {}
         self._over: list[str] = []
         """tasks that have ended since the last turn."""
-        self._told: Counter[str] = Counter()
-        """tasks of commits of this process of which PostgreSQL is still to tell."""
         self._lost = False
         """whether notifications may have been lost, so that what is remembered may be wrong."""
         self._in_turn = False
@@ -372,10 +369,12 @@ class DecideStarts:
             return
         if wake.decided is None or wake.over is None:
             self._lost = True
-            self._told.clear()
             self._something.set()
         elif wake.decided:
-            self._hear(wake.decided, wake)
+            # What this process has told itself, PostgreSQL tells again: looking twice does no harm, and of a commit whose answer
+            # was lost only the second tells.
+            self._changed |= dict.fromkeys(wake.decided)
+            self._something.set()
         if wake.over:
             self._take_note(wake.over)
         if wake.queues is None or wake.queues:
@@ -389,20 +388,6 @@ class DecideStarts:
         else:
             self._ready.over(over)
         if self._in_turn or self._ready.waits:
-            self._something.set()
-
-    def _hear(self, task_ids: Sequence[str], wake: Wake) -> None:
-        """Takes note of tasks that have changed, once for those that this process and PostgreSQL tell of."""
-        if wake.origin == self._name and not wake.echo:
-            self._told.update(task_ids)
-        elif wake.origin == self._name:
-            heard, task_ids = task_ids, [task_id for task_id in task_ids if not self._told[task_id]]
-            for task_id in set(heard) - set(task_ids):
-                self._told[task_id] -= 1
-                if not self._told[task_id]:
-                    del self._told[task_id]
-        if task_ids:
-            self._changed |= dict.fromkeys(task_ids)
             self._something.set()
 
     async def _wait(self) -> None:

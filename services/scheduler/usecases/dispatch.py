@@ -44,8 +44,8 @@ class Dispatcher:
     ) -> None:
         """Looks again after `poll_seconds` without a wake-up, which also finds what waited out its back-off.
 
-        Of the tasks that one replica decides on it leases none, and offers slots for them as far as they are wanted. Where that is this
-        process, `decide` says which of them start in the moment they are created.
+        Of the tasks that one replica decides on it leases none, and offers slots for them as far as they are wanted. Where that
+        is this process, `decide` says which of them start in the moment they are created.
         """
         self._batches = batches
         self._decide = decide
@@ -91,10 +91,13 @@ class Dispatcher:
         if lane is not None and lane.has_work():
             lane.wanted.set()
 
-    def claim(self, tasks: Sequence[NewTask]) -> Claims:
-        """Claims a credit for each new task that a waiting worker can start at once, the most urgent first."""
+    def claim(self, tasks: Sequence[NewTask], *, decided: bool = True) -> Claims:
+        """Claims a credit for each new task that a waiting worker can start at once, the most urgent first.
+
+        Without `decided` none that one replica decides on.
+        """
         takers: dict[int, Taker] = {}
-        starts = NewStarts(self._decide)
+        starts = NewStarts(self._decide, self._decide.fence if decided else None)
         kept: dict[_Lane, int] = {}
         waiting: Counter[_Lane] = Counter()
         spare: dict[_Lane, int] = {}
@@ -109,23 +112,23 @@ class Dispatcher:
             if key not in lanes_of:
                 wanting = [lane for lane in self._by_kind.get(task.kind, ()) if lane.wants(task)]
                 lanes_of[key] = wanting, self._who_decides.tenant_of(task.tenant_id, task.queue)
-            lanes, decided = lanes_of[key]
-            if decided is not None:
+            lanes, queue_tenant = lanes_of[key]
+            if queue_tenant is not None:
                 starts.concern()
             for lane in lanes:
                 if lane not in spare:
                     spare[lane] = lane.spare()
-                if decided is not None and spare[lane] > 0:
+                if queue_tenant is not None and spare[lane] > 0:
                     if lane not in kept:
                         kept[lane] = self._kept_for_waiting(lane)
-                    if spare[lane] <= kept[lane] or not starts.begin(place, task, decided):
+                    if spare[lane] <= kept[lane] or not starts.begin(place, task, queue_tenant):
                         continue
                 if spare[lane] > 0:
                     spare[lane] -= 1
                     takers[place] = lane.claim()
                     break
             else:
-                if decided is None:
+                if queue_tenant is None:
                     waiting.update(lanes)
                     without.add(key)
         if without:

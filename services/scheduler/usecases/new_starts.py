@@ -1,6 +1,7 @@
 """New tasks that start in the moment they are created, of queues for which this process decides.
 
-What is decided here is charged and counted at once, so that the next decision knows of it, and given back when it does not come about.
+What is decided here is charged and counted at once, so that the next decision knows of it, and given back when it does not come
+about.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from services.scheduler.usecases.decide_starts import DecideStarts
 class NewStarts:
     """The starts of one batch of new tasks."""
 
-    def __init__(self, decide: DecideStarts) -> None:
+    def __init__(self, decide: DecideStarts, fence: Fence | None) -> None:
+        """`fence` is by what `decide` decides now; None when it does not, or when none is to start."""
         self._decide = decide
-        self._fence = decide.fence
+        self._fence = fence
         self._concerned = False
         self._heads: dict[int, Head] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 from dataclasses import replace
@@ -32,8 +33,8 @@ class Queues:
 
     async def of(self, tenant_id: str, queue: str) -> Queue:
         """The queue of this name, with its retention; raises QueueNotFound."""
-        asked = time.monotonic()
-        for since in (asked - _FRESH_SECONDS, asked):
+        # What is not there as far as is known is looked for once more.
+        for since in (time.monotonic() - _FRESH_SECONDS, math.inf):
             # A tenant's own takes the place of the shared one.
             own = await self._of_owner(tenant_id, since) if tenant_id in await self._all_owners(since) else {}
             if queue in own:

@@ -107,6 +107,10 @@ class Tenant:
             pass
         return await self.mesh.scheduler.GetTask(scheduler_pb.GetTaskRequest(task_id=task_id), metadata=self.metadata)
 
+    async def listed(self) -> list[task_pb2.Task]:
+        """All tasks of the tenant."""
+        return list((await self.mesh.scheduler.ListTasks(scheduler_pb.ListTasksRequest(), metadata=self.metadata)).tasks)
+
     async def subtasks(self, task_id: str) -> list[task_pb2.Task]:
         """The steps of a run, oldest first."""
         request = scheduler_pb.ListTasksRequest(parent_task_id=task_id)

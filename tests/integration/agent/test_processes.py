@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from google.protobuf import json_format
 from guildmesh.agent.v1 import agent_service_pb2 as pb
 from guildmesh.agent.v1 import agent_service_pb2_grpc as pb_grpc
+from guildmesh.scheduler.v1 import scheduler_service_pb2 as scheduler_pb
 from guildmesh.scheduler.v1 import task_pb2
 from guildmesh.tool.v1 import tool_service_pb2 as tool_pb
 
@@ -167,3 +169,22 @@ async def test_a_channel_with_another_services_certificate_is_refused(mesh: Mesh
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await pb_grpc.AgentServiceStub(channel).ListAgents(pb.ListAgentsRequest())
     assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_worker_process_runs_no_more_tasks_at_once_than_it_may(mesh: Mesh, tenant: Tenant) -> None:
+    """MAX_CONCURRENT_TASKS of requirement row 23."""
+    mesh.model.gate = gate = asyncio.Event()
+    request = scheduler_pb.BatchCreateTasksRequest()
+    for number in range(12):
+        request.requests.add(task=task_pb2.Task(description=f"Wait number {number}.", queue="research", priority=10))
+    created = await mesh.scheduler.BatchCreateTasks(request, metadata=tenant.metadata)
+    ids = [result.task_id for result in created.results]
+    async with process(mesh, "services.agent.worker", MAX_CONCURRENT_TASKS="5", GUILDMESH_ADMIN_PORT=str(free_ports(1)[0])):
+        async with asyncio.timeout(60):
+            while len(mesh.model.requests) < 5:  # noqa: ASYNC110 - the worker is another process
+                await asyncio.sleep(0.05)
+        states = Counter(task.state for task in await tenant.listed())
+        assert states == {task_pb2.TASK_STATE_RUNNING: 5, task_pb2.TASK_STATE_PENDING: 7}
+        gate.set()
+        for task_id in ids:
+            assert (await tenant.ended(task_id)).state == task_pb2.TASK_STATE_COMPLETED

@@ -13,7 +13,8 @@ from services.common.db.driver import Driver, open_driver
 from services.common.db.engine_role import EngineDriver
 from services.common.db.migrations import migrate
 from services.common.ids import new_id
-from services.scheduler.domain.decision import EpochOver, LimitsChanged, Start, ToStart
+from services.scheduler.domain.decision import Start, ToStart
+from services.scheduler.domain.fence import EpochOver, Fence, LimitsChanged
 from services.scheduler.domain.limits import Limits
 from services.scheduler.domain.ready import WINDOW
 from services.scheduler.domain.task import NewTask
@@ -50,6 +51,10 @@ class Replica:
         epoch = await self.decisions.take_over(self.name)
         assert epoch is not None
         return epoch
+
+    async def fence(self, epoch: int) -> Fence:
+        """What is decided by from now on."""
+        return Fence(epoch, (await self.list.queues()).version)
 
 
 @pytest.fixture
@@ -94,12 +99,12 @@ async def test_a_start_of_an_older_epoch_is_refused(driver: Driver, queue: str, 
     newer = await new.take_over()
     assert newer == epoch + 1
     with pytest.raises(EpochOver):
-        await old.decisions.start(epoch, {("*", queue): LIMITS}, to_start(task_id))
+        await old.decisions.start(await old.fence(epoch), to_start(task_id))
     with pytest.raises(EpochOver):
         await old.list.release(epoch, [("*", queue)])
     (seen,) = await new.decisions.look([task_id])
     assert seen.waiting
-    (lease,) = await new.decisions.start(newer, {("*", queue): LIMITS}, to_start(task_id))
+    (lease,) = await new.decisions.start(await new.fence(newer), to_start(task_id))
     assert (lease.run.attempt, lease.run.worker_id, lease.spec) == (1, "w", b"")
     # Who is not the owner cannot begin an epoch, whatever it believes.
     assert await old.decisions.take_over("old") is None
@@ -118,7 +123,7 @@ async def test_a_take_over_waits_for_a_start_that_is_under_way_and_then_sees_it(
             await go_on.wait()
 
     monkeypatch.setattr("services.scheduler.storage.decisions.fail_point", hold)
-    starting = asyncio.create_task(old.decisions.start(epoch, {("*", queue): LIMITS}, to_start(task_id)))
+    starting = asyncio.create_task(old.decisions.start(await old.fence(epoch), to_start(task_id)))
     await written.wait()
     taking = asyncio.create_task(new.take_over())
     done, _ = await asyncio.wait({taking}, timeout=0.5)
@@ -143,7 +148,7 @@ async def test_a_replica_that_stands_still_in_a_start_does_not_keep_another_from
             await never.wait()
 
     monkeypatch.setattr("services.scheduler.storage.decisions.fail_point", hold)
-    starting = asyncio.create_task(old.decisions.start(epoch, {("*", queue): LIMITS}, to_start(task_id)))
+    starting = asyncio.create_task(old.decisions.start(await old.fence(epoch), to_start(task_id)))
     await written.wait()
     async with asyncio.timeout(3):
         await new.take_over()
@@ -158,18 +163,72 @@ async def test_a_start_by_limits_that_are_no_more_is_refused(driver: Driver, que
     replica = Replica(driver, "r")
     epoch = await replica.take_over()
     for change in ({"paused": True}, {"paused": False, "max_running": 1}, {"tenant_weights": '{"acme": 2}'}):
+        fence = await replica.fence(epoch)
         rows.change(queue, **change)
         with pytest.raises(LimitsChanged):
-            await replica.decisions.start(epoch, {("*", queue): LIMITS}, to_start(task_id))
-    limits = (await replica.list.queues()).limits
-    assert limits["*", queue] == Limits(max_running=1, weights=(("acme", 2.0),))
-    assert len(await replica.decisions.start(epoch, {("*", queue): limits["*", queue]}, to_start(task_id))) == 1
+            await replica.decisions.start(fence, to_start(task_id))
+    assert (await replica.list.queues()).limits["*", queue] == Limits(max_running=1, weights=(("acme", 2.0),))
+    assert len(await replica.decisions.start(await replica.fence(epoch), to_start(task_id))) == 1
+
+
+async def test_a_change_of_a_queue_waits_for_starts_that_are_under_way_and_none_passes_it(
+    driver: Driver, queue: str, task_id: str, rows: QueueRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = Replica(driver, "r")
+    epoch = await replica.take_over()
+    fence = await replica.fence(epoch)
+    written, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(name: str, cut: object = None) -> None:
+        if name == "scheduler.decide.before_commit":
+            written.set()
+            await go_on.wait()
+
+    monkeypatch.setattr("services.scheduler.storage.decisions.fail_point", hold)
+    starting = asyncio.create_task(replica.decisions.start(fence, to_start(task_id)))
+    await written.wait()
+    changing = asyncio.create_task(asyncio.to_thread(rows.change, queue, max_running=1))
+    done, _ = await asyncio.wait({changing}, timeout=0.3)
+    assert not done
+    monkeypatch.undo()
+    # The lock is in line: who comes later than the change waits for it, and is refused then.
+    later = asyncio.create_task(replica.decisions.start(fence, to_start(task_id)))
+    done, _ = await asyncio.wait({later}, timeout=0.3)
+    assert not done
+    go_on.set()
+    assert len(await starting) == 1
+    await changing
+    with pytest.raises(LimitsChanged):
+        await later
+
+
+async def test_a_new_task_is_started_as_decided_or_not_created_at_all(driver: Driver, queue: str, task_id: str) -> None:
+    old, new = Replica(driver, "old"), Replica(driver, "new")
+    fence = await old.fence(await old.take_over())
+
+    def a_task() -> NewTask:
+        # Decided to start at once.
+        return NewTask(new_id(), TENANT, "ada", b"", "it", queue=queue, kind="k", worker_id="w", queue_tenant="*")
+
+    started, waits = a_task(), NewTask(new_id(), TENANT, "ada", b"", "it", queue=queue, kind="k", worker_id="w")
+    await old.batches.create([started, waits], fence)
+    seen = {seen.head.task_id: seen for seen in await new.decisions.look([started.task_id, waits.task_id])}
+    assert (seen[started.task_id].running, seen[started.task_id].head.attempt) == (True, 1)
+    # Nobody had decided on this one, whatever worker it was for; its place in the line is known to whoever created it.
+    assert (seen[waits.task_id].waiting, waits.worker_id) == (True, None)
+    assert waits.run is not None
+    assert seen[waits.task_id].head.place == (-5, waits.run.position)
+    await new.take_over()
+    late = a_task()
+    with pytest.raises(EpochOver):
+        await old.batches.create([late], fence)
+    assert not await new.decisions.look([late.task_id])
 
 
 async def test_a_worker_elsewhere_gets_the_whole_task_by_its_attempt(driver: Driver, queue: str, task_id: str) -> None:
     replica = Replica(driver, "r")
     epoch = await replica.take_over()
-    (lease,) = await replica.decisions.start(epoch, {("*", queue): LIMITS}, to_start(task_id, here=False))
+    (lease,) = await replica.decisions.start(await replica.fence(epoch), to_start(task_id, here=False))
     assert lease.spec is None
     (read,) = await replica.decisions.started([Start(1, "w", task_id, 1)])
     assert (read.run.task_id, read.run.worker_id, read.spec, read.run.queue_tenant) == (task_id, "w", b"", "*")

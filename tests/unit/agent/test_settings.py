@@ -1,39 +1,31 @@
+"""Settings of the agent's processes."""
+
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from services.agent.settings import AgentSettings
 
 
 @pytest.mark.parametrize(
-    ("environment", "expected"),
+    ("profile", "given", "concurrency"),
     [
-        ({}, 16),
-        ({"GUILDMESH_PROFILE": "production"}, 100),
-        ({"GUILDMESH_PROFILE": "production", "MAX_CONCURRENT_TASKS": "7"}, 7),
-        ({"MAX_CONCURRENT_TASKS": ""}, 16),
+        ("development", None, 16),
+        ("production", None, 100),
+        ("production", "", 100),
+        ("production", 250, 250),
+        ("development", 1, 1),
     ],
 )
-def test_a_worker_runs_a_hundred_tasks_at_once_in_production(
-    environment: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_runs_a_hundred_tasks_at_once_in_production_unless_told_otherwise(
+    profile: str, given: Any, concurrency: int
 ) -> None:
-    for name in ("GUILDMESH_PROFILE", "MAX_CONCURRENT_TASKS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert settings().concurrency == expected
+    settings = AgentSettings(profile=profile, max_concurrent_tasks=given)  # type: ignore[arg-type]
+    assert settings.worker_concurrency == concurrency
 
 
-@pytest.mark.parametrize("value", ["0", "1001", "many"])
-def test_a_number_that_no_worker_can_run_is_refused_by_name(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MAX_CONCURRENT_TASKS", value)
-    with pytest.raises(ValidationError, match="MAX_CONCURRENT_TASKS"):
-        settings()
-
-
-def settings() -> AgentSettings:
-    without_file: dict[str, Any] = {"_env_file": None}
-    return AgentSettings(**without_file)
+def test_a_worker_that_may_run_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        AgentSettings(max_concurrent_tasks=0)

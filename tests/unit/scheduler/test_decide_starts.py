@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,13 +13,12 @@ from services.common.errors import DependencyUnavailable
 from services.scheduler.domain.decision import (
     Answer,
     Converted,
-    EpochOver,
     KnownQueues,
-    LimitsChanged,
     Message,
     Start,
     ToStart,
 )
+from services.scheduler.domain.fence import EpochOver, Fence, LimitsChanged
 from services.scheduler.domain.head import Head, LaneKey, Page, Seen
 from services.scheduler.domain.limits import Limits, QueueKey
 from services.scheduler.domain.ports import Demand
@@ -31,6 +30,7 @@ from tests.support.runs import NOW, a_run
 
 Q: QueueKey = ("*", "q")
 LANE = LaneKey("*", "q", "a", "k")
+ANY = Demand(None, frozenset({"k"}), frozenset())
 
 
 class Table:
@@ -41,7 +41,7 @@ class Table:
         """attempts so far of what waits."""
         self.running: dict[str, int] = {}
         self.limits: dict[QueueKey, Limits] = {Q: Limits(max_running=2)}
-        self.epoch = 0
+        self.epoch = self.version = 0
         self.looked: list[list[str]] = []
         self.trouble: list[Exception] = []
         self.lost_answer: Exception | None = None
@@ -69,12 +69,16 @@ class Table:
     async def of_keys(self, keys: Any, most: int) -> Sequence[Sequence[Head]]:
         return []
 
-    async def start(self, epoch: int, limits: Mapping[QueueKey, Limits], starts: Sequence[ToStart]) -> Sequence[Lease]:
+    def limit(self, limits: Limits) -> None:
+        self.limits[Q] = limits
+        self.version += 1
+
+    async def start(self, fence: Fence, starts: Sequence[ToStart]) -> Sequence[Lease]:
         if self.trouble:
             raise self.trouble.pop(0)
-        if epoch != self.epoch:
+        if fence.epoch != self.epoch:
             raise EpochOver
-        if any(self.limits[key] != limit for key, limit in limits.items()):
+        if fence.limits_version != self.version:
             raise LimitsChanged
         leases = []
         for start in starts:
@@ -91,7 +95,7 @@ class Table:
         return []
 
     async def queues(self) -> KnownQueues:
-        return KnownQueues(dict(self.limits), frozenset(self.limits), dict.fromkeys(self.limits, True))
+        return KnownQueues(dict(self.limits), frozenset(self.limits), dict.fromkeys(self.limits, True), self.version)
 
     async def decide_on(self, *_: object) -> None: ...
 
@@ -135,11 +139,11 @@ class World:
         ids = [task(number) for number in numbers]
         for task_id in ids:
             del self.table.running[task_id]
-        self.hub.wake(Wake(decided=ids, origin="me"))
+        self.hub.wake(Wake(over=ids, origin="me"))
 
     def echo(self, *numbers: int) -> None:
         """What PostgreSQL tells of a commit of this process."""
-        for payload in encode_decided(Wake(decided=[task(number) for number in numbers], origin="me")):
+        for payload in encode_decided(Wake(decided=[task(number) for number in numbers], origin="me"), over=True):
             self.hub.notified(decode_decided(payload))
 
 
@@ -172,16 +176,18 @@ async def test_it_says_how_many_could_start_starts_them_and_gives_back_what_it_c
         await world.until(lambda: world.started[2:] == [task(3)])
 
 
-async def test_what_this_process_and_postgres_tell_of_is_looked_at_once_and_what_only_one_tells_of_too() -> None:
+async def test_what_only_postgres_tells_of_is_looked_at_whatever_this_process_has_told_before() -> None:
     async with deciding() as world:
-        world.add(1)
-        await world.until(lambda: world.table.looked)
+        # The notification of a commit may come before the process has heard of it by itself.
         world.echo(1)
-        # The answer of this commit was lost, so nobody told of it within the process.
-        world.add(2, tell=False)
-        world.echo(2)
-        await world.until(lambda: len(world.table.looked) > 1)
-        assert world.table.looked[:2] == [[task(1)], [task(2)]]
+        world.add(1)
+        await world.until(lambda: world.decide.startable(ANY) == 1)
+        world.decide.take(world.peer, Message(offers=[(1, "w", 1)]))
+        await world.until(lambda: world.started == [task(1)])
+        # The task waits again, by a commit whose answer was lost: nobody tells of it within the process.
+        world.table.waiting[task(1)] = world.table.running.pop(task(1))
+        world.echo(1)
+        await world.until(lambda: world.decide.startable(ANY) == 1)
 
 
 @pytest.mark.parametrize("error", [EpochOver(), DependencyUnavailable("database"), RuntimeError("a fault of ours")])
@@ -213,7 +219,7 @@ async def test_a_start_whose_answer_was_lost_counts() -> None:
 
 async def test_limits_that_have_changed_are_read_and_decided_by() -> None:
     async with deciding() as world:
-        world.table.limits[Q] = Limits(max_running=1)
+        world.table.limit(Limits(max_running=1))
         world.add(1, 2)
         world.decide.take(world.peer, Message(offers=[(1, "w", 2)]))
         await world.until(lambda: any(answer.wanted == [(1, 1, 5)] for answer in world.answers))
@@ -243,3 +249,73 @@ async def test_who_is_not_the_owner_any_more_decides_nothing() -> None:
         for _ in range(20):
             await asyncio.sleep(0)
         assert (world.started, list(world.table.waiting)) == ([], [task(1)])
+
+
+async def test_an_end_of_another_process_frees_its_slot() -> None:
+    async with deciding() as world:
+        world.add(1, 2, 3)
+        world.decide.take(world.peer, Message(offers=[(1, "w", 2)]))
+        await world.until(lambda: len(world.started) == 2)
+        del world.table.running[task(1)]
+        (payload,) = encode_decided(Wake(over=[task(1)], origin="other"), over=True)
+        world.hub.notified(decode_decided(payload))
+        await world.until(lambda: world.decide.startable(ANY) == 1)
+
+
+async def test_an_end_that_comes_in_the_middle_of_a_turn_outlives_what_the_turn_has_read_before() -> None:
+    async with deciding() as world:
+        reading, go_on = asyncio.Event(), asyncio.Event()
+
+        async def look(task_ids: Sequence[str]) -> Sequence[Seen]:
+            found = await Table.look(world.table, task_ids)
+            reading.set()
+            await go_on.wait()
+            return found
+
+        world.table.look = look  # type: ignore[method-assign]
+        world.table.running = {task(1): 1, task(2): 1}
+        world.hub.wake(Wake(decided=[task(1), task(2)], origin="other"))
+        await reading.wait()
+        world.end(1)
+        go_on.set()
+        # One of two slots is free: the other task still runs.
+        world.add(3, 4)
+        await world.until(lambda: world.decide.startable(ANY) == 1)
+
+
+async def test_a_new_task_starts_at_once_as_long_as_limits_and_those_who_wait_leave_room() -> None:
+    async with deciding() as world:
+        assert world.decide.fence == Fence(world.table.epoch, 0)
+        first = world.decide.begin_new(LANE, task(1), None, 5)
+        assert first is not None
+        world.add(2)
+        await world.until(lambda: world.decide.startable(ANY) == 1)
+        # Of two slots one is taken and one is for the task that waits.
+        assert world.decide.begin_new(LANE, task(3), None, 5) is None
+        world.decide.give_back(first)
+        assert world.decide.begin_new(LANE, task(4), None, 5) is not None
+
+
+async def test_when_it_is_not_known_whether_a_new_task_has_started_a_new_epoch_finds_out() -> None:
+    async with deciding() as world:
+        epoch = world.table.epoch
+        assert world.decide.begin_new(LANE, task(1), None, 5) is not None
+        world.table.running[task(1)] = 1
+        world.decide.doubt()
+        assert world.decide.fence is None
+        await world.until(lambda: world.table.epoch > epoch and world.decide.deciding)
+        world.add(2, 3)
+        await world.until(lambda: world.decide.startable(ANY) == 1)
+
+
+async def test_everything_that_runs_is_looked_at_again_some_time_after_a_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever decided before may have ended tasks after they were read, and told nobody."""
+    monkeypatch.setattr("services.scheduler.usecases.decide_starts._ALL_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("services.scheduler.usecases.decide_starts._LOOK_SECONDS", 0.02)
+    async with deciding() as world:
+        world.table.running = {task(1): 1, task(2): 1}
+        world.hub.wake(everything())
+        await world.until(lambda: world.decide.deciding)
+        world.table.running = {}
+        world.add(3, 4)
+        await world.until(lambda: world.decide.startable(ANY) == 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
@@ -14,12 +14,15 @@ from services.common.ids import new_id
 from services.scheduler.domain.decision import Answer, Decisions, Message, Start
 from services.scheduler.domain.dependency import Dependency
 from services.scheduler.domain.errors import RequestIdReused
+from services.scheduler.domain.fence import EpochOver, Fence, LimitsChanged
+from services.scheduler.domain.head import Head, LaneKey
 from services.scheduler.domain.ports import Demand, TaskBatches
 from services.scheduler.domain.queue import Queue
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import Lease, NewTask, State, Task
 from services.scheduler.domain.wake import Wake
 from services.scheduler.usecases.create_task import CreateTask
+from services.scheduler.usecases.decide_starts import DecideStarts
 from services.scheduler.usecases.dispatch import Dispatcher
 from services.scheduler.usecases.hub import Hub
 from services.scheduler.usecases.offer_slots import SlotOffers
@@ -51,18 +54,25 @@ class Batches:
         self.problem: Exception | None = None
         self.answer: Any = None
         self.created: list[NewTask] = []
+        self.fences: list[Fence | None] = []
+        self.over: Exception | None = None
+        """what is raised for whatever was decided."""
 
     async def lease(self, demand: Demand, workers: Sequence[str]) -> Sequence[Lease]:
         self.asked.set()
         found, self.waiting = self.waiting[: len(workers)], self.waiting[len(workers) :]
         return found
 
-    async def create(self, tasks: Sequence[NewTask]) -> Sequence[Any]:
+    async def create(self, tasks: Sequence[NewTask], fence: Fence | None = None) -> Sequence[Any]:
         self.created += tasks
+        self.fences.append(fence)
+        if fence is not None and self.over is not None:
+            raise self.over
         if self.problem is not None:
             raise self.problem
         for task in tasks:
             task.run = run_of(task)
+            task.run.queue_tenant = "*" if task.queue == "research" and fence is not None else None
             if task.worker_id is not None:
                 task.run.start(task.worker_id, NOW, timedelta(seconds=15))
         return [self.answer or Task(task.task_id, task.tenant_id, task.spec, NOW) for task in tasks]
@@ -95,20 +105,58 @@ class Decided:
         return "*" if queue in self.queues else None
 
 
+class Decide:
+    """Decides with room for so many."""
+
+    def __init__(self) -> None:
+        self.fence: Fence | None = None
+        self.room = 0
+        self.wait = 0
+        self.running: list[str] = []
+        self.waiting: list[str] = []
+        self.told: list[str] = []
+
+    def startable(self, demand: Demand) -> int:
+        return self.wait
+
+    def begin_new(self, lane: LaneKey, task_id: str, key: str | None, priority: int) -> Head | None:
+        if len(self.running) >= self.room:
+            return None
+        self.running.append(task_id)
+        return Head(task_id, lane, key, (-priority, 0), 1)
+
+    def give_back(self, head: Head) -> None:
+        self.running.remove(head.task_id)
+
+    def add_new(self, heads: Iterable[Head]) -> None:
+        self.waiting += [head.task_id for head in heads]
+
+    def look_again(self) -> None:
+        self.told.append("look again")
+
+    def doubt(self) -> None:
+        self.told.append("doubt")
+
+
 class World:
     def __init__(self) -> None:
         self.hub = Hub("me")
         self.batches = Batches()
         self.offers = SlotOffers(cast(Decisions, None))
+        self.joined: set[Demand] = set()
         self.decided = Decided()
-        self.dispatcher = Dispatcher(cast(TaskBatches, self.batches), self.hub, 60.0, self.offers, self.decided)
+        self.decide = Decide()
+        decide = cast(DecideStarts, self.decide)
+        self.dispatcher = Dispatcher(cast(TaskBatches, self.batches), self.hub, 60.0, self.offers, self.decided, decide)
         self.create = CreateTask(cast(TaskBatches, self.batches), cast(Queues, TwoQueues()), self.dispatcher)
 
     async def join(self, taker: Taker, demand: Demand = ANY) -> None:
-        """Adds a worker and waits until its lane has found nothing."""
+        """Adds a worker and waits until its lane, when it is the first in it, has found nothing."""
         self.batches.asked.clear()
         self.dispatcher.join(demand, taker)
-        await self.batches.asked.wait()
+        if demand not in self.joined:
+            await self.batches.asked.wait()
+        self.joined.add(demand)
         await asyncio.sleep(0)
 
 
@@ -287,12 +335,93 @@ async def test_slots_are_offered_as_far_as_they_are_wanted_and_come_back(world: 
     assert taker.credits == 2
 
 
-async def test_a_task_that_is_decided_on_is_nobodys_at_its_creation(world: World) -> None:
+async def test_a_task_that_another_replica_decides_on_is_nobodys_at_its_creation(world: World) -> None:
     taker = Taker("w", 1)
     await world.join(taker)
     world.decided.queues.add("code")
     await world.create.execute(task := a_task())
-    assert (task.worker_id, taker.credits) == (None, 1)
+    assert (task.worker_id, taker.credits, world.batches.fences) == (None, 1, [None])
+
+
+async def deciding(world: World, credits: int, *, room: int, wait: int = 0) -> Taker:
+    """A worker, and this replica decides for the queue research."""
+    taker = Taker("w", credits)
+    await world.join(taker)
+    world.decided.queues.add("research")
+    world.decide.fence, world.decide.room, world.decide.wait = Fence(7, 1), room, wait
+    return taker
+
+
+async def test_who_decides_starts_tasks_in_the_moment_they_are_created_as_far_as_limits_allow(world: World) -> None:
+    taker = await deciding(world, 5, room=2)
+    tasks = [a_task(queue="research") for _ in range(3)]
+    await world.create.execute_all([*tasks, plain := a_task()])
+    assert [task.worker_id for task in (*tasks, plain)] == ["w", "w", None, "w"]
+    assert (len(taker.leases), taker.credits, world.batches.fences) == (3, 2, [Fence(7, 1)])
+    # The third waits, and whoever decides has it from here.
+    assert world.decide.waiting == [tasks[2].task_id]
+    # A batch of which nothing is decided on is not fenced.
+    await world.create.execute(a_task())
+    assert world.batches.fences[1:] == [None]
+
+
+async def test_slots_that_waiting_tasks_can_use_are_theirs(world: World) -> None:
+    taker = await deciding(world, 2, room=9, wait=2)
+    await world.create.execute(task := a_task(queue="research"))
+    assert (task.worker_id, taker.credits, world.decide.running) == (None, 2, [])
+    world.decide.wait = 1
+    await world.create.execute(second := a_task(queue="research"))
+    assert (second.worker_id, taker.credits) == ("w", 1)
+
+
+@pytest.mark.parametrize("over", [EpochOver(), LimitsChanged()])
+async def test_when_what_was_decided_by_is_over_the_tasks_are_created_and_wait(world: World, over: Exception) -> None:
+    taker = await deciding(world, 3, room=9)
+    world.batches.over = over
+    await world.create.execute_all([decided := a_task(queue="research"), plain := a_task()])
+    assert (decided.worker_id, plain.worker_id, taker.credits) == (None, "w", 2)
+    assert world.batches.fences == [Fence(7, 1), None]
+    # Nobody is told here: the database tells of the one that waits.
+    assert (world.decide.running, world.decide.waiting, world.decide.told) == ([], [], ["look again"])
+
+
+@pytest.mark.parametrize(("problem", "told"), [(Unavailable("away"), ["doubt"]), (ValueError("a bad item"), [])])
+async def test_after_a_failure_it_is_doubted_what_runs_unless_it_is_certain(
+    world: World, problem: Exception, told: list[str]
+) -> None:
+    taker = await deciding(world, 3, room=9)
+    world.batches.problem = problem
+    with pytest.raises(type(problem)):
+        await world.create.execute(a_task(queue="research"))
+    assert (taker.credits, world.decide.told) == (3, told)
+    if not told:
+        assert world.decide.running == []
+
+
+async def test_a_repeat_of_a_task_that_is_there_gives_its_start_back(world: World) -> None:
+    taker = await deciding(world, 3, room=9)
+    world.batches.answer = Task(new_id(), "acme", b"", NOW)
+    await world.create.execute(a_task(queue="research"))
+    assert (taker.credits, world.decide.running, world.decide.waiting) == (3, [], [])
+
+
+async def test_a_batch_that_may_take_long_holds_no_fence(world: World) -> None:
+    taker = await deciding(world, 3, room=9)
+    await world.create.execute(a_task(queue="research", context=b"x" * (5 << 20)))
+    assert (taker.credits, world.batches.fences, world.decide.running) == (3, [None], [])
+
+
+async def test_a_lane_that_is_woken_for_tasks_that_are_decided_on_asks_the_database_for_no_others(world: World) -> None:
+    taker = Taker("w", 3)
+    link = Link(world)
+    await world.join(taker)
+    ((number, _),) = (await link.next()).opened
+    world.batches.asked.clear()
+    world.offers.received(link, Answer(wanted=[(number, 1, 5)]))
+    assert (await link.next()).offers == [(number, "w", 1)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (world.batches.asked.is_set(), taker.credits) == (False, 2)
 
 
 async def test_while_others_wait_half_of_the_slots_are_offered(world: World) -> None:

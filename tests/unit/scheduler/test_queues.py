@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pytest
@@ -23,40 +23,60 @@ class Rows:
 
     def __init__(self) -> None:
         self.found = [Queue("q", 5)]
+        self.own: dict[str, list[Queue]] = {}
         self.reads: list[str] = []
         self.reading = asyncio.Event()
         self.go_on = asyncio.Event()
         self.go_on.set()
 
-    async def queues(self, tenant_id: str) -> Sequence[Queue]:
-        found = list(self.found)
-        self.reads.append(tenant_id)
+    async def owners(self) -> Collection[str]:
+        return {EVERY_TENANT, *self.own}
+
+    async def owned(self, owner: str) -> Sequence[Queue]:
+        found = list(self.found if owner == EVERY_TENANT else self.own[owner])
+        self.reads.append(owner)
         self.reading.set()
         await self.go_on.wait()
         return found
 
 
-async def test_a_queue_is_read_once_and_again_when_its_tenants_have_changed() -> None:
+async def test_queues_are_read_once_for_each_owner_and_again_when_these_have_changed() -> None:
     rows = Rows()
+    rows.own["acme"] = [Queue("q", 9, tenant_id="acme")]
     queues = Queues(rows, 7)
     assert await queues.of("acme", "q") is await queues.of("acme", "q")
-    assert (await queues.of("acme", "q")).retention_days == 7
-    await queues.of("globex", "q")
-    assert rows.reads == ["acme", "globex"]
+    assert ((await queues.of("acme", "q")).retention_days, (await queues.of("acme", "q")).priority) == (7, 9)
+    # A tenant without queues of its own is not asked for any, and the shared ones are the same for all.
+    assert await queues.of("globex", "q") is await queues.of("third", "q")
+    assert rows.reads == ["acme", EVERY_TENANT]
     queues.woken(Wake(queues={"acme"}))
     for tenant in ("acme", "globex", "acme"):
         await queues.of(tenant, "q")
-    assert rows.reads == ["acme", "globex", "acme"]
-    # The shared ones are everyone's; and after a lost connection anything may have changed.
-    for wake in (Wake(queues={EVERY_TENANT}), everything()):
-        queues.woken(wake)
-        before = len(rows.reads)
-        await queues.of("acme", "q")
-        await queues.of("globex", "q")
-        assert len(rows.reads) == before + 2
+    assert rows.reads == ["acme", EVERY_TENANT, "acme"]
+    queues.woken(Wake(queues={EVERY_TENANT}))
+    for tenant in ("acme", "globex", "acme"):
+        await queues.of(tenant, "q")
+    assert rows.reads[3:] == [EVERY_TENANT]
+    # After a lost connection anything may have changed.
+    queues.woken(everything())
+    for tenant in ("acme", "globex", "acme"):
+        await queues.of(tenant, "q")
+    assert rows.reads[4:] == ["acme", EVERY_TENANT]
     queues.woken(Wake(kinds={"k"}))
     await queues.of("acme", "q")
-    assert len(rows.reads) == 7
+    assert len(rows.reads) == 6
+
+
+async def test_a_tenants_first_own_queue_takes_the_place_of_the_shared_one() -> None:
+    rows = Rows()
+    queues = Queues(rows)
+    assert (await queues.of("acme", "q")).priority == 5
+    rows.own["acme"] = [Queue("q", 9, tenant_id="acme")]
+    queues.woken(Wake(queues={"acme"}))
+    assert (await queues.of("acme", "q")).priority == 9
+    del rows.own["acme"]
+    queues.woken(Wake(queues={"acme"}))
+    assert (await queues.of("acme", "q")).priority == 5
 
 
 async def test_what_changes_while_it_is_read_is_not_remembered_as_it_was() -> None:
@@ -66,7 +86,7 @@ async def test_what_changes_while_it_is_read_is_not_remembered_as_it_was() -> No
     reading = asyncio.create_task(queues.of("acme", "q"))
     await rows.reading.wait()
     rows.found = [Queue("q", 9)]
-    queues.woken(Wake(queues={"acme"}))
+    queues.woken(Wake(queues={EVERY_TENANT}))
     rows.go_on.set()
     assert (await reading).priority == 5
     assert (await queues.of("acme", "q")).priority == 9

@@ -14,6 +14,7 @@ from services.scheduler.domain.decision import Decisions
 from services.scheduler.domain.ports import TaskBatches, WhoDecides
 from services.scheduler.domain.worker import SchedulerMessage, WorkerMessage
 from services.scheduler.server.convert import work_responses
+from services.scheduler.usecases.decide_starts import DecideStarts
 from services.scheduler.usecases.dispatch import Dispatcher
 from services.scheduler.usecases.group_commit import GroupCommit
 from services.scheduler.usecases.hub import Hub
@@ -32,7 +33,14 @@ def opened(ends_in: float | None, renewal: float = 60.0) -> WorkStream:
         reports=GroupCommit(commit),
         completions=GroupCommit(commit),
         heartbeats=GroupCommit(commit),
-        dispatcher=Dispatcher(cast(TaskBatches, None), hub, 1.0, SlotOffers(cast(Decisions, None)), cast(WhoDecides, None)),
+        dispatcher=Dispatcher(
+            cast(TaskBatches, None),
+            hub,
+            1.0,
+            SlotOffers(cast(Decisions, None)),
+            cast(WhoDecides, None),
+            cast(DecideStarts, None),
+        ),
         hub=hub,
         lease=timedelta(seconds=15),
         heartbeat=timedelta(seconds=5),

@@ -48,7 +48,7 @@ class Dependency:
         """Its result; None for one that did not complete.
 
         Raises:
-            ResultOmitted: it is not here; read it with GetTask.
+            ResultOmitted: it is not here; `Task.result_of` reads it.
         """
         if self.result_omitted:
             raise ResultOmitted(self.task_id)

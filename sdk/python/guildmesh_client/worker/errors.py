@@ -54,5 +54,7 @@ class ResultOmitted(Exception):
     """The result of a dependency did not fit into the lease of the task, or is no longer kept."""
 
     def __init__(self, task_id: str) -> None:
-        super().__init__(f"the result of the dependency {task_id} is not in the lease; read it with GetTask, while it is kept")
+        super().__init__(
+            f"the result of the dependency {task_id} is not in the lease; `await task.result_of(name)` reads it, while it is kept"
+        )
         self.task_id = task_id

@@ -65,6 +65,19 @@ class Task:
         """How the tasks that this one waited for have ended, by their names, in the order in which it was given them."""
         return {each.name: Dependency.of(each) for each in self._lease.dependencies}
 
+    async def result_of(self, name: str) -> JsonValue:
+        """The result of a dependency by its name, wherever it is: one that had no room in the lease is read from the scheduler.
+
+        Raises:
+            KeyError: the task has no dependency of this name.
+            ResultOmitted: it is not kept any more, or this worker may not read it.
+            ConnectionError, grpc.aio.AioRpcError: the scheduler cannot be reached.
+        """
+        dependency = self.dependencies[name]
+        if not dependency.result_omitted:
+            return dependency.result
+        return from_value(await self._worker.read_result(dependency.task_id))
+
     @property
     def remaining(self) -> float:
         """Seconds that the attempt may still take before the first of its timeouts, by this machine's monotonic clock."""

@@ -15,11 +15,13 @@ from typing import TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.struct_pb2 import Value
+from guildmesh.scheduler.v1 import scheduler_service_pb2 as scheduler_pb
+from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as scheduler_grpc
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
 
 from guildmesh_client.worker.channel import Connection, OpenChannel, opener
-from guildmesh_client.worker.errors import StepRefused, WorkerRefused
+from guildmesh_client.worker.errors import ResultOmitted, StepRefused, WorkerRefused
 from guildmesh_client.worker.json_values import JsonValue, to_value
 from guildmesh_client.worker.outcome import failure, outcome
 from guildmesh_client.worker.reports import Report, Reports, key_of
@@ -38,6 +40,7 @@ _DEFAULT_CONCURRENCY = 10
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 3.0
 _MOST_PATIENCE = 8
+_READ_SECONDS = 10.0
 # Trying again with the same certificate, token or kinds gives the same answer.
 _REFUSED = {
     grpc.StatusCode.PERMISSION_DENIED,
@@ -110,6 +113,8 @@ class Worker:
         """the run of each task's newest attempt."""
         self._stream: Stream | None = None
         """the stream on which everything is told: the newest that was welcomed."""
+        self._connections: dict[Stream, Connection] = {}
+        """of the streams that are open, each of which holds its own."""
         self._open_streams: dict[Stream, asyncio.Task[grpc.aio.AioRpcError | None]] = {}
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
@@ -279,6 +284,7 @@ class Worker:
         stub: pb_grpc.WorkerServiceAsyncStub = pb_grpc.WorkerServiceStub(connection.channel)
         call = stub.Work(stream.requests(), metadata=tuple(metadata))
         beating = asyncio.create_task(self._beat(stream))
+        self._connections[stream] = connection
         try:
             async with stream.limited(max(1.0, self._interval) * self._patience):
                 async for response in call:
@@ -291,11 +297,37 @@ class Worker:
         finally:
             if self._stream is stream:
                 self._stream = None
+            del self._connections[stream]
             beating.cancel()
             call.cancel()
             await asyncio.gather(beating, return_exceptions=True)
             await connection.release()
         return None
+
+    async def read_result(self, task_id: str) -> Value:
+        """The result of a task that completed, read from the scheduler; for Task.result_of.
+
+        Raises:
+            ResultOmitted: there is none to be read.
+            ConnectionError, grpc.aio.AioRpcError: the scheduler cannot be reached.
+        """
+        connection = self._connections.get(self._stream) if self._stream is not None else None
+        if connection is None:
+            raise ConnectionError("no scheduler has welcomed this worker")
+        connection.hold()
+        try:
+            stub: scheduler_grpc.SchedulerServiceAsyncStub = scheduler_grpc.SchedulerServiceStub(connection.channel)
+            metadata = tuple(await self._fresh_metadata())
+            task = await stub.GetTask(scheduler_pb.GetTaskRequest(task_id=task_id), metadata=metadata, timeout=_READ_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED):
+                raise ResultOmitted(task_id) from error
+            raise
+        finally:
+            await connection.release()
+        if not task.HasField("result"):
+            raise ResultOmitted(task_id)
+        return task.result
 
     async def _fresh_metadata(self) -> Metadata:
         given = self._metadata() if callable(self._metadata) else self._metadata

@@ -1,7 +1,8 @@
 """The fence of what was decided: one lock that starts share, and that whoever changes what they were decided by has alone.
 
-Rows that each start locked FOR SHARE were written for it each time, and a stream of such locks can keep a change waiting for as long as it
-lasts; the lock manager lets nobody who comes later pass (docs/decisions/0013-dispatch-owner.md). The triggers take it for changes by hand, too.
+Rows that each start locked FOR SHARE were written for it each time, and a stream of such locks can keep a change waiting for as
+long as it lasts; the lock manager lets nobody who comes later pass (docs/decisions/0013-dispatch-owner.md). The triggers take
+it for changes by hand, too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ depends_on = None
 
 STATEMENTS = (
     "ALTER TABLE scheduler.dispatch_epochs ADD COLUMN limits_version bigint NOT NULL DEFAULT 0",
-    "COMMENT ON COLUMN scheduler.dispatch_epochs.limits_version IS 'grows with each change of a queue; a start is refused that was decided by an older one'",
+    "COMMENT ON COLUMN scheduler.dispatch_epochs.limits_version IS"
+    " 'grows with each change of a queue; a start is refused that was decided by an older one'",
     """
 CREATE FUNCTION scheduler.fence_starts() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -28,7 +30,8 @@ END $$
 CREATE TRIGGER fence_starts BEFORE UPDATE ON scheduler.dispatch_epochs
 FOR EACH STATEMENT EXECUTE FUNCTION scheduler.fence_starts()
 """,
-    # Each statement of a function sees what was committed before it began: so the rows are read as they are once the lock is there.
+    # Each statement of a function sees what was committed before it began: so the rows are read as they are once the lock is
+    # there.
     """
 CREATE FUNCTION scheduler.hold_fence(by_epoch bigint, by_limits bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -45,7 +48,8 @@ END $$
 """,
     # Tenants change their own queues, and have no right to the table of epochs.
     """
-CREATE FUNCTION scheduler.count_queue_changes() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = scheduler AS $$
+CREATE FUNCTION scheduler.count_queue_changes() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = scheduler AS $$
 BEGIN
   UPDATE dispatch_epochs SET limits_version = limits_version + 1 WHERE scope = 0;
   RETURN NULL;
