@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.faults.checker import Problem
 from tests.faults.client import Client, client_of
 from tests.faults.cluster import ROOT, Cluster, Shape, running_cluster
+from tests.faults.evidence import Problem
 from tests.faults.judge import judge
 from tests.faults.outcome import Outcome, told
 from tests.faults.servers import Servers

@@ -25,6 +25,8 @@ from services.common.failpoints import FILE, SEED
 from services.common.grpcx.channel import secure_channel
 from services.embedded.ports import free_ports
 from services.scheduler.settings import SchedulerSettings
+from tests.faults.evidence import QueueLimits
+from tests.faults.limited import make_queues
 from tests.faults.members import Member, Spawner
 from tests.faults.reader import KafkaReader
 from tests.faults.servers import Servers
@@ -59,6 +61,8 @@ class Shape:
     seed: int = 0
     spawned: bool = False
     """whether a process that ends begins again with its program imported: for runs that are about what it does then."""
+    limited: float = 0.0
+    """share of the tasks that are in queues with limits."""
 
 
 def target_of(ports: Sequence[int]) -> str:
@@ -79,6 +83,8 @@ class Cluster:
     members: dict[str, Member] = field(default_factory=dict)
     surprises: list[str] = field(default_factory=list)
     """what nobody meant to happen, such as a process that ended by itself."""
+    limits: Mapping[str, QueueLimits] = field(default_factory=dict)
+    """of its queues that have some."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.shape.seed)
@@ -204,6 +210,8 @@ async def running_cluster(
         stack.callback(cluster.tables.close)
         stack.push_async_callback(_stop, cluster)
         await _ready(cluster)
+        if shape.limited:
+            cluster.limits = await make_queues(servers.database_url, cluster.tables.query)
         if shape.relays:
             await stack.enter_async_context(cluster.reader)
         yield cluster

@@ -23,8 +23,8 @@ OK, FAIL, INFO = "ok", "fail", "info"
 class Operation:
     """One thing that somebody asked for.
 
-    `what` is create, cancel, signal, lease, complete, step, wait or failure. Times are CLOCK_MONOTONIC, which all processes of a
-    machine share.
+    `what` is create, cancel, signal, replay, pause, resume, lease, run (of a task's function), complete, step, wait or failure.
+        Times are CLOCK_MONOTONIC, which all processes of a machine share.
     """
 
     who: str

@@ -109,6 +109,10 @@ async def do(task: Task, lease_seconds: float) -> Any:
             raise TaskFailed("HOPELESS", "every attempt fails")
         case "nap":
             await asyncio.sleep(0.02)
+        case "hold":
+            await asyncio.sleep(0.1)
+        case "hold long":
+            await asyncio.sleep(4)
         case "ask":
             await task.step("before", lambda: _value(task.attempt))
             await task.wait_for(SIGNAL, prompt="go on?", timeout=60)
@@ -160,7 +164,11 @@ async def main() -> None:
 
     @worker.task(KIND)
     async def run(task: Task) -> Any:
-        return await do(task, settings["lease_seconds"])
+        number = recorder.invoke("run", task_id=task.task_id, attempt=task.attempt)
+        try:
+            return await do(task, settings["lease_seconds"])
+        finally:
+            recorder.outcome(number, OK)
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.stop)
