@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tests.faults.evidence import Event, Evidence, Problem, StateRecord, TaskRow
 from tests.faults.history import FAIL, OK, Operation
-from tests.faults.limit_checker import limits_kept
+from tests.faults.limit_checker import attempts_apart, limits_kept
 from tests.faults.replay_checker import replayed_once
 
 KINDS = ("lost", "doubled", "phantom", "unfenced", "unordered", "early", "exceeded", "left behind")
@@ -38,6 +38,7 @@ def check(evidence: Evidence) -> list[Problem]:
         *_logs(evidence, log),
         *_dependencies(log),
         *replayed_once(evidence),
+        *attempts_apart(evidence),
         *limits_kept(evidence, log),
         *_left(evidence),
     ]

@@ -60,11 +60,17 @@ class Client:
         self._cluster = cluster
         self.limited = cluster.shape.limited
         """share of its tasks that are in queues with limits."""
+        self.queue, self.priority = "", 5
+        """where all of its tasks are, when that is said."""
         self.random = cluster.random
         self.call_seconds = 10.0
         """after which a call is given up and tried again, perhaps elsewhere."""
         self._watching: set[asyncio.Task[None]] = set()
         self._signalling: set[asyncio.Task[None]] = set()
+
+    def within(self, queue: str, priority: int = 5) -> None:
+        """Has all further tasks in one queue."""
+        self.queue, self.priority = queue, priority
 
     def surprised(self, text: str) -> None:
         """Notes what nobody meant to happen."""
@@ -88,7 +94,7 @@ class Client:
         request = pb.CreateTaskGraphRequest(request_id=f"graph {tags[0]}")
         for place, tag in enumerate(tags):
             node = request.nodes.add(key=tag)
-            node.task.CopyFrom(_request(tag, wanted[tag], self.limited).task)
+            node.task.CopyFrom(self._request(tag, wanted[tag]).task)
             layer = place - place % _LAYER
             for each in self._cluster.random.sample(tags[max(0, layer - _LAYER) : layer], min(layer, 2)):
                 node.dependencies.add(key=each, failure_policy=self._cluster.random.choice(_POLICIES))
@@ -202,7 +208,7 @@ class Client:
 
     async def _batch(self, tags: Sequence[str], wanted: Mapping[str, str]) -> list[str]:
         numbers = [self.recorder.invoke("create", tag=tag, tenant=self.tenant) for tag in tags]
-        request = pb.BatchCreateTasksRequest(requests=[_request(tag, wanted[tag], self.limited) for tag in tags])
+        request = pb.BatchCreateTasksRequest(requests=[self._request(tag, wanted[tag]) for tag in tags])
         try:
             response = await self._stub.BatchCreateTasks(request, metadata=self._metadata, timeout=15)
         except grpc.aio.AioRpcError as error:
@@ -220,7 +226,7 @@ class Client:
         async def one(tag: str) -> bool:
             number = self.recorder.invoke("create", tag=tag, tenant=self.tenant)
             try:
-                task = await self._stub.CreateTask(_request(tag, wanted[tag], self.limited), metadata=self._metadata, timeout=15)
+                task = await self._stub.CreateTask(self._request(tag, wanted[tag]), metadata=self._metadata, timeout=15)
             except grpc.aio.AioRpcError as error:
                 self.unknown(error)
                 return self._answer(tag, number, "", error.code().value[0])
@@ -247,16 +253,18 @@ class Client:
             return True
         return error.code() in _UNKNOWN
 
-
-def _request(tag: str, what: str, limited: float) -> pb.CreateTaskRequest:
-    task = task_pb2.Task(description=tag, kind=KIND, max_attempts=_MAX_ATTEMPTS, labels={"do": what} if what else {})
-    if (place := place_of(tag, limited)) is not None:
-        task.queue, task.concurrency_key = place
-        # Long enough that two that run at once are seen to.
-        task.labels["do"] = what or "hold"
-    if what == "later":
-        task.delay.FromMilliseconds(_LATER_MS)
-    return pb.CreateTaskRequest(task=task, request_id=tag)
+    def _request(self, tag: str, what: str) -> pb.CreateTaskRequest:
+        """The same for a tag whenever it is asked."""
+        task = task_pb2.Task(description=tag, kind=KIND, max_attempts=_MAX_ATTEMPTS, labels={"do": what} if what else {})
+        if self.queue:
+            task.queue, task.priority = self.queue, self.priority
+        elif (place := place_of(tag, self.limited)) is not None:
+            task.queue, task.concurrency_key = place
+            # Long enough that two that run at once are seen to.
+            task.labels["do"] = what or "hold"
+        if what in ("later", "ask later"):
+            task.delay.FromMilliseconds(_LATER_MS)
+        return pb.CreateTaskRequest(task=task, request_id=tag)
 
 
 @asynccontextmanager

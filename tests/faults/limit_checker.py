@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tests.faults.evidence import Event, Evidence, Problem, QueueLimits
 from tests.faults.history import OK, Operation
@@ -17,7 +18,7 @@ from tests.faults.history import OK, Operation
 _READ_BEFORE_SECONDS = 0.025
 # What was decided may be written so much later: a transaction that holds the fence takes no longer (dispatch_owners).
 _LATE_SECONDS = 2.5
-# Histories and events have clocks of their own, which drift apart.
+# Histories and events have clocks of their own, which drift apart; a function that is stopped ends a moment later.
 _DRIFT_SECONDS = 0.05
 
 
@@ -51,6 +52,18 @@ def limits_kept(evidence: Evidence, log: Mapping[str, Sequence[Event]]) -> Itera
         yield from _unpaused(queue, found, evidence)
 
 
+def attempts_apart(evidence: Evidence) -> Iterator[Problem]:
+    """A function has ended before the next attempt of its task begins, at whatever worker."""
+    attempts: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
+    for operation, end in _runs(evidence):
+        attempts[operation.asked["task_id"]].append((operation.begun, end, operation.asked["attempt"]))
+    for task_id, runs in attempts.items():
+        for (_, end, one), (begin, _, other) in pairwise(sorted(runs)):
+            if begin < end - _DRIFT_SECONDS:
+                text = f"attempt {other} began at a worker {end - begin:.3f} s before attempt {one} was over at another"
+                yield Problem("exceeded", task_id, text)
+
+
 def _spans(key: str, events: Sequence[Event]) -> Iterator[Span]:
     """The attempts of a task."""
     begun: Event | None = None
@@ -66,17 +79,23 @@ def _spans(key: str, events: Sequence[Event]) -> Iterator[Span]:
 
 
 def _at_workers(evidence: Evidence, spans: Iterable[Span]) -> Iterator[tuple[float, float, Span]]:
-    """How long the functions of these attempts ran; of a worker that was killed until the last that is known of it."""
+    """How long the functions of these attempts ran."""
     known = {(span.task_id, span.attempt): span for span in spans}
+    for operation, ended in _runs(evidence):
+        span = known.get((operation.asked["task_id"], operation.asked["attempt"]))
+        if span is not None:
+            end = ended + evidence.wall
+            yield operation.begun + evidence.wall, min(end, span.end - _DRIFT_SECONDS) if span.cancelled else end, span
+
+
+def _runs(evidence: Evidence) -> Iterator[tuple[Operation, float]]:
+    """Functions, and when they ended: of a worker that was killed the last that is known of it."""
     last: dict[str, float] = {}
     for operation in evidence.history:
         last[operation.who] = max(last.get(operation.who, 0.0), operation.begun, operation.ended or 0.0)
     for operation in evidence.history:
-        if operation.what != "run" or (span := known.get((operation.asked["task_id"], operation.asked["attempt"]))) is None:
-            continue
-        begin = operation.begun + evidence.wall
-        end = (last[operation.who] if operation.ended is None else operation.ended) + evidence.wall
-        yield begin, min(end, span.end - _DRIFT_SECONDS) if span.cancelled else end, span
+        if operation.what == "run":
+            yield operation, last[operation.who] if operation.ended is None else operation.ended
 
 
 def _exceeded(queue: str, limits: QueueLimits, spans: Iterable[tuple[float, float, Span]], where: str) -> Iterator[Problem]:

@@ -28,6 +28,7 @@ from services.embedded.running import RunningPart
 from tests.faults import bad, cells, failpoints, suites
 from tests.faults.cluster import ROOT, Cluster, Shape, running_cluster
 from tests.faults.outcome import Outcome
+from tests.faults.scenes import SCENES
 from tests.faults.servers import Servers, servers_of
 from tests.support.servers import running_kafka, running_postgres
 
@@ -153,7 +154,7 @@ def jobs(seeds: int) -> Iterator[Job]:
 
         yield Job("cells", name, 1, cell)
     for caught_by, patch in [(patch.caught_by, patch) for patch in bad.known_bad()] + [
-        (scene, None) for scene in (bad.LIFE, *bad.SCENES)
+        (scene, None) for scene in (bad.LIFE, *SCENES)
     ]:
 
         async def known_bad(bench: Bench, caught_by: str = caught_by, patch: Any = patch) -> Outcome:

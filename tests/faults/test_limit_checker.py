@@ -90,6 +90,17 @@ def test_a_worker_may_hear_of_a_cancellation_later() -> None:
     assert told(evidence(*attempts, limits=ONE, runs=[run("a", 10.0, 11.5), run("b", 11.1, 11.9)])) == set()
 
 
+def test_two_attempts_of_a_task_run_one_after_the_other() -> None:
+    def again(begun: float) -> Operation:
+        return Operation("v", "run", OK, begun, begun + 1, {"task_id": "a", "attempt": 2})
+
+    attempts = (("a", "", 1010, 1020, "failed"),)
+    assert told(evidence(*attempts, limits=ONE, runs=[run("a", 10.0, 11.0), again(11.0)])) == set()
+    assert told(evidence(*attempts, limits=ONE, runs=[run("a", 10.0, 11.0), again(10.5)])) == {("exceeded", "a")}
+    # A process that is gone runs nothing.
+    assert told(evidence(*attempts, limits=ONE, runs=[run("a", 10.0, None), again(10.9)])) == set()
+
+
 @pytest.mark.parametrize("start", [1020.5, 1029.0])
 def test_nothing_starts_while_its_queue_is_paused(start: float) -> None:
     pauses = [asked("pause", 19.0, 19.5, INFO), asked("pause", 19.9, 20.0), asked("resume", 30.0, 31.0)]

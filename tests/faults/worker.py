@@ -112,9 +112,11 @@ async def do(task: Task, lease_seconds: float) -> Any:
         case "hold":
             await asyncio.sleep(0.1)
         case "hold long":
-            await asyncio.sleep(4)
-        case "ask":
+            await asyncio.sleep(3)
+        case "ask" | "ask later" | "ask slowly" as how:
             await task.step("before", lambda: _value(task.attempt))
+            if how == "ask slowly":
+                await asyncio.sleep(0.5)
             await task.wait_for(SIGNAL, prompt="go on?", timeout=60)
         case "slow":
             # Longer than a lease: it lives by its heartbeats.
