@@ -142,11 +142,12 @@ async def pause(cluster: Cluster, client: Client) -> None:
 async def schedules(cluster: Cluster, client: Client) -> None:
     """Both schedulers look at the same schedules while their runs are not committed; then one crashes before it commits."""
     await client.submit({f"{client.tenant}-{number}": "" for number in range(5)})
-    cluster.arm("scheduler.fire.before_commit=delay:400", "scheduler")
+    # Longer than it takes until the other looks by itself.
+    cluster.arm("scheduler.fire.before_commit=delay:1500", "scheduler")
     await add_clocks(cluster, client, 3)
     await _until_fired(cluster)
     # Whoever has looked meanwhile is to commit, too.
-    await asyncio.sleep(1)
+    await asyncio.sleep(2)
     cluster.arm("scheduler.fire.before_commit=crash@1", "scheduler")
     await add_clocks(cluster, client, 3)
     await _until_fired(cluster, "crash")
