@@ -6,21 +6,18 @@ import asyncio
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.faults import limited
-from tests.faults.checker import Problem
-from tests.faults.client import Client, client_of
+from tests.faults.client import client_of
 from tests.faults.cluster import ROOT, Cluster, Shape, running_cluster
-from tests.faults.judge import judge, quiet
-from tests.faults.members import Member
+from tests.faults.evidence import Problem
+from tests.faults.judge import judge
 from tests.faults.outcome import Outcome, told
+from tests.faults.scenes import LIMITED, SCENES, Scene
 from tests.faults.servers import Servers
 
 FOLDER = Path(__file__).parent / "known_bad"
@@ -29,6 +26,7 @@ _COPIED = ("services", "sdk/python", "gen", "tests", "gateway", "deploy/docker/s
 # What is spoilt stays so; what is not has its time, whatever else the machine does.
 _SPOILT_SETTLE_SECONDS = 10.0
 _SETTLE_SECONDS = 45.0
+LIFE = "life"
 # Nobody looks by itself within the life of a scene, so that only wake-ups bring things about.
 _NEVER_LOOK = {
     "GUILDMESH_LEASE_POLL_SECONDS": "600",
@@ -87,158 +85,20 @@ def apply(tree: Path, patch: Path, *, check: bool = False) -> None:
     assert done.returncode == 0, f"{patch.name} cannot be applied any more: {done.stderr}"
 
 
-Scene = Callable[[Cluster, Client], Awaitable[None]]
-
-
-async def load(cluster: Cluster, client: Client) -> None:
-    """Nothing but work and watchers."""
-    for turn in range(3):
-        await client.submit(
-            {f"{client.tenant}-{turn}-{number}": ("", "nap", "steps", "later", "ask")[number % 5] for number in range(35)}
-        )
-        for task_id in list(client.task_ids.values())[-10:]:
-            client.watch(task_id)
-
-
-async def late_commits(cluster: Cluster, client: Client) -> None:
-    """Half of the creates commit long after they have taken their places in the outbox, some while the relay publishes others."""
-    cluster.arm("scheduler.create.before_commit=delay:400@0.5", "scheduler")
-    cluster.arm("relay.outbox.before_delete=delay:250@0.7", "relay")
-    for turn in range(4):
-        tags = {f"{client.tenant}-{turn}-{number}": "nap" for number in range(20)}
-        await client.submit(tags, batch=False)
-
-
-async def race(cluster: Cluster, client: Client) -> None:
-    """Tasks are cancelled at the moment at which they complete."""
-    cluster.arm("scheduler.report.before_commit=delay:40,scheduler.cancel.before_commit=delay:20@0.5", "scheduler")
-    for turn in range(3):
-        await client.submit({f"{client.tenant}-{turn}-{number}": "nap" for number in range(40)})
-        mine = list(client.task_ids.values())[-40:]
-        await asyncio.gather(*(_cancel(cluster, client, task_id) for task_id in mine))
-
-
-async def _cancel(cluster: Cluster, client: Client, task_id: str) -> None:
-    # How soon a task runs is the machine's affair: half of them are cancelled once they do.
-    if cluster.random.random() < 0.5:
-        await client.until_started(task_id)
-        await asyncio.sleep(cluster.random.uniform(0, 0.08))
-    else:
-        await asyncio.sleep(cluster.random.uniform(0, 0.15))
-    await client.cancel(task_id)
-
-
-async def torn_report(cluster: Cluster, client: Client) -> None:
-    """Both schedulers crash with results that are written and not committed."""
-    await client.submit({f"{client.tenant}-0-{number}": "" for number in range(10)})
-    cluster.arm("scheduler.report.before_commit=crash@1", "scheduler")
-    await client.submit({f"{client.tenant}-1-{number}": "" for number in range(40)})
-    await _until_fired(cluster)
-
-
-async def torn_relay(cluster: Cluster, client: Client) -> None:
-    """The relay crashes with records that Kafka has and that are not committed."""
-    await client.submit({f"{client.tenant}-0-{number}": "" for number in range(10)})
-    cluster.arm("relay.publish.after_send=crash@2", "relay")
-    await client.submit({f"{client.tenant}-1-{number}": "" for number in range(40)})
-    await _until_fired(cluster)
-
-
-async def _until_fired(cluster: Cluster) -> None:
-    end = time.monotonic() + 10
-    while not cluster.fired() and time.monotonic() < end:  # noqa: ASYNC110 - it happens in another process
-        await asyncio.sleep(0.05)
-    cluster.arm("")
-
-
-async def graphs(cluster: Cluster, client: Client) -> None:
-    """Nothing but tasks that wait for each other."""
-    for turn in range(3):
-        await client.submit_graph({f"{client.tenant}-{turn}-{number}": ("", "nap", "steps")[number % 3] for number in range(40)})
-        for task_id in list(client.task_ids.values())[-10:]:
-            client.watch(task_id)
-
-
-async def limits(cluster: Cluster, client: Client) -> None:
-    """Tasks of a queue with limits wait for each other, once its limits hold."""
-    await _until_settled(cluster)
-    for turn in range(3):
-        await client.submit(dict.fromkeys(limited.tags(f"{client.tenant}-{turn}", 40), "nap"))
-
-
-async def killed_owner(cluster: Cluster, client: Client) -> None:
-    """The scheduler that decides is killed while as many tasks run as may, and others wait."""
-    await _until_settled(cluster)
-    await client.submit(dict.fromkeys(limited.tags(client.tenant, 2 * limited.MAX_RUNNING), "long"))
-    while await _running(cluster) < limited.MAX_RUNNING:  # noqa: ASYNC110 - it happens elsewhere
-        await asyncio.sleep(0.05)
-    (await _owner(cluster)).send(signal.SIGKILL)
-
-
-async def stopped_owner(cluster: Cluster, client: Client) -> None:
-    """The scheduler that decides stands still; another does, and the first goes on by what it knew, with creates in its hands."""
-    await _until_settled(cluster)
-    for turn in range(2):
-        prefix, member = f"{client.tenant}-{turn}", await _owner(cluster)
-        own = cluster.ports[cluster.of("scheduler").index(member)]
-        others = [port for port in cluster.ports if port != own]
-        async with client_of(cluster, client.tenant, [own]) as beside, client_of(cluster, client.tenant, others) as other:
-            # So that it has a connection.
-            await beside.submit({f"{prefix}-first": ""})
-            member.send(signal.SIGSTOP)
-            late = asyncio.create_task(beside.submit(dict.fromkeys(limited.tags(f"{prefix}-late", 16), "nap")))
-            while await _owner(cluster) is member:  # noqa: ASYNC110 - it happens elsewhere
-                await asyncio.sleep(0.05)
-            await other.submit(dict.fromkeys(limited.tags(f"{prefix}-other", 2 * limited.MAX_RUNNING), "slow"))
-            while await _running(cluster) < limited.MAX_RUNNING:  # noqa: ASYNC110 - it happens elsewhere
-                await asyncio.sleep(0.02)
-            member.send(signal.SIGCONT)
-            await late
-        await quiet(cluster, client.tenant, 20, published=False)
-
-
-async def _owner(cluster: Cluster) -> Member:
-    """The scheduler that decides what starts."""
-    port = await asyncio.to_thread(limited.owner_port, cluster.servers.database_url)
-    return cluster.of("scheduler")[cluster.ports.index(port)]
-
-
-async def _running(cluster: Cluster) -> int:
-    return await asyncio.to_thread(limited.running, cluster.servers.database_url)
-
-
-async def _until_settled(cluster: Cluster) -> None:
-    while not await asyncio.to_thread(limited.settled, cluster.servers.database_url):  # noqa: ASYNC110 - it happens elsewhere
-        await asyncio.sleep(0.1)
-
-
-LIFE = "life"
-SCENES: dict[str, Scene] = {
-    "load": load,
-    "graphs": graphs,
-    "late commits": late_commits,
-    "race": race,
-    "torn report": torn_report,
-    "torn relay": torn_relay,
-    "limits": limits,
-    "killed owner": killed_owner,
-    "stopped owner": stopped_owner,
-}
-
-
 async def play(
     tree: Path, folder: Path, servers: Servers, scene: Scene, seed: int, settle: float
 ) -> tuple[list[Problem], Cluster, dict[str, int]]:
     """One scene on a cluster of the code in `tree`."""
-    shape = replace(SHAPE, seed=seed)
+    # Their limits are of the scenes alone: they place what they create themselves.
+    shape = replace(SHAPE, seed=seed, limited=1e-9 if scene in [SCENES[name] for name in LIMITED] else 0.0)
     async with running_cluster(folder, servers, shape, tree=tree, extra=_NEVER_LOOK) as cluster:
         cluster.random = random.Random(seed)
         async with client_of(cluster) as client:
             try:
-                async with asyncio.timeout(90):
+                async with asyncio.timeout(30):
                     await scene(cluster, client)
             except TimeoutError:
-                cluster.surprises.append("the clients were not answered within 90 s")
+                cluster.surprises.append("the clients were not answered within 30 s")
             cluster.arm("")
             evidence, problems = await judge(cluster, client, settle)
     return problems, cluster, evidence.size()

@@ -7,6 +7,8 @@ The kinds of a problem:
 * phantom: a task, a result or an event that nobody asked for,
 * unfenced: something of a stale attempt was accepted,
 * unordered: event numbers with a gap, or going back beyond exact repeats (which only Kafka may have),
+* early: started, or said to be ready, before what it waits for,
+* exceeded: more ran or started than the limits, the rate or a pause of its queue allow,
 * left behind: rows of the outbox, leases or unended tasks after everything has become quiet.
 """
 
@@ -14,100 +16,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
-from tests.faults.history import FAIL, INFO, OK, Operation
+from tests.faults.evidence import Event, Evidence, Problem, StateRecord, TaskRow
+from tests.faults.history import FAIL, OK, Operation
+from tests.faults.limit_checker import attempts_apart, limits_kept
+from tests.faults.replay_checker import replayed_once
 
-KINDS = ("lost", "doubled", "phantom", "unfenced", "unordered", "early", "left behind")
+KINDS = ("lost", "doubled", "phantom", "unfenced", "unordered", "early", "exceeded", "left behind")
 TABLE, KAFKA = "table", "kafka"
 LAST = {"completed": "COMPLETED", "failed": "FAILED", "cancelled": "CANCELLED"}
 ENDED = frozenset(LAST.values())
-
-
-@dataclass(frozen=True)
-class Event:
-    """An event as one channel showed it; `digest` is of the whole of it."""
-
-    task_id: str
-    number: int
-    type: str
-    """created, ready, started, step_completed, retried, waiting, signalled, completed, failed or cancelled."""
-    attempt: int
-    digest: str = ""
-    detail: str = ""
-    """step id of step_completed, name of signalled."""
-    time: float = 0.0
-    """when it was made, in seconds since 1970."""
-    due: float = 0.0
-    """of created, ready and retried: the moment that the task waits for, or 0; of other waits the first of all."""
-    needs: tuple[str, ...] = ()
-    """of created: the tasks that it depends on."""
-
-
-@dataclass(frozen=True)
-class TaskRow:
-    """A task as the tables have it."""
-
-    task_id: str
-    tag: str
-    """description, by which the one who asked for it knows it."""
-    state: str
-    attempt: int
-    last_number: int
-    result: str = ""
-    """digest of the result."""
-    leased: bool = False
-
-
-@dataclass(frozen=True)
-class StateRecord:
-    """A record of the compacted topic."""
-
-    task_id: str
-    state: str
-    last_number: int
-    digest: str = ""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong."""
-
-    kind: str
-    task_id: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.task_id}: {self.text}"
-
-
-@dataclass
-class Evidence:
-    """Everything that is known after a run, when all is quiet."""
-
-    history: Sequence[Operation] = ()
-    tasks: Mapping[str, TaskRow] = field(default_factory=dict)
-    table: Sequence[Event] = ()
-    """the log, in order of the numbers of each task."""
-    kafka: Sequence[Event] | None = None
-    """the events topic, read committed, in order of each partition; None when there was no relay."""
-    state: Sequence[StateRecord] | None = None
-    """the state topic, in the same way."""
-    watches: Sequence[Sequence[Event]] = ()
-    """each one stream, in order, from the beginning of a task."""
-    outbox: int = 0
-    """rows that wait to be published."""
-
-    def size(self) -> dict[str, int]:
-        """How much was judged: a run in which nothing happened proves nothing."""
-        return {
-            "operations": len(self.history),
-            "unknown": sum(operation.outcome == INFO for operation in self.history),
-            "tasks": len(self.tasks),
-            "events": len(self.table),
-            "records": len(self.kafka or ()) + len(self.state or ()),
-            "watched": sum(len(watch) for watch in self.watches),
-        }
 
 
 def check(evidence: Evidence) -> list[Problem]:
@@ -119,6 +37,9 @@ def check(evidence: Evidence) -> list[Problem]:
         *_cancels(evidence),
         *_logs(evidence, log),
         *_dependencies(log),
+        *replayed_once(evidence),
+        *attempts_apart(evidence),
+        *limits_kept(evidence, log),
         *_left(evidence),
     ]
     if evidence.kafka is not None:
@@ -145,8 +66,9 @@ def _creates(evidence: Evidence) -> Iterator[Problem]:
                 yield Problem("lost", task_id, f"created for {tag} and acknowledged, and there is no such task")
             elif row.state not in ENDED:
                 yield Problem("lost", task_id, f"acknowledged, and still {row.state} when all is quiet")
-    tags = Counter(row.tag for row in evidence.tasks.values())
-    for row in evidence.tasks.values():
+    created = [row for row in evidence.tasks.values() if not row.replay_of]
+    tags = Counter(row.tag for row in created)
+    for row in created:
         operations = asked.get(row.tag, [])
         if not operations:
             yield Problem("phantom", row.task_id, f"nobody asked for {row.tag!r}")
@@ -169,8 +91,10 @@ def _reports(evidence: Evidence, log: Mapping[str, Sequence[Event]]) -> Iterator
                 yield Problem("lost", task_id, f"the step {step_id} was acknowledged and is not in the log")
         elif operation.what == "signal" and operation.outcome == OK:
             task_id, signal = operation.asked["task_id"], operation.asked["signal"]
-            if not any(event.detail == signal for event in log.get(task_id, ()) if event.type == "signalled"):
-                yield Problem("lost", task_id, f"the signal {signal} was acknowledged and is not in the log")
+            kept = [event.value for event in log.get(task_id, ()) if event.type == "signalled" and event.detail == signal]
+            if operation.asked["value"] not in kept:
+                text = f"has another value than was acknowledged: {kept}" if kept else "was acknowledged and is not in the log"
+                yield Problem("lost", task_id, f"the signal {signal} {text}")
     for task_id, operations in completions.items():
         row = evidence.tasks.get(task_id)
         accepted = [operation for operation in operations if operation.outcome == OK]

@@ -16,11 +16,11 @@ from guildmesh.scheduler.v1 import task_pb2
 
 from services.common.context import Principal
 from services.common.grpcx.channel import secure_channel
-from tests.faults import limited
-from tests.faults.checker import Event
 from tests.faults.cluster import Cluster, target_of
 from tests.faults.events import event_of
-from tests.faults.history import FAIL, INFO, OK, Recorder, sizes
+from tests.faults.evidence import Event
+from tests.faults.history import FAIL, INFO, OK, Recorder, digest, sizes
+from tests.faults.limited import place_of
 from tests.faults.worker import KIND, SIGNAL
 from tests.support.service import metadata
 
@@ -53,14 +53,28 @@ class Client:
         self.since = sizes(cluster.histories())
         """where the histories end before this client has asked for anything."""
         self.watches: list[list[Event]] = []
+        self.channel = channel
         self._stub: Any = pb_grpc.SchedulerServiceStub(channel)
         self._metadata = metadata(Principal("client", tenant, frozenset({"user"})))
-        self._recorder = recorder
+        self.recorder = recorder
         self._cluster = cluster
+        self.limited = cluster.shape.limited
+        """share of its tasks that are in queues with limits."""
+        self.queue, self.priority = "", 5
+        """where all of its tasks are, when that is said."""
+        self.random = cluster.random
         self.call_seconds = 10.0
         """after which a call is given up and tried again, perhaps elsewhere."""
         self._watching: set[asyncio.Task[None]] = set()
         self._signalling: set[asyncio.Task[None]] = set()
+
+    def within(self, queue: str, priority: int = 5) -> None:
+        """Has all further tasks in one queue."""
+        self.queue, self.priority = queue, priority
+
+    def surprised(self, text: str) -> None:
+        """Notes what nobody meant to happen."""
+        self._cluster.surprises.append(text)
 
     async def submit(self, wanted: Mapping[str, str], *, batch: bool = True) -> None:
         """Creates a task for each tag, with what it does; returns when each is answered."""
@@ -80,7 +94,7 @@ class Client:
         request = pb.CreateTaskGraphRequest(request_id=f"graph {tags[0]}")
         for place, tag in enumerate(tags):
             node = request.nodes.add(key=tag)
-            node.task.CopyFrom(_request(tag, wanted[tag]).task)
+            node.task.CopyFrom(self._request(tag, wanted[tag]).task)
             layer = place - place % _LAYER
             for each in self._cluster.random.sample(tags[max(0, layer - _LAYER) : layer], min(layer, 2)):
                 node.dependencies.add(key=each, failure_policy=self._cluster.random.choice(_POLICIES))
@@ -88,60 +102,63 @@ class Client:
             await asyncio.sleep(0.1 * (0.5 + self._cluster.random.random()))
 
     async def _graph(self, request: pb.CreateTaskGraphRequest) -> bool:
-        numbers = {node.key: self._recorder.invoke("create", tag=node.key, tenant=self.tenant) for node in request.nodes}
+        numbers = {node.key: self.recorder.invoke("create", tag=node.key, tenant=self.tenant) for node in request.nodes}
         try:
             response = await self._stub.CreateTaskGraph(request, metadata=self._metadata, timeout=15)
         except grpc.aio.AioRpcError as error:
-            self._unknown(error)
+            self.unknown(error)
             answers = [self._answer(tag, number, "", error.code().value[0]) for tag, number in numbers.items()]
         else:
             answers = [self._answer(result.key, numbers[result.key], result.task_id, 0) for result in response.results]
         return all(answers)
 
     def _signal_soon(self, task_id: str) -> None:
-        """Signals a task at some moment, perhaps before it waits, perhaps twice at once."""
-        for _ in range(self._cluster.random.choice((1, 1, 2))):
-            task = asyncio.create_task(self._signal(task_id, self._cluster.random.uniform(0, 0.5)))
+        """Signals a task at some moment, perhaps before it waits, perhaps twice at once, with the same value or another."""
+        for value in self.random.choice((("yes",), ("yes",), ("yes", "yes"), ("yes", "no"))):
+            task = asyncio.create_task(self.signal(task_id, value, self.random.uniform(0, 0.5)))
             self._signalling.add(task)
             task.add_done_callback(self._signalling.discard)
 
-    async def _signal(self, task_id: str, pause: float) -> None:
+    async def signal(self, task_id: str, text: str, pause: float = 0.0) -> None:
+        """Signals a task after a pause, until it is answered."""
         await asyncio.sleep(pause)
-        request = pb.SignalTaskRequest(task_id=task_id, signal=SIGNAL, value=Value(string_value=task_id))
+        value = Value(string_value=text)
+        request = pb.SignalTaskRequest(task_id=task_id, signal=SIGNAL, value=value)
+        told = digest(value.SerializeToString(deterministic=True))
         while True:
-            number = self._recorder.invoke("signal", task_id=task_id, signal=SIGNAL)
+            number = self.recorder.invoke("signal", task_id=task_id, signal=SIGNAL, value=told)
             try:
                 await self._stub.SignalTask(request, metadata=self._metadata, timeout=self.call_seconds)
             except grpc.aio.AioRpcError as error:
-                if self._unknown(error):
-                    self._recorder.outcome(number, INFO, code=error.code().name)
+                if self.unknown(error):
+                    self.recorder.outcome(number, INFO, code=error.code().name)
                     await asyncio.sleep(0.1)
                     continue
-                # It has ended, perhaps by a signal of ours whose answer was lost.
-                self._recorder.outcome(number, FAIL, code=error.code().name)
-                if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                # It has ended, perhaps by a signal of ours whose answer was lost; or it has another value.
+                self.recorder.outcome(number, FAIL, code=error.code().name)
+                if error.code() not in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ALREADY_EXISTS):
                     self._cluster.surprises.append(f"a signal was refused: {error.details()}")
             else:
-                self._recorder.outcome(number, OK)
+                self.recorder.outcome(number, OK)
             return
 
     async def cancel(self, task_id: str) -> None:
         """Cancels a task, until it is answered."""
         while True:
-            number = self._recorder.invoke("cancel", task_id=task_id)
+            number = self.recorder.invoke("cancel", task_id=task_id)
             try:
                 await self._stub.CancelTask(
                     pb.CancelTaskRequest(task_id=task_id), metadata=self._metadata, timeout=self.call_seconds
                 )
             except grpc.aio.AioRpcError as error:
-                if self._unknown(error):
-                    self._recorder.outcome(number, INFO, code=error.code().name)
+                if self.unknown(error):
+                    self.recorder.outcome(number, INFO, code=error.code().name)
                     await asyncio.sleep(0.1)
                     continue
                 # Refused: it has ended, perhaps by a cancellation of ours whose answer was lost.
-                self._recorder.outcome(number, FAIL, code=error.code().name)
+                self.recorder.outcome(number, FAIL, code=error.code().name)
             else:
-                self._recorder.outcome(number, OK)
+                self.recorder.outcome(number, OK)
             return
 
     async def until_started(self, task_id: str) -> None:
@@ -152,7 +169,7 @@ class Client:
                     pb.GetTaskRequest(task_id=task_id), metadata=self._metadata, timeout=self.call_seconds
                 )
             except grpc.aio.AioRpcError as error:
-                if not self._unknown(error):
+                if not self.unknown(error):
                     raise
             else:
                 if task.attempt > 0 or task.HasField("finish_time"):
@@ -185,19 +202,19 @@ class Client:
                     seen.append(event_of(event))
                 return
             except grpc.aio.AioRpcError as error:
-                if not self._unknown(error):
+                if not self.unknown(error):
                     return
                 await asyncio.sleep(0.1)
 
     async def _batch(self, tags: Sequence[str], wanted: Mapping[str, str]) -> list[str]:
-        numbers = [self._recorder.invoke("create", tag=tag, tenant=self.tenant) for tag in tags]
-        request = pb.BatchCreateTasksRequest(requests=[_request(tag, wanted[tag]) for tag in tags])
+        numbers = [self.recorder.invoke("create", tag=tag, tenant=self.tenant) for tag in tags]
+        request = pb.BatchCreateTasksRequest(requests=[self._request(tag, wanted[tag]) for tag in tags])
         try:
             response = await self._stub.BatchCreateTasks(request, metadata=self._metadata, timeout=15)
         except grpc.aio.AioRpcError as error:
-            self._unknown(error)
+            self.unknown(error)
             for number in numbers:
-                self._recorder.outcome(number, INFO, code=error.code().name)
+                self.recorder.outcome(number, INFO, code=error.code().name)
             return []
         answered = []
         for tag, number, result in zip(tags, numbers, response.results, strict=True):
@@ -207,11 +224,11 @@ class Client:
 
     async def _single(self, tags: Sequence[str], wanted: Mapping[str, str]) -> list[str]:
         async def one(tag: str) -> bool:
-            number = self._recorder.invoke("create", tag=tag, tenant=self.tenant)
+            number = self.recorder.invoke("create", tag=tag, tenant=self.tenant)
             try:
-                task = await self._stub.CreateTask(_request(tag, wanted[tag]), metadata=self._metadata, timeout=15)
+                task = await self._stub.CreateTask(self._request(tag, wanted[tag]), metadata=self._metadata, timeout=15)
             except grpc.aio.AioRpcError as error:
-                self._unknown(error)
+                self.unknown(error)
                 return self._answer(tag, number, "", error.code().value[0])
             return self._answer(tag, number, task.task_id, 0)
 
@@ -220,29 +237,34 @@ class Client:
 
     def _answer(self, tag: str, number: int, task_id: str, code: int) -> bool:
         if not code:
-            self._recorder.outcome(number, OK, task_id=task_id)
+            self.recorder.outcome(number, OK, task_id=task_id)
             self.task_ids[tag] = task_id
             return True
         unknown = code in {status.value[0] for status in _UNKNOWN}
-        self._recorder.outcome(number, INFO if unknown else FAIL, code=code)
+        self.recorder.outcome(number, INFO if unknown else FAIL, code=code)
         if not unknown:
             self._cluster.surprises.append(f"the create of {tag} was refused with code {code}")
         return not unknown
 
-    def _unknown(self, error: grpc.aio.AioRpcError) -> bool:
+    def unknown(self, error: grpc.aio.AioRpcError) -> bool:
         """Whether nobody knows what happened; an INTERNAL is a fault of ours, whatever was broken."""
         if error.code() is grpc.StatusCode.INTERNAL:
             self._cluster.surprises.append(f"INTERNAL: {error.details()}")
             return True
         return error.code() in _UNKNOWN
 
-
-def _request(tag: str, what: str) -> pb.CreateTaskRequest:
-    task = task_pb2.Task(description=tag, kind=KIND, max_attempts=_MAX_ATTEMPTS, labels={"do": what} if what else {})
-    if what == "later":
-        task.delay.FromMilliseconds(_LATER_MS)
-    limited.put_in(task, tag)
-    return pb.CreateTaskRequest(task=task, request_id=tag)
+    def _request(self, tag: str, what: str) -> pb.CreateTaskRequest:
+        """The same for a tag whenever it is asked."""
+        task = task_pb2.Task(description=tag, kind=KIND, max_attempts=_MAX_ATTEMPTS, labels={"do": what} if what else {})
+        if self.queue:
+            task.queue, task.priority = self.queue, self.priority
+        elif (place := place_of(tag, self.limited)) is not None:
+            task.queue, task.concurrency_key = place
+            # Long enough that two that run at once are seen to.
+            task.labels["do"] = what or "hold"
+        if what in ("later", "ask later"):
+            task.delay.FromMilliseconds(_LATER_MS)
+        return pb.CreateTaskRequest(task=task, request_id=tag)
 
 
 @asynccontextmanager

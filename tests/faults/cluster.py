@@ -25,7 +25,8 @@ from services.common.failpoints import FILE, SEED
 from services.common.grpcx.channel import secure_channel
 from services.embedded.ports import free_ports
 from services.scheduler.settings import SchedulerSettings
-from tests.faults import limited
+from tests.faults.evidence import QueueLimits
+from tests.faults.limited import make_queues
 from tests.faults.members import Member, Spawner
 from tests.faults.reader import KafkaReader
 from tests.faults.servers import Servers
@@ -60,6 +61,8 @@ class Shape:
     seed: int = 0
     spawned: bool = False
     """whether a process that ends begins again with its program imported: for runs that are about what it does then."""
+    limited: float = 0.0
+    """share of the tasks that are in queues with limits."""
 
 
 def target_of(ports: Sequence[int]) -> str:
@@ -80,6 +83,8 @@ class Cluster:
     members: dict[str, Member] = field(default_factory=dict)
     surprises: list[str] = field(default_factory=list)
     """what nobody meant to happen, such as a process that ended by itself."""
+    limits: Mapping[str, QueueLimits] = field(default_factory=dict)
+    """of its queues that have some."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.shape.seed)
@@ -199,14 +204,14 @@ async def running_cluster(
     """A cluster over a migrated database; at the end every process must stop in order, whatever it is doing."""
     cluster = Cluster(folder, servers, shape, tree, extra or {})
     await asyncio.to_thread(_migrate, servers.database_url)
-    await asyncio.to_thread(limited.make, servers.database_url)
     for member in cluster.members.values():
         member.start()
     async with AsyncExitStack() as stack:
         stack.callback(cluster.tables.close)
         stack.push_async_callback(_stop, cluster)
         await _ready(cluster)
-        stack.enter_context(limited.watched(servers.database_url, cluster.surprises))
+        if shape.limited:
+            cluster.limits = await make_queues(servers.database_url, cluster.tables.query)
         if shape.relays:
             await stack.enter_async_context(cluster.reader)
         yield cluster

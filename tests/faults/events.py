@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
-from tests.faults.checker import Event
+from tests.faults.evidence import Event
 from tests.faults.history import digest
 
 
@@ -16,6 +16,10 @@ def _due(event: TaskEvent) -> float:
     return part.next_start_time.ToNanoseconds() / 1e9 if part is not None and part.HasField("next_start_time") else 0.0
 
 
+def _value(event: TaskEvent) -> str:
+    return digest(event.signalled.value.SerializeToString(deterministic=True)) if event.HasField("signalled") else ""
+
+
 def event_of(event: TaskEvent) -> Event:
     """What the checker knows of an event; the same on every channel."""
     return Event(
@@ -24,6 +28,7 @@ def event_of(event: TaskEvent) -> Event:
         type=event.WhichOneof("change") or "",
         attempt=event.attempt,
         digest=digest(event.SerializeToString(deterministic=True)),
+        value=_value(event),
         detail=event.signalled.signal or event.step_completed.step_id,
         time=event.event_time.ToNanoseconds() / 1e9,
         due=_due(event),

@@ -13,19 +13,20 @@ from contextlib import asynccontextmanager
 
 import psycopg2
 
-from tests.faults import letters, limited
+from tests.faults import letters
 from tests.faults.checker import check
 from tests.faults.client import Client, client_of
+from tests.faults.clocks import add_clocks, wrong_clocks
 from tests.faults.cluster import Cluster, Shape, kill_one
 from tests.faults.judge import evidence_of, quiet
+from tests.faults.limited import HALTED
+from tests.faults.operator import Operator
 from tests.faults.outcome import Outcome, told
 from tests.faults.suites import GRAPH_MIX, MIX
-from tests.support.due import all_started, due_schedules, unfair_runs
-from tests.support.limits import limit_queue
 from tests.support.past import ended_tasks, take_newest_partition
 
 ACTIONS = ("crash", "delay", "error", "cut")
-SHAPE = Shape(schedulers=2, relays=2, workers=2, lease_seconds=0.8, relay_lease_seconds=0.6, spawned=True)
+SHAPE = Shape(schedulers=2, relays=2, workers=2, lease_seconds=0.8, relay_lease_seconds=0.6, spawned=True, limited=0.3)
 """Small and quick: what breaks comes back within a second."""
 # The longest is longer than every lease: whoever wakes from it is stale.
 _DELAYS = (30, 300, 1500)
@@ -36,8 +37,8 @@ _QUIET_SECONDS = 45.0
 _RETENTION = tuple(
     f"scheduler.{what}." for what in ("add_partition", "detach_partition", "expire", "expire_rest", "drop_partition")
 )
+_HALT_SECONDS = 0.15
 _DECIDED = ("scheduler.decide.", "scheduler.take_over.", "scheduler.exchange.")
-_MOST_RUNNING = 6
 _END_LISTENING = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'guildmesh-scheduler-listen' AND datname = current_database()
@@ -63,7 +64,7 @@ async def failpoint(cluster: Cluster, name: str, action: str, seed: int) -> Outc
     lives = sum(member.lives for member in cluster.members.values())
     async with client_of(cluster) as client:
         if name.startswith(_DECIDED):
-            await asyncio.to_thread(limit_queue, cluster.servers.database_url, client.tenant, _MOST_RUNNING)
+            client.limited = 1.0
         async with armed(cluster, rule, chance.uniform(0, _LATEST_MOMENT)) as acted:
             turn = 0
             while turn < _MOST_TURNS and (turn < 2 or not acted.is_set()):
@@ -77,7 +78,7 @@ async def failpoint(cluster: Cluster, name: str, action: str, seed: int) -> Outc
         await client.watched(10)
         evidence = await evidence_of(cluster, client, 10)
         problems = check(evidence)
-        beside = await _beside(cluster, client, name) + limited.more_at_workers(evidence.history)
+        beside = await _beside(cluster, client, name)
         cluster.reader.forget(client.tenant)
     surprises, cluster.surprises[:] = [*cluster.surprises, *beside], []
     if not fired:
@@ -131,9 +132,17 @@ async def _work(cluster: Cluster, client: Client, name: str, turn: int) -> None:
             nodes = {f"{client.tenant}-{turn}-node-{number}": chance.choice(GRAPH_MIX) for number in range(_TASKS_A_TURN)}
             group.create_task(client.submit_graph(nodes))
         group.create_task(_provoke(cluster, client, name, turn))
+        if turn % 2 == 1 or name.startswith(_DECIDED):
+            group.create_task(_halt(Operator(client)))
     known = [client.task_ids[tag] for tag in tags]
     client.watch(known[0])
     await client.cancel(chance.choice(known))
+
+
+async def _halt(operator: Operator) -> None:
+    await operator.pause(HALTED)
+    await asyncio.sleep(_HALT_SECONDS)
+    await operator.resume(HALTED)
 
 
 async def _wait(acted: asyncio.Event, seconds: float) -> None:
@@ -163,18 +172,7 @@ async def _beside(cluster: Cluster, client: Client, name: str) -> list[str]:
     """What is wrong with the runs of schedules, once all have started, and with dead letters."""
     if name.startswith(letters.PLACES):
         return await asyncio.to_thread(letters.wrong_letters, cluster.tables.query, _letters_of(client))
-    if not name.startswith("scheduler.fire."):
-        return []
-    query, tenant = cluster.tables.query, _clock_of(client)
-    end = time.monotonic() + _QUIET_SECONDS
-    while not await asyncio.to_thread(all_started, query, tenant) and time.monotonic() < end:  # noqa: ASYNC110 - it is elsewhere
-        await asyncio.sleep(0.1)
-    return await asyncio.to_thread(unfair_runs, query, tenant)
-
-
-def _clock_of(client: Client) -> str:
-    """The tenant of a round's schedules: what they create nobody has asked for."""
-    return f"{client.tenant}-clock"
+    return await wrong_clocks(cluster, client) if name.startswith("scheduler.fire.") else []
 
 
 def _letters_of(client: Client) -> str:
@@ -196,7 +194,7 @@ async def _provoke(cluster: Cluster, client: Client, name: str, turn: int) -> No
         if turn % 2 == 0:
             await kill_one(cluster, "relay")
     elif name.startswith("scheduler.fire."):
-        await asyncio.to_thread(due_schedules, cluster.servers.database_url, 5, _clock_of(client))
+        await add_clocks(cluster, client, 5)
     elif name.startswith(letters.PLACES):
         await letters.provoke(cluster, _letters_of(client), name)
     elif name.startswith(("scheduler.listen.", "scheduler.take_over.")):

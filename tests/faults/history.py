@@ -11,8 +11,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ OK, FAIL, INFO = "ok", "fail", "info"
 class Operation:
     """One thing that somebody asked for.
 
-    `what` is create, cancel, signal, lease, run, complete, step, wait or failure. Times are CLOCK_MONOTONIC, which all processes
-    of a machine share.
+    `what` is create, cancel, signal, replay, pause, resume, lease, run (of a task's function), complete, step, wait or failure.
+        Times are CLOCK_MONOTONIC, which all processes of a machine share.
     """
 
     who: str
@@ -61,15 +60,6 @@ class Recorder:
     def note(self, what: str, **asked: Any) -> None:
         """Says something that needs no answer, such as a lease that arrived."""
         self.outcome(self.invoke(what, **asked), OK)
-
-    @contextmanager
-    def running(self, what: str, **asked: Any) -> Iterator[None]:
-        """Says when something begins and ends; without an end its process was killed meanwhile."""
-        number = self.invoke(what, **asked)
-        try:
-            yield
-        finally:
-            self.outcome(number, OK)
 
     def close(self) -> None:
         """Ends the file."""

@@ -13,11 +13,11 @@ from guildmesh.events.v1.task_event_pb2 import TaskEvent
 from guildmesh.scheduler.v1 import task_pb2
 
 from services.scheduler.storage.event_log import split
-from tests.faults import limited
-from tests.faults.checker import Event, Evidence, Problem, TaskRow, check
+from tests.faults.checker import check
 from tests.faults.client import Client
 from tests.faults.cluster import Cluster
 from tests.faults.events import event_of
+from tests.faults.evidence import Event, Evidence, Problem, TaskRow
 from tests.faults.history import digest, read
 
 _STATES = {1: "PENDING", 2: "RUNNING", 3: "COMPLETED", 4: "FAILED", 5: "CANCELLED", 6: "SCHEDULED", 7: "WAITING", 8: "BLOCKED"}
@@ -26,10 +26,10 @@ _WAITING = f"SELECT (SELECT count(*) FROM scheduler.tasks WHERE tenant_id = %s),
 _PAUSES = (0.03, 0.15)
 """seconds between two looks, from the first to the later ones."""
 _TASKS = """
-SELECT task_id::text, state, attempt, next_event_number - 1, spec, log, NULL::bytea AS result, lease_expires IS NOT NULL
+SELECT task_id::text, state, attempt, next_event_number - 1, spec, log, NULL::bytea AS result, lease_expires IS NOT NULL, queue
 FROM scheduler.tasks WHERE tenant_id = %s
 UNION ALL
-SELECT task_id::text, state, attempt, next_event_number - 1, spec, log, result, false
+SELECT task_id::text, state, attempt, next_event_number - 1, spec, log, result, false, queue
 FROM scheduler.finished_tasks WHERE tenant_id = %s
 """
 _MORE_EVENTS = "SELECT value FROM scheduler.task_events WHERE tenant_id = %s ORDER BY task_id, number"
@@ -59,10 +59,21 @@ async def evidence_of(cluster: Cluster, client: Client, seconds: float, *, publi
         more[event.task_id].append(event)
     tasks: dict[str, TaskRow] = {}
     table: list[Event] = []
-    for task_id, state, attempt, last, spec, log, result, leased in rows:
-        tag = task_pb2.Task.FromString(bytes(spec)).description
+    for task_id, state, attempt, last, spec, log, result, leased, queue in rows:
+        asked = task_pb2.Task.FromString(bytes(spec))
         value = "" if result is None else digest(Value.FromString(bytes(result)).SerializeToString(deterministic=True))
-        tasks[task_id] = TaskRow(task_id, tag, _STATES[state], attempt, last, value, leased)
+        tasks[task_id] = TaskRow(
+            task_id,
+            asked.description,
+            _STATES[state],
+            attempt,
+            last,
+            value,
+            leased,
+            queue,
+            asked.concurrency_key,
+            asked.replay_of,
+        )
         table += [event_of(TaskEvent.FromString(part)) for part in split(bytes(log))]
         table += [event_of(event) for event in more.pop(task_id, ())]
     table += [event_of(event) for events in more.values() for event in events]
@@ -83,6 +94,8 @@ async def evidence_of(cluster: Cluster, client: Client, seconds: float, *, publi
         state=list(cluster.reader.states[client.tenant]) if published else None,
         watches=[watch for watch in client.watches if watch],
         outbox=outbox,
+        limits=cluster.limits,
+        wall=time.time() - time.monotonic(),
     )
 
 
@@ -101,5 +114,4 @@ async def judge(cluster: Cluster, client: Client, seconds: float, *, published: 
     await quiet(cluster, client.tenant, seconds, published=published)
     await client.watched(min(10, seconds / 4))
     evidence = await evidence_of(cluster, client, min(30, seconds / 4), published=published)
-    cluster.surprises += limited.more_at_workers(evidence.history)
     return evidence, check(evidence)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tests.faults.checker import Problem
+from tests.faults.evidence import Problem
 
 MOST_TOLD = 20
 

@@ -11,8 +11,8 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from guildmesh.events.v1.task_event_pb2 import TaskEvent, TaskSnapshot
 
-from tests.faults.checker import Event, StateRecord
 from tests.faults.events import event_of
+from tests.faults.evidence import Event, StateRecord
 from tests.faults.history import digest
 
 SHARDS = 16

@@ -28,6 +28,7 @@ from services.embedded.running import RunningPart
 from tests.faults import bad, cells, failpoints, suites
 from tests.faults.cluster import ROOT, Cluster, Shape, running_cluster
 from tests.faults.outcome import Outcome
+from tests.faults.scenes import SCENES
 from tests.faults.servers import Servers, servers_of
 from tests.support.servers import running_kafka, running_postgres
 
@@ -120,25 +121,25 @@ class Bench:
 def jobs(seeds: int) -> Iterator[Job]:
     """All runs, the seeds of each counted from 1."""
     for seed in range(1, max(2, seeds // 10) + 1):
-        shape = Shape(schedulers=3, relays=2, workers=5, seed=seed)
+        shape = Shape(schedulers=3, relays=2, workers=5, seed=seed, limited=0.15)
 
         async def kills(bench: Bench, seed: int = seed, shape: Shape = shape) -> Outcome:
             async with suites.own_cluster(bench.folder(), shape) as cluster:
                 return await suites.kills_here(cluster, tasks=20_000, seconds=60, postgres=2, kafka=1)
 
         async def pauses(bench: Bench, seed: int = seed) -> Outcome:
-            shape = Shape(schedulers=2, relays=2, workers=3, seed=seed)
+            shape = Shape(schedulers=2, relays=2, workers=3, seed=seed, limited=0.15)
             async with suites.own_cluster(bench.folder(), shape) as cluster:
                 return await suites.pauses_here(cluster, tasks=8_000, times=20)
 
         async def scheduler_pauses(bench: Bench, seed: int = seed) -> Outcome:
-            shape = Shape(schedulers=2, relays=1, workers=3, lease_seconds=2.0, seed=seed)
+            shape = Shape(schedulers=2, relays=1, workers=3, lease_seconds=2.0, seed=seed, limited=0.3)
             async with running_cluster(bench.folder(), bench.servers(), shape) as cluster:
                 return await suites.pauses_here(cluster, tasks=4_000, times=20, role="scheduler")
 
         async def silence(bench: Bench, seed: int = seed) -> Outcome:
             # One worker: wherever its stream is, a turn of the schedulers takes it from there.
-            shape = Shape(schedulers=2, relays=1, workers=1, lease_seconds=6.0, seed=seed)
+            shape = Shape(schedulers=2, relays=1, workers=1, lease_seconds=6.0, seed=seed, limited=0.3)
             async with running_cluster(bench.folder(), bench.servers(), shape) as cluster:
                 return await suites.silence_here(cluster, tasks=40, times=6)
 
@@ -153,7 +154,7 @@ def jobs(seeds: int) -> Iterator[Job]:
 
         yield Job("cells", name, 1, cell)
     for caught_by, patch in [(patch.caught_by, patch) for patch in bad.known_bad()] + [
-        (scene, None) for scene in (bad.LIFE, *bad.SCENES)
+        (scene, None) for scene in (bad.LIFE, *SCENES)
     ]:
 
         async def known_bad(bench: Bench, caught_by: str = caught_by, patch: Any = patch) -> Outcome:

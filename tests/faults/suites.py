@@ -10,11 +10,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.faults.checker import Evidence, Problem
 from tests.faults.client import BATCH, Client, client_of
+from tests.faults.clocks import add_clocks, wrong_clocks
 from tests.faults.cluster import Cluster, Shape, kill_one, running_cluster
+from tests.faults.evidence import Evidence, Problem
 from tests.faults.history import read
 from tests.faults.judge import judge, quiet
+from tests.faults.limited import HALTED
+from tests.faults.operator import Operator
 from tests.faults.outcome import Outcome, told
 from tests.faults.servers import restart, servers_of
 from tests.support.servers import running_kafka, running_postgres
@@ -29,7 +32,7 @@ _SILENT_SECONDS = 40.0
 
 async def load(cluster: Cluster, client: Client, tasks: int, seconds: float, *, watchers: int = 20) -> None:
     """Asks for tasks over some time; asks again for some of them, cancels some, watches some."""
-    chance = cluster.random
+    chance, operator = cluster.random, Operator(client)
     tags = [f"{client.tenant}-{number}" for number in range(tasks)]
     wanted = {tag: chance.choice(MIX) for tag in tags}
     begun = time.monotonic()
@@ -40,6 +43,8 @@ async def load(cluster: Cluster, client: Client, tasks: int, seconds: float, *, 
         again = {tag: wanted[tag] for tag in chance.sample(tags[:place], min(place, 5))}
         nodes = {f"{tag}-node": chance.choice(GRAPH_MIX) for tag in list(mine)[: BATCH // 5]}
         await asyncio.gather(client.submit(mine), client.submit(again), client.submit_graph(nodes))
+        await add_clocks(cluster, client, 1)
+        await asyncio.gather(*(operator.replay_failed(queue) for queue in ("default", *cluster.limits)))
         known = [client.task_ids[tag] for tag in mine]
         for task_id in known[: max(1, watchers * BATCH // tasks)]:
             client.watch(task_id)
@@ -51,10 +56,12 @@ async def run_against(
 ) -> tuple[Evidence, list[Problem]]:
     """Load and trouble at once, then quiet, then judgement."""
     async with client_of(cluster) as client:
-        async with asyncio.TaskGroup() as group:
+        async with Operator(client).halting(HALTED), asyncio.TaskGroup() as group:
             group.create_task(load(cluster, client, tasks, seconds))
             group.create_task(trouble())
-        return await judge(cluster, client, settle)
+        evidence, problems = await judge(cluster, client, settle)
+        cluster.surprises += await wrong_clocks(cluster, client)
+        return evidence, problems
 
 
 async def kills_here(cluster: Cluster, *, tasks: int, seconds: float, postgres: int = 0, kafka: int = 0) -> Outcome:

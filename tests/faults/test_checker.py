@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.checker import KINDS, Event, Evidence, StateRecord, TaskRow, check
+from tests.faults.checker import KINDS, check
+from tests.faults.evidence import Event, Evidence, QueueLimits, StateRecord, TaskRow
 from tests.faults.history import FAIL, INFO, OK, Operation, Recorder, read
 
 
@@ -39,7 +40,7 @@ def good() -> Evidence:
         replace(event("e", 5, "ready", 1), time=20.0),
         event("e", 6, "started", 2),
         replace(event("e", 7, "waiting", 2), due=1e-9),
-        event("e", 8, "signalled", 2, "go"),
+        replace(event("e", 8, "signalled", 2, "go"), value="yes"),
         replace(event("e", 9, "ready", 2), time=30.0),
         event("e", 10, "started", 3),
         event("e", 11, "failed", 3),
@@ -61,7 +62,7 @@ def good() -> Evidence:
             operation("create", OK, "e", tag="E"),
             operation("create", OK, "f", tag="F"),
             operation("create", OK, "g", tag="G"),
-            operation("signal", OK, task_id="e", signal="go"),
+            operation("signal", OK, task_id="e", signal="go", value="yes"),
             operation("step", OK, task_id="a", attempt=1, step_id="first"),
             operation("complete", FAIL, task_id="a", attempt=1, result="r1"),
             operation("complete", INFO, task_id="a", attempt=2, result="r2"),
@@ -94,7 +95,7 @@ def good() -> Evidence:
 
 def test_a_good_history_has_no_problem() -> None:
     assert check(good()) == []
-    assert good().size() == {"operations": 15, "unknown": 3, "tasks": 5, "events": 26, "records": 36, "watched": 10}
+    assert good().size() == {"operations": 15, "unknown": 3, "tasks": 5, "events": 26, "records": 36, "watched": 10, "limited": 0}
 
 
 def without_task(evidence: Evidence) -> None:
@@ -159,6 +160,26 @@ def put(name: str, place: int, item: object) -> Callable[[Evidence], None]:
 
 def outbox(evidence: Evidence) -> None:
     evidence.outbox = 3
+
+
+def limited(evidence: Evidence) -> None:
+    evidence.limits = {"q": QueueLimits(max_running=0)}
+    row("a", queue="q")(evidence)
+    evidence.table = [replace(each, time=float(each.number)) if each.task_id == "a" else each for each in evidence.table]
+
+
+def replay(task_id: str, origin: str) -> TaskRow:
+    return TaskRow(task_id, "E", "CANCELLED", 0, 2, replay_of=origin)
+
+
+def replays(*rows: TaskRow, asked: str = "e", told: str = "") -> Callable[[Evidence], None]:
+    """Replays, and one answer."""
+
+    def change(evidence: Evidence) -> None:
+        more_tasks(*rows)(evidence)
+        added(history=operation("replay", OK, told or rows[0].task_id, task_id=asked))(evidence)
+
+    return change
 
 
 def second_completion(evidence: Evidence) -> None:
@@ -237,6 +258,16 @@ BAD: dict[str, tuple[str, str, Callable[[Evidence], None]]] = {
     ),
     "a task started though its dependency had not ended": ("early", "f", removed("table", 25)),
     "a task that depends on another started unready": ("early", "f", put("table", 20, event("f", 2, "started", 1))),
+    "more ran than may": ("exceeded", "a", limited),
+    "a failed task was replayed twice": ("doubled", "e", replays(replay("r", "e"), replay("s", "e"))),
+    "a task that did not fail was replayed": ("phantom", "b", replays(replay("r", "b"), asked="b")),
+    "nobody asked for a replay": ("phantom", "f", replays(replay("r", "e"), replay("s", "f"))),
+    "an acknowledged replay is not there": ("lost", "e", replays(replay("r", "e"), told="z")),
+    "an acknowledged signal has another value": (
+        "lost",
+        "e",
+        added(history=operation("signal", OK, task_id="e", signal="go", value="other")),
+    ),
     "the outbox is not empty": ("left behind", "-", outbox),
     "a lease is left": ("left behind", "b", row("b", leased=True)),
     "a task that nobody heard of has not ended": ("left behind", "c", more_tasks(TaskRow("c", "C", "PENDING", 0, 2))),
@@ -250,6 +281,12 @@ def test_each_harm_is_found_with_its_kind_and_its_task(name: str) -> None:
     spoil(evidence)
     found = check(evidence)
     assert (kind, task_id) in {(problem.kind, problem.task_id) for problem in found}, [str(problem) for problem in found]
+
+
+def test_a_replay_is_no_second_task_for_its_request() -> None:
+    evidence = good()
+    replays(replay("r", "e"))(evidence)
+    assert check(evidence) == []
 
 
 def test_every_kind_is_tried() -> None:

@@ -18,6 +18,7 @@ from services.embedded.running import RunningPart
 from tests.faults import bad, cells, failpoints, suites
 from tests.faults.cluster import ROOT, Cluster, Shape, running_cluster
 from tests.faults.outcome import Outcome
+from tests.faults.scenes import SCENES
 from tests.faults.servers import Servers
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
@@ -77,5 +78,5 @@ def test_every_known_bad_patch_can_be_applied_and_says_what_it_breaks() -> None:
     assert len(patches) >= 8
     for patch in patches:
         assert patch.what.endswith(".")
-        assert patch.caught_by in {bad.LIFE, *bad.SCENES}
+        assert patch.caught_by in {bad.LIFE, *SCENES}
         bad.apply(ROOT, patch.file, check=True)

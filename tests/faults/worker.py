@@ -109,10 +109,14 @@ async def do(task: Task, lease_seconds: float) -> Any:
             raise TaskFailed("HOPELESS", "every attempt fails")
         case "nap":
             await asyncio.sleep(0.02)
-        case "long":
-            await asyncio.sleep(5)
-        case "ask":
+        case "hold":
+            await asyncio.sleep(0.1)
+        case "hold long":
+            await asyncio.sleep(3)
+        case "ask" | "ask later" | "ask slowly" as how:
             await task.step("before", lambda: _value(task.attempt))
+            if how == "ask slowly":
+                await asyncio.sleep(0.5)
             await task.wait_for(SIGNAL, prompt="go on?", timeout=60)
         case "slow":
             # Longer than a lease: it lives by its heartbeats.
@@ -162,8 +166,11 @@ async def main() -> None:
 
     @worker.task(KIND)
     async def run(task: Task) -> Any:
-        with recorder.running("run", task_id=task.task_id, queue=task.message.queue, key=task.message.concurrency_key):
+        number = recorder.invoke("run", task_id=task.task_id, attempt=task.attempt)
+        try:
             return await do(task, settings["lease_seconds"])
+        finally:
+            recorder.outcome(number, OK)
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.stop)
