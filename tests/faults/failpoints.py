@@ -39,6 +39,9 @@ _RETENTION = tuple(
 )
 _HALT_SECONDS = 0.15
 _DECIDED = ("scheduler.decide.", "scheduler.take_over.", "scheduler.exchange.")
+_RACED = "scheduler.lease."
+# In one that several tenants share a single replica decides what starts, once they wait in it: nobody leases then.
+_OWN_QUEUE = "faults-own"
 _END_LISTENING = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'guildmesh-scheduler-listen' AND datname = current_database()
@@ -65,6 +68,9 @@ async def failpoint(cluster: Cluster, name: str, action: str, seed: int) -> Outc
     async with client_of(cluster) as client:
         if name.startswith(_DECIDED):
             client.limited = 1.0
+        elif name.startswith(_RACED):
+            await Operator(client).make(_OWN_QUEUE)
+            client.within(_OWN_QUEUE)
         async with armed(cluster, rule, chance.uniform(0, _LATEST_MOMENT)) as acted:
             turn = 0
             while turn < _MOST_TURNS and (turn < 2 or not acted.is_set()):

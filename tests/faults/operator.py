@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from guildmesh.scheduler.v1 import dead_letter_service_pb2 as letters_pb
 from guildmesh.scheduler.v1 import dead_letter_service_pb2_grpc as letters_grpc
+from guildmesh.scheduler.v1 import queue_pb2
 from guildmesh.scheduler.v1 import queue_service_pb2 as queues_pb
 from guildmesh.scheduler.v1 import queue_service_pb2_grpc as queues_grpc
 
@@ -31,6 +32,21 @@ class Operator:
         self._queues: Any = queues_grpc.QueueServiceStub(client.channel)
         self._letters: Any = letters_grpc.DeadLetterServiceStub(client.channel)
         self._metadata = metadata(Principal("operator", client.tenant, frozenset({"admin", "operator"})))
+
+    async def make(self, queue: str) -> None:
+        """Makes a queue of the client's tenant, without limits."""
+        request = queues_pb.CreateQueueRequest(queue=queue_pb2.Queue(queue=queue))
+        while True:
+            try:
+                await self._call(self._queues.CreateQueue, request)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+                    return
+                if not self._client.unknown(error):
+                    raise
+                await asyncio.sleep(0.1)
+            else:
+                return
 
     async def pause(self, queue: str) -> None:
         """Pauses a queue of all tenants; returns when that is answered."""
