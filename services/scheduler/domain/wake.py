@@ -15,13 +15,15 @@ from services.scheduler.domain.task import StoredEvent
 
 CHANNEL = "guildmesh_scheduler"
 DISPATCH_CHANNEL = "guildmesh_dispatch"
-"""of what is decided on: tasks that wait or run no more, for the replica that decides; an empty payload: queues have changed."""
+"""of what is decided on: tasks that wait or run no more, for the replica that decides; and of changed queues, for all."""
 # PostgreSQL refuses a payload of 8,000 bytes.
 _LONGEST = 7900
 _MOST_BUCKETS = 1500
 _MOST_STOPS = 40
 # Of 22 characters each.
 _MOST_DECIDED = 350
+_OWNER = "@"
+"""before the owner of queues that have changed; told by the triggers of `queues` and `decided_queues`."""
 _OVER = "!"
 """behind the origin when the tasks have ended."""
 
@@ -47,7 +49,8 @@ class Wake:
     echo: bool = False
     """whether it is what PostgreSQL says of `decided`, and may have been told within the process as well."""
     queues: set[str] | None = field(default_factory=set)
-    """tenants whose queues have changed, or of whose queues one replica decides now or does no more; `*` for the shared ones."""
+    """tenants whose queues have changed, or of whose queues one replica decides now or does no more; `*` for the shared ones;
+    told to others by triggers."""
     origin: str = ""
     """process that made the change and has woken its own already."""
     events: list[tuple[tuple[str, str], StoredEvent, Run]] = field(default_factory=list)
@@ -98,7 +101,6 @@ def decode(payload: str) -> Wake:
             stops=None if data["x"] is None else [(task, attempt, reason) for task, attempt, reason in data["x"]],
             shards=int(data["s"]),
             again=None if data["a"] is None else int(data["a"]),
-            queues=set(data.get("q", ())),
             origin=data["o"],
         )
     except (ValueError, KeyError, TypeError, struct.error):
@@ -118,8 +120,8 @@ def _payloads(origin: str, ids: list[str]) -> list[str]:
 
 def decode_decided(payload: str) -> Wake:
     """The wake of a payload on DISPATCH_CHANNEL; an unreadable one wakes everyone."""
-    if not payload:
-        return Wake(queues=None)
+    if payload.startswith(_OWNER):
+        return Wake(queues={payload.removeprefix(_OWNER)})
     origin, _, packed = payload.partition(" ")
     try:
         ids = [_unpack_id(packed[place : place + 22]) for place in range(0, len(packed), 22)]
@@ -142,7 +144,4 @@ def _dump(wake: Wake, kinds: list[str] | None, buckets: Iterable[int] | None, st
     values = None if buckets is None else sorted(buckets)
     packed = None if values is None else base64.b64encode(struct.pack(f"<{len(values)}H", *values)).decode()
     told = {"o": wake.origin, "s": wake.shards, "a": wake.again, "k": kinds, "b": packed, "x": stops}
-    # Queues hardly ever change, and then by themselves.
-    if wake.queues:
-        told["q"] = sorted(wake.queues)
     return json.dumps(told, separators=(",", ":"))

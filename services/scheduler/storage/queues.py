@@ -19,7 +19,7 @@ from services.common.failpoints import fail_point
 from services.scheduler.domain.errors import EtagMismatch, QueueExists, QueueNotEmpty, QueueNotFound, TooManyQueues
 from services.scheduler.domain.queue import EVERY_TENANT, MOST_QUEUES, Queue
 from services.scheduler.domain.retry import decode_retry
-from services.scheduler.domain.wake import CHANNEL, Wake, encode
+from services.scheduler.domain.wake import Wake
 from services.scheduler.storage.counts import count_open_tasks
 from services.scheduler.storage.dispatch_owners import FENCE
 from services.scheduler.storage.waking import Waker
@@ -59,7 +59,6 @@ UPDATE queues SET {", ".join(f"{name} = ${place}" for place, name in enumerate(_
 WHERE tenant_id = $1 AND queue = $2 RETURNING {COLUMNS}
 """
 _DELETE = "DELETE FROM queues WHERE tenant_id = $1 AND queue = $2"
-_NOTIFY = "SELECT pg_notify($1, $2)"
 # No index is in order of the queues: it would cost each task two entries, and queues are deleted hardly ever.
 _SCAN = "SET LOCAL enable_seqscan = on"
 _HAS_TASKS = "SELECT EXISTS (SELECT FROM tasks WHERE tenant_id = $1 AND queue = $2)"
@@ -166,11 +165,10 @@ class StoredQueues:
     @asynccontextmanager
     async def _told(self, owner: str, *, engine: bool = False) -> AsyncIterator[asyncpg.Connection]:
         """One transaction as the owner of queues, of whose change everybody is told, here and in other processes."""
-        wake = Wake(origin=self._waker.origin, queues={owner})
         async with self._engine.transaction() if engine else self._as_owner(owner) as connection:
             yield connection
-            await connection.execute(_NOTIFY, CHANNEL, encode(wake))
-        self._waker.wake(wake)
+        # The others, and this process once more, hear it of the table's triggers.
+        self._waker.wake(Wake(origin=self._waker.origin, queues={owner}))
 
     @asynccontextmanager
     async def _as_owner(self, owner: str) -> AsyncIterator[asyncpg.Connection]:

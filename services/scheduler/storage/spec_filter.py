@@ -1,8 +1,8 @@
 """Filters by what only the serialized task has: labels, and who created it.
 
 Such a field is looked for in the bytes by its own encoding, which protobuf writes in one way, so that a list reads no more of
-each task than before, and no task pays for an index. The same bytes may also be part of a text: what is found is looked at
-again, as a message.
+each task than before, and no task pays for an index. The same bytes may also be part of a text: what is found is looked
+at again, as a message.
 """
 
 from __future__ import annotations

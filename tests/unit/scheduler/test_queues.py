@@ -12,7 +12,7 @@ from services.common.errors import InvalidRequest
 from services.scheduler.domain.errors import QueueNotFound, SharedQueue
 from services.scheduler.domain.queue import EVERY_TENANT, Queue, check_change
 from services.scheduler.domain.task import NewTask, Times
-from services.scheduler.domain.wake import Wake, decode, encode, everything
+from services.scheduler.domain.wake import Wake, decode_decided, everything
 from services.scheduler.usecases import queues as module
 from services.scheduler.usecases.create_queue import check_weights
 from services.scheduler.usecases.queues import Queues, put_in
@@ -107,12 +107,10 @@ async def test_a_queue_is_read_again_after_a_minute_and_an_unknown_one_at_once(m
     await queues.of("acme", "x")
 
 
-def test_a_change_of_queues_is_told_to_others_and_any_other_wake_is_as_short_as_before() -> None:
-    wake = Wake(kinds={"k"}, queues={"acme", "*"}, origin="o")
-    assert decode(encode(wake)).queues == {"acme", "*"}
-    assert '"q"' not in encode(Wake(kinds={"k"}))
-    # A replica of before says nothing of them.
-    assert decode(encode(Wake(kinds={"k"}))).queues == set()
+def test_a_change_of_queues_is_told_by_the_owner() -> None:
+    wake = decode_decided("@acme")
+    assert (wake.queues, wake.kinds, wake.decided) == ({"acme"}, set(), [])
+    wake.add(decode_decided("@*"))
     wake.add(Wake(queues={"globex"}))
     assert wake.queues == {"acme", "*", "globex"}
     wake.add(everything())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
+import psycopg2
 import pytest
 from guildmesh.scheduler.v1 import schedule_pb2, task_pb2
 from guildmesh.scheduler.v1 import schedule_service_pb2 as schedules_pb
@@ -219,3 +221,33 @@ async def test_the_statement_that_creates_tasks_is_planned_once_a_connection(
     assert planned
     assert {custom for custom, _ in planned} == {0}
     assert all(generic for _, generic in planned)
+
+
+async def test_a_change_is_told_once_of_its_owner_alone_also_one_by_hand(client: Client, tables: Tables) -> None:
+    def heard(connection: Any) -> list[str]:
+        connection.poll()
+        found = [notify.payload for notify in connection.notifies if notify.payload.startswith("@")]
+        connection.notifies.clear()
+        return found
+
+    owner = client.user.tenant_id
+    with closing(psycopg2.connect(tables.url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("LISTEN guildmesh_dispatch")
+            told = [f"@{owner}"]
+            await client.create("told", priority=2)
+            cursor.execute("SELECT 1")
+            assert heard(connection) == told
+            # By hand, and the scheduler goes by it.
+            tables.query("UPDATE queues SET max_attempts = 3 WHERE queue = 'told'")
+            cursor.execute("SELECT 1")
+            assert heard(connection) == told
+            async with asyncio.timeout(20):
+                while (await client.scheduler.create(queue="told")).max_attempts != 3:  # noqa: ASYNC110 - told by PostgreSQL
+                    await asyncio.sleep(0.02)
+            tables.query(
+                "UPDATE queues SET priority = priority WHERE tenant_id IN ('*', %s) AND queue IN ('told', 'code')", owner
+            )
+            cursor.execute("SELECT 1")
+            assert sorted(heard(connection)) == sorted([*told, "@*"])
