@@ -132,6 +132,8 @@ class NewTask:
     has_dependants: bool = False
     """whether tasks that are created with it wait for it."""
     concurrency_key: str | None = None
+    context_payload: str | None = None
+    """id of the payload that is its context, instead of `context`."""
     queue_tenant: str | None = None
     """as in Run, given when it is created; before that when its start was decided on."""
 
@@ -161,7 +163,7 @@ class Task:
     start_time: datetime | None = None
     finish_time: datetime | None = None
     result: bytes | None = None
-    """google.protobuf.Value, serialized."""
+    """google.protobuf.Value, serialized, or a payload (services.scheduler.domain.payload)."""
     error_reason: str | None = None
     error_message: str | None = None
     next_start_time: datetime | None = None
