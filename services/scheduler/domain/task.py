@@ -134,6 +134,8 @@ class NewTask:
     concurrency_key: str | None = None
     context_payload: str | None = None
     """id of the payload that is its context, instead of `context`."""
+    context_sha256: str = ""
+    """of that payload, in hexadecimal, once it is looked up."""
     queue_tenant: str | None = None
     """as in Run, given when it is created; before that when its start was decided on."""
 
@@ -141,6 +143,8 @@ class NewTask:
         """SHA-256 of all that the caller chose: two requests with the same hash ask for the same task."""
         digest = hashlib.sha256(self.payload)
         digest.update(b"no context" if self.context is None else self.context)
+        if self.context_payload is not None:
+            digest.update((self.context_sha256 or self.context_payload).encode())
         return digest.digest()
 
 

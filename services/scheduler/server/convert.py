@@ -91,6 +91,7 @@ def new_task(
     max_attempts = task.max_attempts if own_max_attempts else domain.DEFAULT_MAX_ATTEMPTS
     timeout_ms = task.timeout.ToMilliseconds() if task.HasField("timeout") else domain.DEFAULT_TIMEOUT_MS
     task_id = task_id or new_id()
+    context_payload = task.context_payload or None
     # What comes later in an encoding counts, so what the caller does not choose is put behind what was sent.
     rest = _rest_of_spec(queue, kind, max_attempts, timeout_ms, tenant_id, subject)
     spec = b"".join((task.SerializeToString(), b"\x0a\x24", task_id.encode(), b"\x38", varint(priority), rest))
@@ -116,7 +117,7 @@ def new_task(
         times=times,
         dependencies=dependencies,
         concurrency_key=task.concurrency_key or None,
-        context_payload=task.context_payload or None,
+        context_payload=context_payload,
     )
 
 
@@ -182,6 +183,8 @@ def _rest_of_spec(queue: str, kind: str, max_attempts: int, timeout_ms: int, ten
 def _payload(task: pb.Task, queue: str, kind: str, priority: int, max_attempts: int) -> bytes:
     """All that the caller chose, with the defaults, in an encoding that is always the same."""
     task.queue, task.kind, task.priority, task.max_attempts = queue, kind, priority, max_attempts
+    # What is in it counts, not its id: a repeat may have uploaded the same once more.
+    task.ClearField("context_payload")
     if not task.HasField("timeout"):
         task.timeout.seconds = domain.DEFAULT_TIMEOUT_MS // 1000
     return task.SerializeToString(deterministic=True)

@@ -178,9 +178,9 @@ async def create_tasks(
     # Within the transaction, which ends soon: so what is created by an old list is there soon, or never.
     await decided.ensure_fresh(connection if log.tenant_id == EVERY_TENANT else None)
     answers: list[Answer | None] = [None] * len(items)
+    contexts = await lock_contexts(connection, items, answers)
     await _answer_repeats(connection, items, answers)
     await _check_parents(connection, items, answers)
-    contexts = await lock_contexts(connection, items, answers)
     upstreams = await lock_upstreams(connection, log, items, answers)
     twins = await _claim_requests(connection, items, answers)
     new = [place for place, answer in enumerate(answers) if answer is None and place not in twins]

@@ -51,7 +51,9 @@ async def lock_contexts(
     keys = {place: (items[place].tenant_id, str(items[place].context_payload)) for place in places}
     found = await lock_payloads(connection, list(keys.values()))
     for place, key in keys.items():
-        if key not in found:
+        if key in found:
+            items[place].context_sha256 = found[key].sha256
+        else:
             answers[place] = PayloadNotFound(key[1])
     return found
 

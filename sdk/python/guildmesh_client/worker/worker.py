@@ -10,7 +10,7 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
 import grpc
@@ -18,6 +18,7 @@ from google.protobuf.struct_pb2 import Value
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
 
+from guildmesh_client.payloads import download_json, upload_json
 from guildmesh_client.worker.channel import Connection, OpenChannel, opener
 from guildmesh_client.worker.errors import StepRefused, WorkerRefused
 from guildmesh_client.worker.json_values import JsonValue, to_value
@@ -111,6 +112,8 @@ class Worker:
         self._stream: Stream | None = None
         """the stream on which everything is told: the newest that was welcomed."""
         self._open_streams: dict[Stream, asyncio.Task[grpc.aio.AioRpcError | None]] = {}
+        self._connection: Connection | None = None
+        """of the newest stream."""
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -277,6 +280,7 @@ class Worker:
             log.warning("worker %s has no metadata for its next stream", self.worker_id, exc_info=True)
             return None
         stub: pb_grpc.WorkerServiceAsyncStub = pb_grpc.WorkerServiceStub(connection.channel)
+        self._connection = connection
         call = stub.Work(stream.requests(), metadata=tuple(metadata))
         beating = asyncio.create_task(self._beat(stream))
         try:
@@ -296,6 +300,29 @@ class Worker:
             await asyncio.gather(beating, return_exceptions=True)
             await connection.release()
         return None
+
+    async def upload(self, value: JsonValue) -> str:
+        """Uploads a value as a payload; for Task.upload."""
+        async with self._calling() as (channel, metadata):
+            return await upload_json(channel, value, metadata)
+
+    async def download(self, payload_id: str) -> JsonValue:
+        """The JSON value that is a payload; for Task.fetch."""
+        async with self._calling() as (channel, metadata):
+            found: JsonValue = await download_json(channel, payload_id, metadata)
+        return found
+
+    @contextlib.asynccontextmanager
+    async def _calling(self) -> AsyncIterator[tuple[grpc.aio.Channel, Metadata]]:
+        """The channel of the newest stream, kept open meanwhile."""
+        connection = self._connection
+        if connection is None:
+            raise ConnectionError("no scheduler has welcomed this worker")
+        connection.hold()
+        try:
+            yield connection.channel, tuple(await self._fresh_metadata())
+        finally:
+            await connection.release()
 
     async def _fresh_metadata(self) -> Metadata:
         given = self._metadata() if callable(self._metadata) else self._metadata
