@@ -70,6 +70,15 @@ class ServiceSettings(BaseSettings):
     redis_max_connections: int = Field(50, ge=1, validation_alias="REDIS_MAX_CONNECTIONS")
     kafka_bootstrap_servers: str = Field("127.0.0.1:9092", validation_alias="KAFKA_BOOTSTRAP_SERVERS")
 
+    object_store_url: str = Field(
+        "",
+        validation_alias="OBJECT_STORE_URL",
+        description="where large payloads are kept: s3://BUCKET/PREFIX, gs://…, az://…, file:///FOLDER; default objects in the"
+        " state folder, which all schedulers must then share",
+    )
+    object_store_endpoint: str = Field("", validation_alias="AWS_ENDPOINT_URL", description="of S3, when it is not Amazon's")
+    object_store_region: str = Field("", validation_alias="AWS_REGION", description="of S3; us-east-1 when it is not said")
+
     enable_metrics: bool = Field(True, validation_alias="ENABLE_METRICS")
     enable_tracing: bool = Field(False, validation_alias="ENABLE_TRACING", description="send spans to OTLP_ENDPOINT")
     otlp_endpoint: str = Field("http://localhost:4317", validation_alias="OTLP_ENDPOINT")
@@ -92,6 +101,11 @@ class ServiceSettings(BaseSettings):
         if self.trace_sample_rate is not None:
             return self.trace_sample_rate
         return 0.1 if self.profile == "production" else 1.0
+
+    @property
+    def object_store(self) -> str:
+        """The URL of the object store."""
+        return self.object_store_url or (self.state_dir.absolute() / "objects").as_uri()
 
     def target(self, service: str) -> str:
         """host:port of another service."""

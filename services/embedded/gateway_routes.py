@@ -56,6 +56,8 @@ class PublicMethod:
     """the mesh's service that answers it."""
     anonymous: bool
     streaming: bool
+    uploading: bool
+    """whether the caller streams: a REST body is not gathered before it is passed on."""
     idempotent: bool
     rest: tuple[tuple[str, str], ...]
     """pairs of HTTP method and path template."""
@@ -85,6 +87,7 @@ def _public_methods(files: descriptor_pb2.FileDescriptorSet) -> Iterator[PublicM
                     service=name,
                     cluster=file.package.split(".")[1],
                     anonymous=policy.access == policy_pb2.ACCESS_ANONYMOUS,
+                    uploading=method.client_streaming,
                     streaming=method.client_streaming or method.server_streaming,
                     idempotent=policy.idempotent,
                     rest=tuple(_bindings(method.options.Extensions[annotations_pb2.http])),
@@ -151,7 +154,9 @@ def _preflight() -> Json:
 
 
 def _rest_route(verb: str, template: str, method: PublicMethod) -> Json:
-    filters = {JWT: _requirement(anonymous=method.anonymous), BUFFER: _body_limit()}
+    filters = {JWT: _requirement(anonymous=method.anonymous)}
+    if not method.uploading:
+        filters[BUFFER] = _body_limit()
     if method.path in INPUT_SCRIPTS:
         filters[INPUT] = {"@type": f"{FILTERS}.lua.v3.LuaPerRoute", "name": INPUT_SCRIPTS[method.path]}
     match = _path_match(template)

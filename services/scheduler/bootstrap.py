@@ -6,9 +6,11 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 from guildmesh.scheduler.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
 from guildmesh.scheduler.v1.dispatch_service_pb2_grpc import add_DispatchServiceServicer_to_server
+from guildmesh.scheduler.v1.payload_service_pb2_grpc import add_PayloadServiceServicer_to_server
 from guildmesh.scheduler.v1.queue_service_pb2_grpc import add_QueueServiceServicer_to_server
 from guildmesh.scheduler.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
 from guildmesh.scheduler.v1.scheduler_service_pb2_grpc import add_SchedulerServiceServicer_to_server
@@ -18,15 +20,25 @@ from services.common.db.engine_role import EngineDriver
 from services.common.grpcx.server import Registration
 from services.common.ids import new_id
 from services.common.service import Service
+from services.common.storage.object_store import open_object_store
 from services.scheduler.adapters.listener import Listener
 from services.scheduler.domain.decision import Answer, Link
-from services.scheduler.domain.ports import DeadLetterStore, QueueStore, ScheduleStore, TaskBatches, TaskReplayer
+from services.scheduler.domain.ports import (
+    DeadLetterStore,
+    Objects,
+    PayloadStore,
+    QueueStore,
+    ScheduleStore,
+    TaskBatches,
+    TaskReplayer,
+)
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
 from services.scheduler.server.dead_letter_convert import replayed_task
 from services.scheduler.server.dead_letter_servicer import DeadLetterServicer, DeadLetterUseCases
 from services.scheduler.server.dispatch_link import DispatchLink
 from services.scheduler.server.dispatch_servicer import SERVICE as DISPATCH_SERVICE
 from services.scheduler.server.dispatch_servicer import DispatchServicer
+from services.scheduler.server.payload_servicer import PayloadServicer, PayloadUseCases
 from services.scheduler.server.queue_servicer import QueueServicer, QueueUseCases
 from services.scheduler.server.schedule_convert import scheduled_task
 from services.scheduler.server.schedule_servicer import ScheduleServicer, ScheduleUseCases
@@ -45,6 +57,8 @@ from services.scheduler.storage.fire_batch import DueSchedules
 from services.scheduler.storage.graphs import Graphs
 from services.scheduler.storage.open_counts import OpenTasks
 from services.scheduler.storage.partitions import Partitions
+from services.scheduler.storage.payload_sweep import PayloadSweep
+from services.scheduler.storage.payloads import Payloads
 from services.scheduler.storage.queues import StoredQueues
 from services.scheduler.storage.replays import FailedTasks
 from services.scheduler.storage.schedules import Schedules
@@ -60,6 +74,7 @@ from services.scheduler.usecases.create_task import CreateTask
 from services.scheduler.usecases.create_task_graph import CreateTaskGraph
 from services.scheduler.usecases.decide_starts import DecideStarts
 from services.scheduler.usecases.delete_dead_letters import DeleteDeadLetters
+from services.scheduler.usecases.delete_payload import DeletePayload
 from services.scheduler.usecases.delete_queue import DeleteQueue
 from services.scheduler.usecases.delete_schedule import DeleteSchedule
 from services.scheduler.usecases.dispatch import Dispatcher
@@ -80,16 +95,19 @@ from services.scheduler.usecases.offer_slots import SlotOffers
 from services.scheduler.usecases.pause_queue import PauseQueue
 from services.scheduler.usecases.pause_schedule import PauseSchedule
 from services.scheduler.usecases.queues import Queues
+from services.scheduler.usecases.read_payload import ReadPayload
 from services.scheduler.usecases.replay_dead_letters import ReplayDeadLetters
 from services.scheduler.usecases.replay_task import ReplayTask
 from services.scheduler.usecases.resume_schedule import ResumeSchedule
 from services.scheduler.usecases.run_task import RunTask
 from services.scheduler.usecases.signal_task import SignalTask
 from services.scheduler.usecases.sweep import Sweeper
+from services.scheduler.usecases.sweep_payloads import SweepPayloads
 from services.scheduler.usecases.timer import Timer
 from services.scheduler.usecases.trigger_schedule import TriggerSchedule
 from services.scheduler.usecases.update_queue import UpdateQueue
 from services.scheduler.usecases.update_schedule import UpdateSchedule
+from services.scheduler.usecases.upload_payload import UploadPayload
 from services.scheduler.usecases.watch_task import WatchTask
 from services.scheduler.usecases.work import Work
 
@@ -132,6 +150,8 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         fire_schedules = FireSchedules(due_schedules, settings.schedule_poll_seconds)
         schedules = Schedules(database, hub, settings.lease, settings.retention_days, decided, settings.max_schedules)
         failed_tasks = FailedTasks(database, hub, settings.lease, settings.retention_days, replayed_task, decided)
+        objects = open_object_store(settings.object_store, settings.object_store_endpoint, settings.object_store_region)
+        payload_sweep = PayloadSweep(engine, timedelta(seconds=settings.payload_check_seconds))
         hub.listen(lambda wake: decided.changed() if wake.queues is None or wake.queues else None)
         listener = Listener(settings.database_url.get_secret_value(), hub.notified, "guildmesh-scheduler-listen")
         try:
@@ -158,6 +178,11 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                         DeadLetterServicer(_dead_letter_use_cases(DeadLetters(database), failed_tasks)),
                         "guildmesh.scheduler.v1.DeadLetterService",
                     ),
+                    Registration(
+                        add_PayloadServiceServicer_to_server,
+                        PayloadServicer(_payload_use_cases(settings, Payloads(database), objects)),
+                        "guildmesh.scheduler.v1.PayloadService",
+                    ),
                     Registration(add_worker_service, WorkerServicer(work), WORKER_SERVICE),
                     Registration(add_DispatchServiceServicer_to_server, dispatch.servicer, DISPATCH_SERVICE),
                 ],
@@ -170,6 +195,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                     timer.run,
                     expire_tasks.run,
                     fire_schedules.run,
+                    SweepPayloads(payload_sweep, objects, settings.payload_sweep_seconds).run,
                 ],
                 checks={"database": database.check},
                 drain=[run_task.drain, work.drain, dispatch.follow.resign, dispatch.servicer.drain],
@@ -253,6 +279,16 @@ def _dead_letter_use_cases(store: DeadLetterStore, replayer: TaskReplayer) -> De
         replay_task=ReplayTask(replayer),
         replay_dead_letters=ReplayDeadLetters(replayer),
         delete_dead_letters=DeleteDeadLetters(store),
+    )
+
+
+def _payload_use_cases(settings: SchedulerSettings, store: PayloadStore, objects: Objects) -> PayloadUseCases:
+    longest = timedelta(seconds=settings.payload_upload_seconds)
+    unused = timedelta(seconds=settings.payload_unused_seconds)
+    return PayloadUseCases(
+        upload_payload=UploadPayload(store, objects, settings.payload_max_bytes, longest, unused),
+        read_payload=ReadPayload(store, objects),
+        delete_payload=DeletePayload(store, objects),
     )
 
 

@@ -87,6 +87,28 @@ class SchedulerSettings(ServiceSettings):
         description="how often tasks that were kept long enough are looked for",
     )
 
+    payload_max_bytes: int = Field(
+        256 << 20, gt=0, validation_alias="GUILDMESH_PAYLOAD_MAX_BYTES", description="the largest payload that may be uploaded"
+    )
+    payload_unused_seconds: float = Field(
+        86400.0,
+        gt=0,
+        validation_alias="GUILDMESH_PAYLOAD_UNUSED_SECONDS",
+        description="how long a payload that no task uses is kept after its upload",
+    )
+    payload_upload_seconds: float = Field(
+        3600.0, gt=0, validation_alias="GUILDMESH_PAYLOAD_UPLOAD_SECONDS", description="how long an upload may take"
+    )
+    payload_check_seconds: float = Field(
+        3600.0,
+        gt=0,
+        validation_alias="GUILDMESH_PAYLOAD_CHECK_SECONDS",
+        description="how often a payload that tasks use is looked at: it goes so much later than the last of them at most",
+    )
+    payload_sweep_seconds: float = Field(
+        10.0, gt=0, validation_alias="GUILDMESH_PAYLOAD_SWEEP_SECONDS", description="how often unused payloads are looked for"
+    )
+
     @property
     def lease(self) -> timedelta:
         """How long a lease lasts without a heartbeat."""

@@ -24,7 +24,8 @@ from guildmesh.scheduler.v1 import task_pb2
 from guildmesh_client.batch import Batch
 from guildmesh_client.dependencies import Graph
 from guildmesh_client.options import TaskOptions, fill
-from guildmesh_client.worker.json_values import JsonValue, from_value
+from guildmesh_client.payloads import download_json, upload_json
+from guildmesh_client.worker.json_values import JsonValue, TooLarge, from_value
 
 Metadata: TypeAlias = Sequence[tuple[str, str]]
 
@@ -91,6 +92,7 @@ class TaskClient:
             metadata: sent with each call, such as ("authorization", "Bearer …"); a function is asked each time.
             timeout: seconds that a call may take.
         """
+        self._channel = channel
         self._stub: pb_grpc.SchedulerServiceAsyncStub = pb_grpc.SchedulerServiceStub(channel)
         self._metadata = metadata
         self._timeout = timeout
@@ -112,10 +114,17 @@ class TaskClient:
                 request.request_id = request_id
             fill(request.task, description, options)
             size = _size_of(request)
+        except TooLarge:
+            # Others may join the batch meanwhile, so this one is made anew.
+            batch.take_back()
         except BaseException:
             batch.take_back()
             raise
-        return await self._join(batch, size)
+        else:
+            return await self._join(batch, size)
+        large = pb.CreateTaskRequest(request_id=request_id)
+        await self._fill_large(large.task, description, options)
+        return await self.send(large)
 
     async def run(
         self, description: str, *, request_id: str = "", wait: float = 300.0, **options: Unpack[TaskOptions]
@@ -130,7 +139,11 @@ class TaskClient:
             grpc.aio.AioRpcError: the call failed for another reason than that nobody answered.
         """
         request = pb.RunTaskRequest(request_id=request_id or str(uuid.uuid4()))
-        fill(request.task, description, options)
+        try:
+            fill(request.task, description, options)
+        except TooLarge:
+            request.ClearField("task")
+            await self._fill_large(request.task, description, options)
         _size_of(request)
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
@@ -146,7 +159,7 @@ class TaskClient:
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             if task.status == "completed":
-                return from_value(task.result)
+                return await self.result_of(task)
             if task.status in ("failed", "cancelled"):
                 raise TaskNotCompleted(task)
         raise TimeoutError(f"the task has not ended after {wait:g} s; it goes on")
@@ -177,6 +190,28 @@ class TaskClient:
                     raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def result_of(self, task: task_pb2.Task) -> JsonValue:
+        """The result of a completed task, whether it is in the message or a payload."""
+        if not task.result_payload:
+            return from_value(task.result)
+        found: JsonValue = await download_json(self._channel, task.result_payload, self._fresh_metadata())
+        return found
+
+    def _fresh_metadata(self) -> Metadata:
+        return self._metadata() if callable(self._metadata) else self._metadata
+
+    async def _fill_large(self, task: task_pb2.Task, description: str, options: TaskOptions) -> None:
+        """Fills a task whose context is too large for it: that is uploaded, and named."""
+        rest = TaskOptions(**options)
+        context = rest.pop("context") or {}
+        fill(task, description, rest)
+        try:
+            task.context_payload = await upload_json(self._channel, dict(context), self._fresh_metadata())
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _REFUSALS:
+                raise TaskRefused(_status_of(error)) from error
+            raise
 
     async def _run(self, request: pb.RunTaskRequest, timeout: float) -> task_pb2.Task:
         metadata = self._metadata() if callable(self._metadata) else self._metadata

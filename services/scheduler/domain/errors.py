@@ -381,3 +381,40 @@ class DependencyCycle(InvalidArgument):
     def __init__(self, cycle: Sequence[str]) -> None:
         told = " -> ".join(cycle)
         super().__init__(f"The nodes wait for each other: {told}; leave one of these dependencies out.", cycle=told)
+
+
+class PayloadNotFound(NotFound):
+    """No such payload in the caller's tenant."""
+
+    reason = "PAYLOAD_NOT_FOUND"
+    domain = DOMAIN
+
+    def __init__(self, payload_id: str) -> None:
+        super().__init__(
+            f"No payload {payload_id!r}; upload it with POST /v1/payloads. One that no task uses is kept until its expire_time.",
+            payload_id=payload_id,
+        )
+
+
+class PayloadInUse(FailedPrecondition):
+    """A payload that tasks use cannot be deleted."""
+
+    reason = "PAYLOAD_IN_USE"
+    domain = DOMAIN
+
+    def __init__(self, payload_id: str) -> None:
+        super().__init__(f"Tasks use the payload {payload_id!r}; it is deleted with the last of them.", payload_id=payload_id)
+
+
+class PayloadTooLarge(InvalidArgument):
+    """An upload is larger than a payload may be."""
+
+    reason = "PAYLOAD_TOO_LARGE"
+    domain = DOMAIN
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"The payload has more than {most} bytes, which is the most; upload it in parts, or have"
+            " GUILDMESH_PAYLOAD_MAX_BYTES raised.",
+            most=str(most),
+        )

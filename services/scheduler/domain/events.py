@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
 
+from services.scheduler.domain.payload import PayloadReference
+
 
 @dataclass(frozen=True, slots=True)
 class Created:
@@ -20,6 +22,8 @@ class Created:
     """when it becomes PENDING; None when it is so from the beginning, or BLOCKED."""
     dependency_ids: tuple[str, ...] = ()
     """the tasks that it depends on; with any, it is BLOCKED."""
+    context_payload: PayloadReference | None = None
+    """the payload that is its context."""
 
 
 @dataclass(frozen=True, slots=True)

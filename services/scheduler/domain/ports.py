@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -12,6 +12,7 @@ from services.common.errors import DomainError
 from services.scheduler.domain.dead_letter import DeadLetter, LetterPage, LetterPlace, Replays
 from services.scheduler.domain.dead_letter_filter import Conditions
 from services.scheduler.domain.fence import Fence
+from services.scheduler.domain.payload import Payload
 from services.scheduler.domain.queue import Queue
 from services.scheduler.domain.schedule import Schedule
 from services.scheduler.domain.task import Lease, NewTask, State, StoredEvent, Task
@@ -352,3 +353,45 @@ class TaskReplayer(Protocol):
         Raises:
             QueueNotFound: as CreateTask.
         """
+
+
+class Objects(Protocol):
+    """Bodies by key; an object is there as a whole or not at all."""
+
+    async def put(self, key: str, pieces: AsyncIterable[bytes]) -> None:
+        """Stores all pieces as one object; when `pieces` raises, nothing is stored and that is raised."""
+
+    def get(self, key: str, offset: int = 0) -> AsyncGenerator[bytes]:
+        """The pieces of an object, from a byte on."""
+
+    async def delete(self, key: str) -> None:
+        """Deletes an object; one that is not there is deleted already."""
+
+
+class PayloadStore(Protocol):
+    """What is known of payloads, for one tenant."""
+
+    async def begin(self, tenant_id: str, payload_id: str, content_type: str, longest: timedelta) -> None:
+        """Says that an upload begins, which is given up after `longest`."""
+
+    async def finish(self, tenant_id: str, payload_id: str, size: int, sha256: bytes, unused: timedelta) -> Payload | None:
+        """Says that all of it is there; None when its upload was given up meanwhile."""
+
+    async def get(self, tenant_id: str, payload_id: str) -> Payload | None:
+        """A payload whose upload has ended, or None."""
+
+    async def mark_deleting(self, tenant_id: str, payload_id: str, *, unfinished: bool = False) -> None:
+        """Keeps everyone from using it any more; raises PayloadNotFound, PayloadInUse."""
+
+    async def forget(self, tenant_id: str, payload_id: str) -> None:
+        """Forgets one that was marked, and whose object is gone."""
+
+
+class PayloadMarks(Protocol):
+    """Finds, over all tenants, what nothing uses."""
+
+    async def mark(self) -> Sequence[tuple[str, str]]:
+        """Marks some of what nothing uses; gives tenants and ids."""
+
+    async def forget(self, payloads: Sequence[tuple[str, str]]) -> None:
+        """Forgets those that were marked, and whose objects are gone."""

@@ -132,6 +132,10 @@ class NewTask:
     has_dependants: bool = False
     """whether tasks that are created with it wait for it."""
     concurrency_key: str | None = None
+    context_payload: str | None = None
+    """id of the payload that is its context, instead of `context`."""
+    context_sha256: str = ""
+    """of that payload, in hexadecimal, once it is looked up."""
     queue_tenant: str | None = None
     """as in Run, given when it is created; before that when its start was decided on."""
 
@@ -139,6 +143,8 @@ class NewTask:
         """SHA-256 of all that the caller chose: two requests with the same hash ask for the same task."""
         digest = hashlib.sha256(self.payload)
         digest.update(b"no context" if self.context is None else self.context)
+        if self.context_payload is not None:
+            digest.update((self.context_sha256 or self.context_payload).encode())
         return digest.digest()
 
 
@@ -161,7 +167,7 @@ class Task:
     start_time: datetime | None = None
     finish_time: datetime | None = None
     result: bytes | None = None
-    """google.protobuf.Value, serialized."""
+    """google.protobuf.Value, serialized, or a payload (services.scheduler.domain.payload)."""
     error_reason: str | None = None
     error_message: str | None = None
     next_start_time: datetime | None = None

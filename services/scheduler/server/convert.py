@@ -19,10 +19,12 @@ from services.common.ids import new_id
 from services.common.wire import duration, number, text, timestamp, varint
 from services.scheduler.domain import task as domain
 from services.scheduler.domain.dependency import Dependency
+from services.scheduler.domain.payload import is_payload, named_result
 from services.scheduler.domain.retry import RetryPolicy
 from services.scheduler.domain.task_filter import Condition, TaskFilter, parse_filter, parse_order
 from services.scheduler.domain.worker import Hello, SchedulerMessage, WorkerMessage
 from services.scheduler.server.dependency_convert import dependencies_of, outcome_message
+from services.scheduler.server.payload_convert import payload_id_in
 
 _NO_LABELS: Mapping[str, str] = {}
 _OUTPUT_ONLY = tuple(
@@ -42,7 +44,7 @@ _TIMES = (
     "total_timeout",
     "retry_policy",
 )
-_UNUSUAL = (*_OUTPUT_ONLY, *_TIMES, "dependencies")
+_UNUSUAL = (*_OUTPUT_ONLY, *_TIMES, "dependencies", "context_payload")
 _USUAL = {field.number for field in pb.Task.DESCRIPTOR.fields if field.name not in _UNUSUAL}
 
 
@@ -75,6 +77,7 @@ def new_task(
                 task.ClearField(name)  # type: ignore[arg-type]
             times = _times(task)
             dependencies = dependencies_of(task)
+            _check_payload(task)
             break
     context = None
     if task.HasField("context"):
@@ -88,6 +91,7 @@ def new_task(
     max_attempts = task.max_attempts if own_max_attempts else domain.DEFAULT_MAX_ATTEMPTS
     timeout_ms = task.timeout.ToMilliseconds() if task.HasField("timeout") else domain.DEFAULT_TIMEOUT_MS
     task_id = task_id or new_id()
+    context_payload = task.context_payload or None
     # What comes later in an encoding counts, so what the caller does not choose is put behind what was sent.
     rest = _rest_of_spec(queue, kind, max_attempts, timeout_ms, tenant_id, subject)
     spec = b"".join((task.SerializeToString(), b"\x0a\x24", task_id.encode(), b"\x38", varint(priority), rest))
@@ -113,7 +117,14 @@ def new_task(
         times=times,
         dependencies=dependencies,
         concurrency_key=task.concurrency_key or None,
+        context_payload=context_payload,
     )
+
+
+def _check_payload(task: pb.Task) -> None:
+    if task.context_payload and task.HasField("context"):
+        raise InvalidRequest([("task.context", "must be unset with context_payload, which is the context then")])
+    task.context_payload = task.context_payload.lower()
 
 
 def _times(task: pb.Task) -> domain.Times | None:
@@ -172,6 +183,8 @@ def _rest_of_spec(queue: str, kind: str, max_attempts: int, timeout_ms: int, ten
 def _payload(task: pb.Task, queue: str, kind: str, priority: int, max_attempts: int) -> bytes:
     """All that the caller chose, with the defaults, in an encoding that is always the same."""
     task.queue, task.kind, task.priority, task.max_attempts = queue, kind, priority, max_attempts
+    # What is in it counts, not its id: a repeat may have uploaded the same once more.
+    task.ClearField("context_payload")
     if not task.HasField("timeout"):
         task.timeout.seconds = domain.DEFAULT_TIMEOUT_MS // 1000
     return task.SerializeToString(deterministic=True)
@@ -211,7 +224,10 @@ def fill_task(message: pb.Task, task: domain.Task) -> None:
         message.context.MergeFromString(task.context)
         message.context.SetInParent()
     if task.result is not None:
-        message.result.MergeFromString(task.result)
+        if is_payload(task.result):
+            message.result_payload = payload_id_in(task.result)
+        else:
+            message.result.MergeFromString(task.result)
     if task.error_reason is not None:
         message.error.reason = task.error_reason
         message.error.message = task.error_message or ""
@@ -245,7 +261,7 @@ def worker_message(request: worker_pb.WorkRequest) -> WorkerMessage:
             (beat.task_id, beat.attempt, beat.progress if beat.HasField("progress") else None) for beat in request.heartbeats
         ),
         steps=tuple((step.task_id, step.attempt, step.step_id, value_bytes(step.result)) for step in request.steps),
-        completions=tuple((done.task_id, done.attempt, value_bytes(done.result)) for done in request.completions),
+        completions=tuple((done.task_id, done.attempt, _result(done)) for done in request.completions),
         failures=tuple(
             (failure.task_id, failure.attempt, failure.error.reason, failure.error.message, failure.retryable, _delay(failure))
             for failure in request.failures
@@ -253,6 +269,14 @@ def worker_message(request: worker_pb.WorkRequest) -> WorkerMessage:
         waits=tuple((wait.task_id, wait.attempt, wait.signal, wait.prompt, _patience(wait)) for wait in request.waits),
         drain=request.drain,
     )
+
+
+def _result(done: worker_pb.TaskCompletion) -> bytes:
+    if not done.result_payload:
+        return value_bytes(done.result)
+    if done.HasField("result"):
+        raise InvalidRequest([("completions.result", "must be unset with result_payload, which is the result then")])
+    return named_result(done.result_payload.lower())
 
 
 _LONGEST_WAIT = timedelta(days=366)

@@ -9,6 +9,8 @@ from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 
 from services.common.errors import InvalidRequest
 from services.scheduler.domain.dependency import Dependency, FailurePolicy, Outcome
+from services.scheduler.domain.payload import is_payload
+from services.scheduler.server.payload_convert import payload_id_in
 
 
 def dependencies_of(task: pb.Task) -> tuple[Dependency, ...]:
@@ -42,7 +44,10 @@ def outcome_message(outcome: Outcome) -> worker_pb.TaskDependencyOutcome:
         task_id=outcome.task_id, name=outcome.name, state=pb.TaskState.ValueType(outcome.state), result_omitted=outcome.omitted
     )
     if outcome.result is not None:
-        message.result.MergeFromString(outcome.result)
+        if is_payload(outcome.result):
+            message.result_payload = payload_id_in(outcome.result)
+        else:
+            message.result.MergeFromString(outcome.result)
     if outcome.error_reason is not None:
         message.error.reason, message.error.message = outcome.error_reason, outcome.error_message or ""
     return message

@@ -119,6 +119,9 @@ def _task(message: pb.Schedule) -> dict[str, Any]:
         raise InvalidRequest([("schedule.task.parent_task_id", "must be empty: a run is no part of another task")])
     if task.dependencies:
         raise InvalidRequest([("schedule.task.dependencies", "must be empty: all runs would depend on the same tasks")])
+    if task.context_payload:
+        text = "must be empty: a schedule keeps no payload; name it by its id in the context, and have the worker download it"
+        raise InvalidRequest([("schedule.task.context_payload", text)])
     for name, instead in (("schedule_time", "delay"), ("deadline", "total_timeout")):
         if task.HasField(name):  # type: ignore[arg-type]
             raise InvalidRequest(

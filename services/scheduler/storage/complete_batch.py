@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from services.common.db.clock import DatabaseClock
+from services.scheduler.domain.payload import is_payload
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 from services.scheduler.domain.worker import CompletionReport, Report
@@ -102,6 +103,7 @@ def _fits(report: CompletionReport, run: Run) -> bool:
         # Of the end of such a task more follows than of the end of others.
         and run.blocked_by is None
         and not run.has_dependants
+        and not is_payload(report.result)
         and run.log_events == run.next_event_number - 1
         and run.log_bytes + len(report.result) + _EVENT_BYTES <= INLINE_BYTES
     )

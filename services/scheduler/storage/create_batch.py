@@ -27,6 +27,7 @@ from services.scheduler.domain.shards import shards_of
 from services.scheduler.domain.task import NewTask, State, Task, Times
 from services.scheduler.storage.changelog import ChangeLog, notified, queued
 from services.scheduler.storage.decided_queues import DecidedQueues
+from services.scheduler.storage.payload_uses import lock_contexts, use_contexts
 from services.scheduler.storage.tasks import READ_TASKS, task_of
 from services.scheduler.storage.upstreams import lock_upstreams
 
@@ -177,6 +178,7 @@ async def create_tasks(
     # Within the transaction, which ends soon: so what is created by an old list is there soon, or never.
     await decided.ensure_fresh(connection if log.tenant_id == EVERY_TENANT else None)
     answers: list[Answer | None] = [None] * len(items)
+    contexts = await lock_contexts(connection, items, answers)
     await _answer_repeats(connection, items, answers)
     await _check_parents(connection, items, answers)
     upstreams = await lock_upstreams(connection, log, items, answers)
@@ -193,7 +195,9 @@ async def create_tasks(
             run = _run_of(item, shard, now)
             later = run.available_at if run.state is State.SCHEDULED else None
             ids = () if upstreams is None else upstreams.block(run, item)
-            log.add(run, Created(item.description, item.priority, item.labels, None if ids else later, ids), item.created_by, now)
+            payload = None if item.context_payload is None else contexts[item.tenant_id, item.context_payload]
+            told = Created(item.description, item.priority, item.labels, None if ids else later, ids, payload)
+            log.add(run, told, item.created_by, now)
             if upstreams is not None:
                 upstreams.go_on(run, log, now)
             if item.worker_id is not None:
@@ -203,6 +207,8 @@ async def create_tasks(
             created = _as_created(item.task_id, item.tenant_id, item.spec, now, item.context, item.traceparent, later)
             answers[place] = created if not item.dependencies else _blocked(created, len(item.dependencies))
         await _insert(connection, made, runs, log, now, lease, blocked=upstreams is not None)
+        if contexts:
+            await use_contexts(connection, made)
         if upstreams is not None:
             await upstreams.write(connection, log, made, runs, now)
     for place, first in twins.items():

@@ -28,6 +28,7 @@ from services.scheduler.domain.events import (
     StepCompleted,
     Waiting,
 )
+from services.scheduler.domain.payload import PayloadReference, is_payload, reference_in
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 
@@ -38,6 +39,11 @@ _TASK_ID, _TYPE, _TENANT, _TIME, _ACTOR, _PARENT, _QUEUE, _KIND = (
 _NUMBER, _ATTEMPT = b"\x10", b"\x30"
 # The first field of events and snapshots: a task id of 36 characters.
 _ID = b"\x0a\x24"
+
+
+def encode_reference(payload: PayloadReference) -> bytes:
+    """The serialized PayloadReference."""
+    return pb.PayloadReference(payload_id=payload.payload_id, size_bytes=payload.size, sha256=payload.sha256).SerializeToString()
 
 
 def encode_event(run: Run, event_number: int, change: Change, actor: str, now: datetime) -> bytes:
@@ -51,6 +57,8 @@ def encode_snapshot(run: Run, event_number: int, now: datetime) -> bytes:
     """The serialized TaskSnapshot after event `event_number`."""
     first = _snapshot_first(run.tenant_id, run.state, run.queue, run.kind)
     last = _snapshot_last(event_number, run.parent_task_id or "", run.error_reason or "", now)
+    if run.result is not None and is_payload(run.result):
+        last += message(b"\x82\x01", reference_in(run.result))
     return b"".join((_ID, run.task_id.encode(), first, number(b"\x30", run.priority), number(b"\x38", run.attempt), last))
 
 
@@ -90,6 +98,8 @@ def _snapshot_last(event_number: int, parent_task_id: str, error_reason: str, no
 
 
 def _completed(change: Completed) -> bytes:
+    if is_payload(change.result):
+        return message(b"\xc2\x01", message(b"\x32", reference_in(change.result)))
     return message(b"\xc2\x01", message(b"\x0a", change.result))
 
 
@@ -137,7 +147,7 @@ def _started(change: Started) -> bytes:
 
 
 def _created(change: Created) -> bytes:
-    if change.labels or change.next_start_time is not None or change.dependency_ids:
+    if change.labels or change.next_start_time is not None or change.dependency_ids or change.context_payload is not None:
         created = pb.TaskCreated(
             description=change.description,
             priority=change.priority,
@@ -146,6 +156,8 @@ def _created(change: Created) -> bytes:
         )
         if change.next_start_time is not None:
             created.next_start_time.FromDatetime(change.next_start_time)
+        if change.context_payload is not None:
+            created.context_payload.MergeFromString(encode_reference(change.context_payload))
         return message(b"\xa2\x01", created.SerializeToString(deterministic=True))
     return message(b"\xa2\x01", text(b"\x0a", change.description) + number(b"\x10", change.priority))
 

@@ -17,6 +17,7 @@ from services.scheduler.storage.cascade import cascade
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.complete_batch import complete_unchanged
 from services.scheduler.storage.journal import Journal
+from services.scheduler.storage.result_payloads import ResultPayloads
 from services.scheduler.storage.runs import Finished, lock_runs, read_finished
 
 
@@ -34,6 +35,7 @@ async def handle_reports(
     journal = await Journal.open(
         connection, [(runs[r.task_id], step) for r in reports if r.task_id in runs and (step := _step_of(r))]
     )
+    payloads = await ResultPayloads.lock(connection, reports, runs)
     ended: list[Run] = []
     answers: list[Refusal | None] = []
     for place, report in enumerate(reports):
@@ -48,14 +50,23 @@ async def handle_reports(
         elif report.tenant_id is not None and found.tenant_id != report.tenant_id:
             answers.append(_stale(report))
         else:
-            answers.append(_handle(report, found, now, journal, log, ended))
+            answers.append(_handle(report, found, now, journal, log, ended, payloads))
     await cascade(connection, log, ended, runs, "The parent task has ended.", "scheduler", now)
     await journal.write(connection)
+    await payloads.write(connection)
     await log.write(connection)
     return answers
 
 
-def _handle(report: Report, run: Run, now: datetime, journal: Journal, log: ChangeLog, ended: list[Run]) -> Refusal | None:
+def _handle(
+    report: Report,
+    run: Run,
+    now: datetime,
+    journal: Journal,
+    log: ChangeLog,
+    ended: list[Run],
+    payloads: ResultPayloads,
+) -> Refusal | None:
     if _is_repeat(report, run):
         return None
     if run.stop_reason(report.attempt):
@@ -71,7 +82,10 @@ def _handle(report: Report, run: Run, now: datetime, journal: Journal, log: Chan
             if run.state is State.WAITING and journal.result(run, report.signal) is not None:
                 log.add(run, run.ready(now), report.worker_id, now)
         case CompletionReport():
-            log.add(run, run.complete(report.result, now), report.worker_id, now)
+            result = payloads.result_of(report, run)
+            if isinstance(result, Refusal):
+                return result
+            log.add(run, run.complete(result, now), report.worker_id, now)
         case FailureReport():
             change = run.fail_attempt(
                 report.reason,

@@ -40,8 +40,10 @@ def scheduler_tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def scheduler_settings(postgres_url: str, scheduler_tls: Path) -> MakeSettings:
+def scheduler_settings(postgres_url: str, scheduler_tls: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeSettings:
     """Settings of a scheduler on free ports; its database is migrated. A lease lasts 2 s, so that tests are quick."""
+
+    objects = tmp_path_factory.mktemp("objects").as_uri()
 
     def make(**changes: Any) -> SchedulerSettings:
         values: dict[str, Any] = {
@@ -54,6 +56,7 @@ def scheduler_settings(postgres_url: str, scheduler_tls: Path) -> MakeSettings:
             "lease_seconds": 2.0,
             "heartbeat_seconds": 0.5,
             "sweep_seconds": 0.2,
+            "object_store_url": objects,
             "sse_keep_alive_seconds": 0.3,
         }
         return SchedulerSettings(_env_file=None, **(values | changes))

@@ -25,6 +25,7 @@ from services.scheduler.domain.events import (
     StepCompleted,
     Waiting,
 )
+from services.scheduler.domain.payload import PayloadReference
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 from services.scheduler.relay.headers import headers_of
@@ -43,6 +44,7 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
         st.dictionaries(NAMES, NAMES, max_size=3),
         st.none() | TIMES,
         st.lists(st.builds(new_id), max_size=3).map(tuple),
+        st.none() | st.builds(PayloadReference, NAMES, st.integers(0, 2**40), NAMES),
     ),
     st.builds(Ready, st.none() | TIMES),
     st.builds(Waiting, NAMES, NAMES, TIMES),
@@ -88,6 +90,10 @@ def by_protobuf(run: Run, number: int, change: Change, actor: str, now: datetime
             part.labels.update(value)
         elif field == "dependency_ids":
             part.dependency_ids.extend(value)
+        elif field == "context_payload":
+            if value is not None:
+                part.context_payload.payload_id = value.payload_id
+                part.context_payload.size_bytes, part.context_payload.sha256 = value.size, value.sha256
         elif field == "next_start_time":
             if value is not None:
                 part.next_start_time.FromDatetime(value)

@@ -26,6 +26,10 @@ _VALUE_BYTES = 32
 _WHOLE_NUMBERS = 2**53
 
 
+class TooLarge(ValueError):
+    """A JSON value that has no room in a task's row: it is to be a payload."""
+
+
 def from_struct(struct: Struct) -> JsonObject:
     """The object in a Struct; whole numbers as int, as JSON wrote them.
 
@@ -68,6 +72,11 @@ def put_value(message: Value, value: JsonValue) -> None:
     _put(_fill, message, value)
 
 
+def put_large(message: Value, value: JsonValue) -> None:
+    """Puts a JSON value of any size into an empty Value; raises ValueError or TypeError for what is none."""
+    _fill(message, value)
+
+
 def put_object(message: Struct, value: Mapping[str, JsonValue]) -> None:
     """Puts an object into an empty Struct, such as that of a larger message; raises what `to_value` does."""
     _put(_fill_struct, message, dict(value))
@@ -83,7 +92,7 @@ def _put(fill: Callable[[M, T], int], message: M, value: T) -> None:
             raise ValueError(f"a {type(value).__name__} is not a JSON value; give its fields as a dict") from error
         raise ValueError(f"the result is not a JSON value: {error}") from error
     if size > MAX_RESULT_BYTES:
-        raise ValueError(f"the result is {size:,} bytes as JSON; at most {MAX_RESULT_BYTES:,} are kept, store it elsewhere")
+        raise TooLarge(f"the result is {size:,} bytes as JSON; at most {MAX_RESULT_BYTES:,} are kept, store it elsewhere")
 
 
 def _fill(message: Value, value: object) -> int:

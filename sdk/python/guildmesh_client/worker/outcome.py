@@ -10,7 +10,7 @@ from guildmesh.scheduler.v1 import task_pb2
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 
 from guildmesh_client.worker.errors import Parked, StepRefused, TaskFailed
-from guildmesh_client.worker.json_values import JsonValue, put_value
+from guildmesh_client.worker.json_values import JsonValue, TooLarge, put_value
 from guildmesh_client.worker.reports import Report
 from guildmesh_client.worker.task import Task
 
@@ -22,7 +22,8 @@ _MOST_MESSAGE = 10_000
 async def outcome(task: Task, function: Callable[[Task], Awaitable[JsonValue]]) -> Report | None:
     """Runs the function and says how it ended; None when there is nothing to tell, since the attempt is over."""
     try:
-        report = _completion(task, await function(task))
+        await task.fetch()
+        report = await _completion(task, await function(task))
     except asyncio.CancelledError:
         report = failure(task.task_id, task.attempt, "WORKER_STOPPED", "The worker stopped.", retryable=True)
     except Parked as parked:
@@ -47,13 +48,16 @@ def failure(task_id: str, attempt: int, reason: str, message: str, *, retryable:
     return pb.TaskFailure(task_id=task_id, attempt=attempt, error=error, retryable=retryable)
 
 
-def _completion(task: Task, result: JsonValue) -> Report:
+async def _completion(task: Task, result: JsonValue) -> Report:
     completion = pb.TaskCompletion()
     # Set one by one, and the result where it belongs: arguments cost half as much again, and copy it.
     completion.task_id = task.task_id
     completion.attempt = task.attempt
     try:
         put_value(completion.result, result)
+    except TooLarge:
+        completion.ClearField("result")
+        completion.result_payload = await task.upload(result)
     except ValueError as error:
         return failure(task.task_id, task.attempt, "INVALID_RESULT", str(error), retryable=False)
     return completion

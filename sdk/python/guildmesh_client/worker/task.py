@@ -12,8 +12,8 @@ from guildmesh.scheduler.v1 import task_pb2
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 
 from guildmesh_client.worker.dependency import Dependency
-from guildmesh_client.worker.errors import Parked
-from guildmesh_client.worker.json_values import JsonObject, JsonValue, from_struct, from_value
+from guildmesh_client.worker.errors import Parked, TaskFailed
+from guildmesh_client.worker.json_values import JsonObject, JsonValue, from_struct, from_value, put_large
 
 if TYPE_CHECKING:
     from guildmesh_client.worker.worker import Worker
@@ -44,6 +44,7 @@ class Task:
         self._worker = worker
         self._lease = lease
         self._moment = moment
+        self._context: JsonObject | None = None
 
     @property
     def traceparent(self) -> str:
@@ -58,7 +59,24 @@ class Task:
     @property
     def context(self) -> JsonObject:
         """The task's input."""
+        if self._context is not None:
+            return self._context
         return from_struct(self.message.context)
+
+    async def fetch(self) -> None:
+        """Gets what the task names instead of carrying it, before its function is called."""
+        if self.message.context_payload:
+            found = await self._worker.download(self.message.context_payload)
+            if not isinstance(found, dict):
+                raise TaskFailed("INVALID_CONTEXT", "The payload that is the context is no JSON object.", retryable=False)
+            self._context = found
+        for each in self._lease.dependencies:
+            if each.result_payload:
+                put_large(each.result, await self._worker.download(each.result_payload))
+
+    async def upload(self, value: JsonValue) -> str:
+        """Keeps a value that is too large for a message, and gives the id of the payload."""
+        return await self._worker.upload(value)
 
     @cached_property
     def dependencies(self) -> Mapping[str, Dependency]:
@@ -76,7 +94,7 @@ class Task:
         dependency = self.dependencies[name]
         if not dependency.result_omitted:
             return dependency.result
-        return from_value(await self._worker.read_result(dependency.task_id))
+        return await self._worker.read_result(dependency.task_id)
 
     @property
     def remaining(self) -> float:

@@ -10,7 +10,7 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
 import grpc
@@ -20,9 +20,10 @@ from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as scheduler_grpc
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
 
+from guildmesh_client.payloads import download_json, upload_json
 from guildmesh_client.worker.channel import Connection, OpenChannel, opener
 from guildmesh_client.worker.errors import ResultOmitted, StepRefused, WorkerRefused
-from guildmesh_client.worker.json_values import JsonValue, to_value
+from guildmesh_client.worker.json_values import JsonValue, from_value, to_value
 from guildmesh_client.worker.outcome import failure, outcome
 from guildmesh_client.worker.reports import Report, Reports, key_of
 from guildmesh_client.worker.run import Run
@@ -304,30 +305,49 @@ class Worker:
             await connection.release()
         return None
 
-    async def read_result(self, task_id: str) -> Value:
+    async def read_result(self, task_id: str) -> JsonValue:
         """The result of a task that completed, read from the scheduler; for Task.result_of.
 
         Raises:
             ResultOmitted: there is none to be read.
             ConnectionError, grpc.aio.AioRpcError: the scheduler cannot be reached.
         """
+        async with self._calling() as (channel, metadata):
+            stub: scheduler_grpc.SchedulerServiceAsyncStub = scheduler_grpc.SchedulerServiceStub(channel)
+            try:
+                task = await stub.GetTask(scheduler_pb.GetTaskRequest(task_id=task_id), metadata=metadata, timeout=_READ_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED):
+                    raise ResultOmitted(task_id) from error
+                raise
+        if task.result_payload:
+            return await self.download(task.result_payload)
+        if not task.HasField("result"):
+            raise ResultOmitted(task_id)
+        return from_value(task.result)
+
+    async def upload(self, value: JsonValue) -> str:
+        """Uploads a value as a payload; for Task.upload."""
+        async with self._calling() as (channel, metadata):
+            return await upload_json(channel, value, metadata)
+
+    async def download(self, payload_id: str) -> JsonValue:
+        """The JSON value that is a payload; for Task.fetch."""
+        async with self._calling() as (channel, metadata):
+            found: JsonValue = await download_json(channel, payload_id, metadata)
+        return found
+
+    @contextlib.asynccontextmanager
+    async def _calling(self) -> AsyncIterator[tuple[grpc.aio.Channel, tuple[tuple[str, str], ...]]]:
+        """The channel of the stream on which everything is told, kept open meanwhile."""
         connection = self._connections.get(self._stream) if self._stream is not None else None
         if connection is None:
             raise ConnectionError("no scheduler has welcomed this worker")
         connection.hold()
         try:
-            stub: scheduler_grpc.SchedulerServiceAsyncStub = scheduler_grpc.SchedulerServiceStub(connection.channel)
-            metadata = tuple(await self._fresh_metadata())
-            task = await stub.GetTask(scheduler_pb.GetTaskRequest(task_id=task_id), metadata=metadata, timeout=_READ_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED):
-                raise ResultOmitted(task_id) from error
-            raise
+            yield connection.channel, tuple(await self._fresh_metadata())
         finally:
             await connection.release()
-        if not task.HasField("result"):
-            raise ResultOmitted(task_id)
-        return task.result
 
     async def _fresh_metadata(self) -> Metadata:
         given = self._metadata() if callable(self._metadata) else self._metadata

@@ -352,8 +352,10 @@ type TaskCreated struct {
 	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
 	// dependency_ids are the ids of the tasks that it depends on. With any, the task is BLOCKED until a `ready` event.
 	DependencyIds []string `protobuf:"bytes,5,rep,name=dependency_ids,json=dependencyIds,proto3" json:"dependency_ids,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// context_payload is the payload that is the input of the task; unset when it has none.
+	ContextPayload *PayloadReference `protobuf:"bytes,10,opt,name=context_payload,json=contextPayload,proto3" json:"context_payload,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *TaskCreated) Reset() {
@@ -421,6 +423,77 @@ func (x *TaskCreated) GetDependencyIds() []string {
 	return nil
 }
 
+func (x *TaskCreated) GetContextPayload() *PayloadReference {
+	if x != nil {
+		return x.ContextPayload
+	}
+	return nil
+}
+
+// PayloadReference names a payload, of which no event carries the body. PayloadService gives it.
+type PayloadReference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// payload_id of the payload.
+	PayloadId string `protobuf:"bytes,1,opt,name=payload_id,json=payloadId,proto3" json:"payload_id,omitempty"`
+	// size_bytes of the body.
+	SizeBytes int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// sha256 of the body, in hexadecimal.
+	Sha256        string `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PayloadReference) Reset() {
+	*x = PayloadReference{}
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PayloadReference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PayloadReference) ProtoMessage() {}
+
+func (x *PayloadReference) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PayloadReference.ProtoReflect.Descriptor instead.
+func (*PayloadReference) Descriptor() ([]byte, []int) {
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PayloadReference) GetPayloadId() string {
+	if x != nil {
+		return x.PayloadId
+	}
+	return ""
+}
+
+func (x *PayloadReference) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *PayloadReference) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
 // TaskReady says that the task waits no longer for a moment, a signal or its dependencies, but for a worker.
 type TaskReady struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -432,7 +505,7 @@ type TaskReady struct {
 
 func (x *TaskReady) Reset() {
 	*x = TaskReady{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[2]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -444,7 +517,7 @@ func (x *TaskReady) String() string {
 func (*TaskReady) ProtoMessage() {}
 
 func (x *TaskReady) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[2]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -457,7 +530,7 @@ func (x *TaskReady) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskReady.ProtoReflect.Descriptor instead.
 func (*TaskReady) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{2}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TaskReady) GetNextStartTime() *timestamppb.Timestamp {
@@ -482,7 +555,7 @@ type TaskWaiting struct {
 
 func (x *TaskWaiting) Reset() {
 	*x = TaskWaiting{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[3]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +567,7 @@ func (x *TaskWaiting) String() string {
 func (*TaskWaiting) ProtoMessage() {}
 
 func (x *TaskWaiting) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[3]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +580,7 @@ func (x *TaskWaiting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskWaiting.ProtoReflect.Descriptor instead.
 func (*TaskWaiting) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{3}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TaskWaiting) GetSignal() string {
@@ -546,7 +619,7 @@ type TaskSignalled struct {
 
 func (x *TaskSignalled) Reset() {
 	*x = TaskSignalled{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[4]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -558,7 +631,7 @@ func (x *TaskSignalled) String() string {
 func (*TaskSignalled) ProtoMessage() {}
 
 func (x *TaskSignalled) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[4]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -571,7 +644,7 @@ func (x *TaskSignalled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSignalled.ProtoReflect.Descriptor instead.
 func (*TaskSignalled) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{4}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TaskSignalled) GetSignal() string {
@@ -606,7 +679,7 @@ type TaskStarted struct {
 
 func (x *TaskStarted) Reset() {
 	*x = TaskStarted{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[5]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +691,7 @@ func (x *TaskStarted) String() string {
 func (*TaskStarted) ProtoMessage() {}
 
 func (x *TaskStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[5]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +704,7 @@ func (x *TaskStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStarted.ProtoReflect.Descriptor instead.
 func (*TaskStarted) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{5}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TaskStarted) GetWorkerId() string {
@@ -654,7 +727,7 @@ type TaskStepCompleted struct {
 
 func (x *TaskStepCompleted) Reset() {
 	*x = TaskStepCompleted{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[6]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +739,7 @@ func (x *TaskStepCompleted) String() string {
 func (*TaskStepCompleted) ProtoMessage() {}
 
 func (x *TaskStepCompleted) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[6]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +752,7 @@ func (x *TaskStepCompleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStepCompleted.ProtoReflect.Descriptor instead.
 func (*TaskStepCompleted) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{6}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TaskStepCompleted) GetStepId() string {
@@ -711,7 +784,7 @@ type TaskRetried struct {
 
 func (x *TaskRetried) Reset() {
 	*x = TaskRetried{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[7]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +796,7 @@ func (x *TaskRetried) String() string {
 func (*TaskRetried) ProtoMessage() {}
 
 func (x *TaskRetried) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[7]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +809,7 @@ func (x *TaskRetried) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRetried.ProtoReflect.Descriptor instead.
 func (*TaskRetried) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{7}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TaskRetried) GetReason() string {
@@ -764,14 +837,16 @@ func (x *TaskRetried) GetNextStartTime() *timestamppb.Timestamp {
 type TaskCompleted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// result of the task.
-	Result        *structpb.Value `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	Result *structpb.Value `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	// result_payload is the payload that is the result, instead of `result`.
+	ResultPayload *PayloadReference `protobuf:"bytes,6,opt,name=result_payload,json=resultPayload,proto3" json:"result_payload,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TaskCompleted) Reset() {
 	*x = TaskCompleted{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +858,7 @@ func (x *TaskCompleted) String() string {
 func (*TaskCompleted) ProtoMessage() {}
 
 func (x *TaskCompleted) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,12 +871,19 @@ func (x *TaskCompleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCompleted.ProtoReflect.Descriptor instead.
 func (*TaskCompleted) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{8}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TaskCompleted) GetResult() *structpb.Value {
 	if x != nil {
 		return x.Result
+	}
+	return nil
+}
+
+func (x *TaskCompleted) GetResultPayload() *PayloadReference {
+	if x != nil {
+		return x.ResultPayload
 	}
 	return nil
 }
@@ -819,7 +901,7 @@ type TaskFailed struct {
 
 func (x *TaskFailed) Reset() {
 	*x = TaskFailed{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[9]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +913,7 @@ func (x *TaskFailed) String() string {
 func (*TaskFailed) ProtoMessage() {}
 
 func (x *TaskFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[9]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +926,7 @@ func (x *TaskFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskFailed.ProtoReflect.Descriptor instead.
 func (*TaskFailed) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{9}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TaskFailed) GetReason() string {
@@ -872,7 +954,7 @@ type TaskCancelled struct {
 
 func (x *TaskCancelled) Reset() {
 	*x = TaskCancelled{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[10]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +966,7 @@ func (x *TaskCancelled) String() string {
 func (*TaskCancelled) ProtoMessage() {}
 
 func (x *TaskCancelled) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[10]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +979,7 @@ func (x *TaskCancelled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCancelled.ProtoReflect.Descriptor instead.
 func (*TaskCancelled) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{10}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TaskCancelled) GetCause() string {
@@ -931,14 +1013,16 @@ type TaskSnapshot struct {
 	// error_reason of a failed task.
 	ErrorReason string `protobuf:"bytes,10,opt,name=error_reason,json=errorReason,proto3" json:"error_reason,omitempty"`
 	// update_time is when the state was reached.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// result_payload is the payload that is the result of a completed task; unset when its result is none.
+	ResultPayload *PayloadReference `protobuf:"bytes,16,opt,name=result_payload,json=resultPayload,proto3" json:"result_payload,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TaskSnapshot) Reset() {
 	*x = TaskSnapshot{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[11]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1034,7 @@ func (x *TaskSnapshot) String() string {
 func (*TaskSnapshot) ProtoMessage() {}
 
 func (x *TaskSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[11]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1047,7 @@ func (x *TaskSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSnapshot.ProtoReflect.Descriptor instead.
 func (*TaskSnapshot) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{11}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TaskSnapshot) GetTaskId() string {
@@ -1043,6 +1127,13 @@ func (x *TaskSnapshot) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *TaskSnapshot) GetResultPayload() *PayloadReference {
+	if x != nil {
+		return x.ResultPayload
+	}
+	return nil
+}
+
 var File_guildmesh_events_v1_task_event_proto protoreflect.FileDescriptor
 
 const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
@@ -1071,16 +1162,24 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\x05ready\x18\x1b \x01(\v2\x1e.guildmesh.events.v1.TaskReadyH\x00R\x05ready\x12<\n" +
 	"\awaiting\x18\x1c \x01(\v2 .guildmesh.events.v1.TaskWaitingH\x00R\awaiting\x12B\n" +
 	"\tsignalled\x18\x1d \x01(\v2\".guildmesh.events.v1.TaskSignalledH\x00R\tsignalledB\b\n" +
-	"\x06change\"\xb7\x02\n" +
+	"\x06change\"\x87\x03\n" +
 	"\vTaskCreated\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\x05R\bpriority\x12D\n" +
 	"\x06labels\x18\x03 \x03(\v2,.guildmesh.events.v1.TaskCreated.LabelsEntryR\x06labels\x12B\n" +
 	"\x0fnext_start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\x12%\n" +
-	"\x0edependency_ids\x18\x05 \x03(\tR\rdependencyIds\x1a9\n" +
+	"\x0edependency_ids\x18\x05 \x03(\tR\rdependencyIds\x12N\n" +
+	"\x0fcontext_payload\x18\n" +
+	" \x01(\v2%.guildmesh.events.v1.PayloadReferenceR\x0econtextPayload\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"O\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"h\n" +
+	"\x10PayloadReference\x12\x1d\n" +
+	"\n" +
+	"payload_id\x18\x01 \x01(\tR\tpayloadId\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\tR\x06sha256\"O\n" +
 	"\tTaskReady\x12B\n" +
 	"\x0fnext_start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\"z\n" +
 	"\vTaskWaiting\x12\x16\n" +
@@ -1100,15 +1199,16 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\vTaskRetried\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12B\n" +
-	"\x0fnext_start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\"?\n" +
+	"\x0fnext_start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\"\x8d\x01\n" +
 	"\rTaskCompleted\x12.\n" +
-	"\x06result\x18\x01 \x01(\v2\x16.google.protobuf.ValueR\x06result\">\n" +
+	"\x06result\x18\x01 \x01(\v2\x16.google.protobuf.ValueR\x06result\x12L\n" +
+	"\x0eresult_payload\x18\x06 \x01(\v2%.guildmesh.events.v1.PayloadReferenceR\rresultPayload\">\n" +
 	"\n" +
 	"TaskFailed\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"%\n" +
 	"\rTaskCancelled\x12\x14\n" +
-	"\x05cause\x18\x01 \x01(\tR\x05cause\"\xec\x02\n" +
+	"\x05cause\x18\x01 \x01(\tR\x05cause\"\xba\x03\n" +
 	"\fTaskSnapshot\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x14\n" +
@@ -1122,7 +1222,8 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\ferror_reason\x18\n" +
 	" \x01(\tR\verrorReason\x12;\n" +
 	"\vupdate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTimeB3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3"
+	"updateTime\x12L\n" +
+	"\x0eresult_payload\x18\x10 \x01(\v2%.guildmesh.events.v1.PayloadReferenceR\rresultPayloadB3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3"
 
 var (
 	file_guildmesh_events_v1_task_event_proto_rawDescOnce sync.Once
@@ -1136,50 +1237,54 @@ func file_guildmesh_events_v1_task_event_proto_rawDescGZIP() []byte {
 	return file_guildmesh_events_v1_task_event_proto_rawDescData
 }
 
-var file_guildmesh_events_v1_task_event_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_guildmesh_events_v1_task_event_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_guildmesh_events_v1_task_event_proto_goTypes = []any{
 	(*TaskEvent)(nil),             // 0: guildmesh.events.v1.TaskEvent
 	(*TaskCreated)(nil),           // 1: guildmesh.events.v1.TaskCreated
-	(*TaskReady)(nil),             // 2: guildmesh.events.v1.TaskReady
-	(*TaskWaiting)(nil),           // 3: guildmesh.events.v1.TaskWaiting
-	(*TaskSignalled)(nil),         // 4: guildmesh.events.v1.TaskSignalled
-	(*TaskStarted)(nil),           // 5: guildmesh.events.v1.TaskStarted
-	(*TaskStepCompleted)(nil),     // 6: guildmesh.events.v1.TaskStepCompleted
-	(*TaskRetried)(nil),           // 7: guildmesh.events.v1.TaskRetried
-	(*TaskCompleted)(nil),         // 8: guildmesh.events.v1.TaskCompleted
-	(*TaskFailed)(nil),            // 9: guildmesh.events.v1.TaskFailed
-	(*TaskCancelled)(nil),         // 10: guildmesh.events.v1.TaskCancelled
-	(*TaskSnapshot)(nil),          // 11: guildmesh.events.v1.TaskSnapshot
-	nil,                           // 12: guildmesh.events.v1.TaskCreated.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 14: google.protobuf.Value
+	(*PayloadReference)(nil),      // 2: guildmesh.events.v1.PayloadReference
+	(*TaskReady)(nil),             // 3: guildmesh.events.v1.TaskReady
+	(*TaskWaiting)(nil),           // 4: guildmesh.events.v1.TaskWaiting
+	(*TaskSignalled)(nil),         // 5: guildmesh.events.v1.TaskSignalled
+	(*TaskStarted)(nil),           // 6: guildmesh.events.v1.TaskStarted
+	(*TaskStepCompleted)(nil),     // 7: guildmesh.events.v1.TaskStepCompleted
+	(*TaskRetried)(nil),           // 8: guildmesh.events.v1.TaskRetried
+	(*TaskCompleted)(nil),         // 9: guildmesh.events.v1.TaskCompleted
+	(*TaskFailed)(nil),            // 10: guildmesh.events.v1.TaskFailed
+	(*TaskCancelled)(nil),         // 11: guildmesh.events.v1.TaskCancelled
+	(*TaskSnapshot)(nil),          // 12: guildmesh.events.v1.TaskSnapshot
+	nil,                           // 13: guildmesh.events.v1.TaskCreated.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 15: google.protobuf.Value
 }
 var file_guildmesh_events_v1_task_event_proto_depIdxs = []int32{
-	13, // 0: guildmesh.events.v1.TaskEvent.event_time:type_name -> google.protobuf.Timestamp
+	14, // 0: guildmesh.events.v1.TaskEvent.event_time:type_name -> google.protobuf.Timestamp
 	1,  // 1: guildmesh.events.v1.TaskEvent.created:type_name -> guildmesh.events.v1.TaskCreated
-	5,  // 2: guildmesh.events.v1.TaskEvent.started:type_name -> guildmesh.events.v1.TaskStarted
-	6,  // 3: guildmesh.events.v1.TaskEvent.step_completed:type_name -> guildmesh.events.v1.TaskStepCompleted
-	7,  // 4: guildmesh.events.v1.TaskEvent.retried:type_name -> guildmesh.events.v1.TaskRetried
-	8,  // 5: guildmesh.events.v1.TaskEvent.completed:type_name -> guildmesh.events.v1.TaskCompleted
-	9,  // 6: guildmesh.events.v1.TaskEvent.failed:type_name -> guildmesh.events.v1.TaskFailed
-	10, // 7: guildmesh.events.v1.TaskEvent.cancelled:type_name -> guildmesh.events.v1.TaskCancelled
-	2,  // 8: guildmesh.events.v1.TaskEvent.ready:type_name -> guildmesh.events.v1.TaskReady
-	3,  // 9: guildmesh.events.v1.TaskEvent.waiting:type_name -> guildmesh.events.v1.TaskWaiting
-	4,  // 10: guildmesh.events.v1.TaskEvent.signalled:type_name -> guildmesh.events.v1.TaskSignalled
-	12, // 11: guildmesh.events.v1.TaskCreated.labels:type_name -> guildmesh.events.v1.TaskCreated.LabelsEntry
-	13, // 12: guildmesh.events.v1.TaskCreated.next_start_time:type_name -> google.protobuf.Timestamp
-	13, // 13: guildmesh.events.v1.TaskReady.next_start_time:type_name -> google.protobuf.Timestamp
-	13, // 14: guildmesh.events.v1.TaskWaiting.expire_time:type_name -> google.protobuf.Timestamp
-	14, // 15: guildmesh.events.v1.TaskSignalled.value:type_name -> google.protobuf.Value
-	14, // 16: guildmesh.events.v1.TaskStepCompleted.result:type_name -> google.protobuf.Value
-	13, // 17: guildmesh.events.v1.TaskRetried.next_start_time:type_name -> google.protobuf.Timestamp
-	14, // 18: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
-	13, // 19: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	6,  // 2: guildmesh.events.v1.TaskEvent.started:type_name -> guildmesh.events.v1.TaskStarted
+	7,  // 3: guildmesh.events.v1.TaskEvent.step_completed:type_name -> guildmesh.events.v1.TaskStepCompleted
+	8,  // 4: guildmesh.events.v1.TaskEvent.retried:type_name -> guildmesh.events.v1.TaskRetried
+	9,  // 5: guildmesh.events.v1.TaskEvent.completed:type_name -> guildmesh.events.v1.TaskCompleted
+	10, // 6: guildmesh.events.v1.TaskEvent.failed:type_name -> guildmesh.events.v1.TaskFailed
+	11, // 7: guildmesh.events.v1.TaskEvent.cancelled:type_name -> guildmesh.events.v1.TaskCancelled
+	3,  // 8: guildmesh.events.v1.TaskEvent.ready:type_name -> guildmesh.events.v1.TaskReady
+	4,  // 9: guildmesh.events.v1.TaskEvent.waiting:type_name -> guildmesh.events.v1.TaskWaiting
+	5,  // 10: guildmesh.events.v1.TaskEvent.signalled:type_name -> guildmesh.events.v1.TaskSignalled
+	13, // 11: guildmesh.events.v1.TaskCreated.labels:type_name -> guildmesh.events.v1.TaskCreated.LabelsEntry
+	14, // 12: guildmesh.events.v1.TaskCreated.next_start_time:type_name -> google.protobuf.Timestamp
+	2,  // 13: guildmesh.events.v1.TaskCreated.context_payload:type_name -> guildmesh.events.v1.PayloadReference
+	14, // 14: guildmesh.events.v1.TaskReady.next_start_time:type_name -> google.protobuf.Timestamp
+	14, // 15: guildmesh.events.v1.TaskWaiting.expire_time:type_name -> google.protobuf.Timestamp
+	15, // 16: guildmesh.events.v1.TaskSignalled.value:type_name -> google.protobuf.Value
+	15, // 17: guildmesh.events.v1.TaskStepCompleted.result:type_name -> google.protobuf.Value
+	14, // 18: guildmesh.events.v1.TaskRetried.next_start_time:type_name -> google.protobuf.Timestamp
+	15, // 19: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
+	2,  // 20: guildmesh.events.v1.TaskCompleted.result_payload:type_name -> guildmesh.events.v1.PayloadReference
+	14, // 21: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
+	2,  // 22: guildmesh.events.v1.TaskSnapshot.result_payload:type_name -> guildmesh.events.v1.PayloadReference
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_events_v1_task_event_proto_init() }
@@ -1205,7 +1310,7 @@ func file_guildmesh_events_v1_task_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_events_v1_task_event_proto_rawDesc), len(file_guildmesh_events_v1_task_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -88,6 +88,12 @@ const (
 	ErrorReason_ERROR_REASON_SELF_DEPENDENCY ErrorReason = 49
 	// ERROR_REASON_DEPENDENCY_CYCLE: nodes of a graph wait for each other.
 	ErrorReason_ERROR_REASON_DEPENDENCY_CYCLE ErrorReason = 50
+	// ERROR_REASON_PAYLOAD_NOT_FOUND: no such payload in the tenant: it was deleted, or its upload has not ended.
+	ErrorReason_ERROR_REASON_PAYLOAD_NOT_FOUND ErrorReason = 51
+	// ERROR_REASON_PAYLOAD_IN_USE: a payload that tasks use cannot be deleted.
+	ErrorReason_ERROR_REASON_PAYLOAD_IN_USE ErrorReason = 52
+	// ERROR_REASON_PAYLOAD_TOO_LARGE: an upload is larger than a payload may be.
+	ErrorReason_ERROR_REASON_PAYLOAD_TOO_LARGE ErrorReason = 53
 	// ERROR_REASON_TOO_MANY_SCHEDULES: a tenant has as many schedules as it may have.
 	ErrorReason_ERROR_REASON_TOO_MANY_SCHEDULES ErrorReason = 57
 )
@@ -126,6 +132,9 @@ var (
 		48: "ERROR_REASON_UNKNOWN_NODE_KEY",
 		49: "ERROR_REASON_SELF_DEPENDENCY",
 		50: "ERROR_REASON_DEPENDENCY_CYCLE",
+		51: "ERROR_REASON_PAYLOAD_NOT_FOUND",
+		52: "ERROR_REASON_PAYLOAD_IN_USE",
+		53: "ERROR_REASON_PAYLOAD_TOO_LARGE",
 		57: "ERROR_REASON_TOO_MANY_SCHEDULES",
 	}
 	ErrorReason_value = map[string]int32{
@@ -160,6 +169,9 @@ var (
 		"ERROR_REASON_UNKNOWN_NODE_KEY":      48,
 		"ERROR_REASON_SELF_DEPENDENCY":       49,
 		"ERROR_REASON_DEPENDENCY_CYCLE":      50,
+		"ERROR_REASON_PAYLOAD_NOT_FOUND":     51,
+		"ERROR_REASON_PAYLOAD_IN_USE":        52,
+		"ERROR_REASON_PAYLOAD_TOO_LARGE":     53,
 		"ERROR_REASON_TOO_MANY_SCHEDULES":    57,
 	}
 )
@@ -195,7 +207,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\x99+\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\x8d0\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -266,7 +278,15 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\x1cERROR_REASON_SELF_DEPENDENCY\x101\x1aWʻ\x18S\b\x03\x12?The node 'report' depends on itself; leave this dependency out.\x1a\x0e\n" +
 	"\x04node\x12\x06report\x12\x9b\x01\n" +
 	"\x1dERROR_REASON_DEPENDENCY_CYCLE\x102\x1axʻ\x18t\b\x03\x12UThe nodes wait for each other: a -> b -> c -> a; leave one of these dependencies out.\x1a\x19\n" +
-	"\x05cycle\x12\x10a -> b -> c -> a\x12\xee\x01\n" +
+	"\x05cycle\x12\x10a -> b -> c -> a\x12\xec\x01\n" +
+	"\x1eERROR_REASON_PAYLOAD_NOT_FOUND\x103\x1a\xc7\x01ʻ\x18\xc2\x01\b\x05\x12\x89\x01No payload '01990000-0000-7000-8000-000000000000'; upload it with POST /v1/payloads. One that no task uses is kept until its expire_time.\x1a2\n" +
+	"\n" +
+	"payload_id\x12$01990000-0000-7000-8000-000000000000\x12\xc1\x01\n" +
+	"\x1bERROR_REASON_PAYLOAD_IN_USE\x104\x1a\x9f\x01ʻ\x18\x9a\x01\b\t\x12bTasks use the payload '01990000-0000-7000-8000-000000000000'; it is deleted with the last of them.\x1a2\n" +
+	"\n" +
+	"payload_id\x12$01990000-0000-7000-8000-000000000000\x12\xbe\x01\n" +
+	"\x1eERROR_REASON_PAYLOAD_TOO_LARGE\x105\x1a\x99\x01ʻ\x18\x94\x01\b\x03\x12}The payload has more than 268435456 bytes, which is the most; upload it in parts, or have GUILDMESH_PAYLOAD_MAX_BYTES raised.\x1a\x11\n" +
+	"\x04most\x12\t268435456\x12\xee\x01\n" +
 	"\x1fERROR_REASON_TOO_MANY_SCHEDULES\x109\x1a\xc8\x01ʻ\x18\xc3\x01\b\b\x12\xaf\x01There are 10000 schedules already, which is the most; delete one that is not needed (DELETE /v1/schedules/{schedule_id}), or ask the operator to raise GUILDMESH_MAX_SCHEDULES.\x1a\r\n" +
 	"\x04most\x12\x0510000B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 

@@ -245,6 +245,11 @@ type Task struct {
 	Dependencies []*TaskDependency `protobuf:"bytes,34,rep,name=dependencies,proto3" json:"dependencies,omitempty"`
 	// blocked_by is how many of its dependencies a BLOCKED task still waits for. 0 in other states.
 	BlockedBy int32 `protobuf:"varint,35,opt,name=blocked_by,json=blockedBy,proto3" json:"blocked_by,omitempty"`
+	// context_payload is the id of a payload of the same tenant that is the task's input, instead of `context`, which must be unset: a JSON
+	// object of any size up to the limit of payloads. It is kept as long as the task.
+	ContextPayload string `protobuf:"bytes,36,opt,name=context_payload,json=contextPayload,proto3" json:"context_payload,omitempty"`
+	// result_payload is the id of the payload that is the result of a completed task, instead of `result`; empty for one with a result.
+	ResultPayload string `protobuf:"bytes,37,opt,name=result_payload,json=resultPayload,proto3" json:"result_payload,omitempty"`
 	// replay_of is the failed task that this one repeats, see ReplayTask; empty for any other.
 	ReplayOf      string `protobuf:"bytes,40,opt,name=replay_of,json=replayOf,proto3" json:"replay_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -546,6 +551,20 @@ func (x *Task) GetBlockedBy() int32 {
 		return x.BlockedBy
 	}
 	return 0
+}
+
+func (x *Task) GetContextPayload() string {
+	if x != nil {
+		return x.ContextPayload
+	}
+	return ""
+}
+
+func (x *Task) GetResultPayload() string {
+	if x != nil {
+		return x.ResultPayload
+	}
+	return ""
 }
 
 func (x *Task) GetReplayOf() string {
@@ -862,7 +881,7 @@ var File_guildmesh_scheduler_v1_task_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"!guildmesh/scheduler/v1/task.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\xc3\x12\n" +
+	"!guildmesh/scheduler/v1/task.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\xdd\x13\n" +
 	"\x04Task\x12\x1d\n" +
 	"\atask_id\x18\x01 \x01(\tB\x04\xe2A\x01\x03R\x06taskId\x12!\n" +
 	"\ttenant_id\x18\x02 \x01(\tB\x04\xe2A\x01\x03R\btenantId\x12:\n" +
@@ -908,7 +927,9 @@ const file_guildmesh_scheduler_v1_task_proto_rawDesc = "" +
 	"\x0fconcurrency_key\x18! \x01(\tB\f\xe2A\x01\x05\xbaH\x05r\x03\x18\x80\x01R\x0econcurrencyKey\x12X\n" +
 	"\fdependencies\x18\" \x03(\v2&.guildmesh.scheduler.v1.TaskDependencyB\f\xe2A\x01\x05\xbaH\x05\x92\x01\x02\x10dR\fdependencies\x12#\n" +
 	"\n" +
-	"blocked_by\x18# \x01(\x05B\x04\xe2A\x01\x03R\tblockedBy\x12!\n" +
+	"blocked_by\x18# \x01(\x05B\x04\xe2A\x01\x03R\tblockedBy\x12k\n" +
+	"\x0fcontext_payload\x18$ \x01(\tBB\xe2A\x01\x05\xbaH;r927^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})?$R\x0econtextPayload\x12+\n" +
+	"\x0eresult_payload\x18% \x01(\tB\x04\xe2A\x01\x03R\rresultPayload\x12!\n" +
 	"\treplay_of\x18( \x01(\tB\x04\xe2A\x01\x03R\breplayOf\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

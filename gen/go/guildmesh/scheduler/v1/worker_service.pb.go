@@ -352,7 +352,9 @@ type TaskCompletion struct {
 	// attempt that completed it.
 	Attempt int32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	// result of the task, at most 1 MiB as compact JSON.
-	Result        *structpb.Value `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
+	Result *structpb.Value `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
+	// result_payload is the id of a payload of the task's tenant that is the result, instead of `result`: JSON of any size.
+	ResultPayload string `protobuf:"bytes,8,opt,name=result_payload,json=resultPayload,proto3" json:"result_payload,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -406,6 +408,13 @@ func (x *TaskCompletion) GetResult() *structpb.Value {
 		return x.Result
 	}
 	return nil
+}
+
+func (x *TaskCompletion) GetResultPayload() string {
+	if x != nil {
+		return x.ResultPayload
+	}
+	return ""
 }
 
 // TaskFailure ends an attempt with an error.
@@ -836,6 +845,8 @@ type TaskDependencyOutcome struct {
 	// result_omitted says that the result is not here: a lease carries 8 MiB of results and steps in all, and has none of a task that is no
 	// longer kept. GetTask of the dependency gives it.
 	ResultOmitted bool `protobuf:"varint,6,opt,name=result_omitted,json=resultOmitted,proto3" json:"result_omitted,omitempty"`
+	// result_payload is the id of the payload that is the result, instead of `result`.
+	ResultPayload string `protobuf:"bytes,11,opt,name=result_payload,json=resultPayload,proto3" json:"result_payload,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -910,6 +921,13 @@ func (x *TaskDependencyOutcome) GetResultOmitted() bool {
 		return x.ResultOmitted
 	}
 	return false
+}
+
+func (x *TaskDependencyOutcome) GetResultPayload() string {
+	if x != nil {
+		return x.ResultPayload
+	}
+	return ""
 }
 
 // TaskCancel tells the worker to stop an attempt.
@@ -1259,11 +1277,12 @@ const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\x12#\n" +
 	"\astep_id\x18\x03 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x06stepId\x126\n" +
-	"\x06result\x18\x04 \x01(\v2\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\"{\n" +
+	"\x06result\x18\x04 \x01(\v2\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\"\xe2\x01\n" +
 	"\x0eTaskCompletion\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\x126\n" +
-	"\x06result\x18\x03 \x01(\v2\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\"\xeb\x01\n" +
+	"\x06result\x18\x03 \x01(\v2\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\x12e\n" +
+	"\x0eresult_payload\x18\b \x01(\tB>\xbaH;r927^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})?$R\rresultPayload\"\xeb\x01\n" +
 	"\vTaskFailure\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\x12?\n" +
@@ -1296,14 +1315,15 @@ const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\tremaining\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\tremaining\x126\n" +
 	"\x05steps\x18\x03 \x03(\v2 .guildmesh.scheduler.v1.TaskStepR\x05steps\x12 \n" +
 	"\vtraceparent\x18\x04 \x01(\tR\vtraceparent\x12Q\n" +
-	"\fdependencies\x18\x05 \x03(\v2-.guildmesh.scheduler.v1.TaskDependencyOutcomeR\fdependencies\"\x8d\x02\n" +
+	"\fdependencies\x18\x05 \x03(\v2-.guildmesh.scheduler.v1.TaskDependencyOutcomeR\fdependencies\"\xb4\x02\n" +
 	"\x15TaskDependencyOutcome\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x127\n" +
 	"\x05state\x18\x03 \x01(\x0e2!.guildmesh.scheduler.v1.TaskStateR\x05state\x12.\n" +
 	"\x06result\x18\x04 \x01(\v2\x16.google.protobuf.ValueR\x06result\x127\n" +
 	"\x05error\x18\x05 \x01(\v2!.guildmesh.scheduler.v1.TaskErrorR\x05error\x12%\n" +
-	"\x0eresult_omitted\x18\x06 \x01(\bR\rresultOmitted\"W\n" +
+	"\x0eresult_omitted\x18\x06 \x01(\bR\rresultOmitted\x12%\n" +
+	"\x0eresult_payload\x18\v \x01(\tR\rresultPayload\"W\n" +
 	"\n" +
 	"TaskCancel\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +

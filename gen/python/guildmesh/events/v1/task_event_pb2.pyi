@@ -175,6 +175,7 @@ class TaskCreated(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     NEXT_START_TIME_FIELD_NUMBER: _builtins.int
     DEPENDENCY_IDS_FIELD_NUMBER: _builtins.int
+    CONTEXT_PAYLOAD_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """description is the task text."""
     priority: _builtins.int
@@ -191,6 +192,10 @@ class TaskCreated(_message.Message):
     def dependency_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """dependency_ids are the ids of the tasks that it depends on. With any, the task is BLOCKED until a `ready` event."""
 
+    @_builtins.property
+    def context_payload(self) -> Global___PayloadReference:
+        """context_payload is the payload that is the input of the task; unset when it has none."""
+
     def __init__(
         self,
         *,
@@ -199,14 +204,45 @@ class TaskCreated(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         next_start_time: _timestamp_pb2.Timestamp | None = ...,
         dependency_ids: _abc.Iterable[_builtins.str] | None = ...,
+        context_payload: Global___PayloadReference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["next_start_time", b"next_start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context_payload", b"context_payload", "next_start_time", b"next_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependency_ids", b"dependency_ids", "description", b"description", "labels", b"labels", "next_start_time", b"next_start_time", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_payload", b"context_payload", "dependency_ids", b"dependency_ids", "description", b"description", "labels", b"labels", "next_start_time", b"next_start_time", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskCreated: _TypeAlias = TaskCreated  # noqa: Y015
+
+@_typing.final
+class PayloadReference(_message.Message):
+    """PayloadReference names a payload, of which no event carries the body. PayloadService gives it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYLOAD_ID_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    payload_id: _builtins.str
+    """payload_id of the payload."""
+    size_bytes: _builtins.int
+    """size_bytes of the body."""
+    sha256: _builtins.str
+    """sha256 of the body, in hexadecimal."""
+    def __init__(
+        self,
+        *,
+        payload_id: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload_id", b"payload_id", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PayloadReference: _TypeAlias = PayloadReference  # noqa: Y015
 
 @_typing.final
 class TaskReady(_message.Message):
@@ -385,18 +421,24 @@ class TaskCompleted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULT_FIELD_NUMBER: _builtins.int
+    RESULT_PAYLOAD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def result(self) -> _struct_pb2.Value:
         """result of the task."""
+
+    @_builtins.property
+    def result_payload(self) -> Global___PayloadReference:
+        """result_payload is the payload that is the result, instead of `result`."""
 
     def __init__(
         self,
         *,
         result: _struct_pb2.Value | None = ...,
+        result_payload: Global___PayloadReference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "result_payload", b"result_payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "result_payload", b"result_payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -467,6 +509,7 @@ class TaskSnapshot(_message.Message):
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     ERROR_REASON_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    RESULT_PAYLOAD_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """task_id of the task."""
     tenant_id: _builtins.str
@@ -491,6 +534,10 @@ class TaskSnapshot(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """update_time is when the state was reached."""
 
+    @_builtins.property
+    def result_payload(self) -> Global___PayloadReference:
+        """result_payload is the payload that is the result of a completed task; unset when its result is none."""
+
     def __init__(
         self,
         *,
@@ -505,10 +552,11 @@ class TaskSnapshot(_message.Message):
         parent_task_id: _builtins.str = ...,
         error_reason: _builtins.str = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        result_payload: Global___PayloadReference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result_payload", b"result_payload", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error_reason", b"error_reason", "kind", b"kind", "last_event_number", b"last_event_number", "parent_task_id", b"parent_task_id", "priority", b"priority", "queue", b"queue", "state", b"state", "task_id", b"task_id", "tenant_id", b"tenant_id", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error_reason", b"error_reason", "kind", b"kind", "last_event_number", b"last_event_number", "parent_task_id", b"parent_task_id", "priority", b"priority", "queue", b"queue", "result_payload", b"result_payload", "state", b"state", "task_id", b"task_id", "tenant_id", b"tenant_id", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

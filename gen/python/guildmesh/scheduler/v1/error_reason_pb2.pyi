@@ -84,6 +84,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_SELF_DEPENDENCY: a node of a graph depends on itself."""
     ERROR_REASON_DEPENDENCY_CYCLE: _ErrorReason.ValueType  # 50
     """ERROR_REASON_DEPENDENCY_CYCLE: nodes of a graph wait for each other."""
+    ERROR_REASON_PAYLOAD_NOT_FOUND: _ErrorReason.ValueType  # 51
+    """ERROR_REASON_PAYLOAD_NOT_FOUND: no such payload in the tenant: it was deleted, or its upload has not ended."""
+    ERROR_REASON_PAYLOAD_IN_USE: _ErrorReason.ValueType  # 52
+    """ERROR_REASON_PAYLOAD_IN_USE: a payload that tasks use cannot be deleted."""
+    ERROR_REASON_PAYLOAD_TOO_LARGE: _ErrorReason.ValueType  # 53
+    """ERROR_REASON_PAYLOAD_TOO_LARGE: an upload is larger than a payload may be."""
     ERROR_REASON_TOO_MANY_SCHEDULES: _ErrorReason.ValueType  # 57
     """ERROR_REASON_TOO_MANY_SCHEDULES: a tenant has as many schedules as it may have."""
 
@@ -152,6 +158,12 @@ ERROR_REASON_SELF_DEPENDENCY: ErrorReason.ValueType  # 49
 """ERROR_REASON_SELF_DEPENDENCY: a node of a graph depends on itself."""
 ERROR_REASON_DEPENDENCY_CYCLE: ErrorReason.ValueType  # 50
 """ERROR_REASON_DEPENDENCY_CYCLE: nodes of a graph wait for each other."""
+ERROR_REASON_PAYLOAD_NOT_FOUND: ErrorReason.ValueType  # 51
+"""ERROR_REASON_PAYLOAD_NOT_FOUND: no such payload in the tenant: it was deleted, or its upload has not ended."""
+ERROR_REASON_PAYLOAD_IN_USE: ErrorReason.ValueType  # 52
+"""ERROR_REASON_PAYLOAD_IN_USE: a payload that tasks use cannot be deleted."""
+ERROR_REASON_PAYLOAD_TOO_LARGE: ErrorReason.ValueType  # 53
+"""ERROR_REASON_PAYLOAD_TOO_LARGE: an upload is larger than a payload may be."""
 ERROR_REASON_TOO_MANY_SCHEDULES: ErrorReason.ValueType  # 57
 """ERROR_REASON_TOO_MANY_SCHEDULES: a tenant has as many schedules as it may have."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

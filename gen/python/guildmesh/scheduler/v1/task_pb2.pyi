@@ -159,6 +159,8 @@ class Task(_message.Message):
     CONCURRENCY_KEY_FIELD_NUMBER: _builtins.int
     DEPENDENCIES_FIELD_NUMBER: _builtins.int
     BLOCKED_BY_FIELD_NUMBER: _builtins.int
+    CONTEXT_PAYLOAD_FIELD_NUMBER: _builtins.int
+    RESULT_PAYLOAD_FIELD_NUMBER: _builtins.int
     REPLAY_OF_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """task_id is a UUIDv7 given by the scheduler."""
@@ -194,6 +196,12 @@ class Task(_message.Message):
     """
     blocked_by: _builtins.int
     """blocked_by is how many of its dependencies a BLOCKED task still waits for. 0 in other states."""
+    context_payload: _builtins.str
+    """context_payload is the id of a payload of the same tenant that is the task's input, instead of `context`, which must be unset: a JSON
+    object of any size up to the limit of payloads. It is kept as long as the task.
+    """
+    result_payload: _builtins.str
+    """result_payload is the id of the payload that is the result of a completed task, instead of `result`; empty for one with a result."""
     replay_of: _builtins.str
     """replay_of is the failed task that this one repeats, see ReplayTask; empty for any other."""
     @_builtins.property
@@ -318,11 +326,13 @@ class Task(_message.Message):
         concurrency_key: _builtins.str = ...,
         dependencies: _abc.Iterable[Global___TaskDependency] | None = ...,
         blocked_by: _builtins.int = ...,
+        context_payload: _builtins.str = ...,
+        result_payload: _builtins.str = ...,
         replay_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt_timeout", b"attempt_timeout", "context", b"context", "create_time", b"create_time", "deadline", b"deadline", "delay", b"delay", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "priority", b"priority", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "timeout", b"timeout", "total_timeout", b"total_timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt", b"attempt", "attempt_timeout", b"attempt_timeout", "blocked_by", b"blocked_by", "concurrency_key", b"concurrency_key", "context", b"context", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "delay", b"delay", "dependencies", b"dependencies", "description", b"description", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "kind", b"kind", "labels", b"labels", "last_event_number", b"last_event_number", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "queue", b"queue", "replay_of", b"replay_of", "result", b"result", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "state", b"state", "status", b"status", "task_id", b"task_id", "tenant_id", b"tenant_id", "timeout", b"timeout", "total_timeout", b"total_timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "_priority", b"_priority", "attempt", b"attempt", "attempt_timeout", b"attempt_timeout", "blocked_by", b"blocked_by", "concurrency_key", b"concurrency_key", "context", b"context", "context_payload", b"context_payload", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "delay", b"delay", "dependencies", b"dependencies", "description", b"description", "end", b"end", "error", b"error", "finish_time", b"finish_time", "heartbeat_timeout", b"heartbeat_timeout", "kind", b"kind", "labels", b"labels", "last_event_number", b"last_event_number", "max_attempts", b"max_attempts", "next_start_time", b"next_start_time", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "queue", b"queue", "replay_of", b"replay_of", "result", b"result", "result_payload", b"result_payload", "retry_policy", b"retry_policy", "schedule_time", b"schedule_time", "start", b"start", "start_time", b"start_time", "start_timeout", b"start_timeout", "state", b"state", "status", b"status", "task_id", b"task_id", "tenant_id", b"tenant_id", "timeout", b"timeout", "total_timeout", b"total_timeout", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_attempts: _TypeAlias = _typing.Literal["max_attempts"]  # noqa: Y015
     _WhichOneofArgType__max_attempts: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts"]  # noqa: Y015

@@ -198,10 +198,13 @@ class TaskCompletion(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    RESULT_PAYLOAD_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """task_id of the task."""
     attempt: _builtins.int
     """attempt that completed it."""
+    result_payload: _builtins.str
+    """result_payload is the id of a payload of the task's tenant that is the result, instead of `result`: JSON of any size."""
     @_builtins.property
     def result(self) -> _struct_pb2.Value:
         """result of the task, at most 1 MiB as compact JSON."""
@@ -212,10 +215,11 @@ class TaskCompletion(_message.Message):
         task_id: _builtins.str = ...,
         attempt: _builtins.int = ...,
         result: _struct_pb2.Value | None = ...,
+        result_payload: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "result", b"result", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "result", b"result", "result_payload", b"result_payload", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -458,6 +462,7 @@ class TaskDependencyOutcome(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     RESULT_OMITTED_FIELD_NUMBER: _builtins.int
+    RESULT_PAYLOAD_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """task_id of the dependency."""
     name: _builtins.str
@@ -468,6 +473,8 @@ class TaskDependencyOutcome(_message.Message):
     """result_omitted says that the result is not here: a lease carries 8 MiB of results and steps in all, and has none of a task that is no
     longer kept. GetTask of the dependency gives it.
     """
+    result_payload: _builtins.str
+    """result_payload is the id of the payload that is the result, instead of `result`."""
     @_builtins.property
     def result(self) -> _struct_pb2.Value:
         """result of a completed one, unless it is omitted."""
@@ -485,10 +492,11 @@ class TaskDependencyOutcome(_message.Message):
         result: _struct_pb2.Value | None = ...,
         error: _task_pb2.TaskError | None = ...,
         result_omitted: _builtins.bool = ...,
+        result_payload: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "name", b"name", "result", b"result", "result_omitted", b"result_omitted", "state", b"state", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "name", b"name", "result", b"result", "result_omitted", b"result_omitted", "result_payload", b"result_payload", "state", b"state", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""Storage besides the database."""
