@@ -60,7 +60,7 @@ class Client:
         self._cluster = cluster
         self.limited = cluster.shape.limited
         """share of its tasks that are in queues with limits."""
-        self.queue, self.priority = "", 5
+        self.queue, self.priority, self.key = "", 5, ""
         """where all of its tasks are, when that is said."""
         self.random = cluster.random
         self.call_seconds = 10.0
@@ -68,9 +68,9 @@ class Client:
         self._watching: set[asyncio.Task[None]] = set()
         self._signalling: set[asyncio.Task[None]] = set()
 
-    def within(self, queue: str, priority: int = 5) -> None:
-        """Has all further tasks in one queue."""
-        self.queue, self.priority = queue, priority
+    def within(self, queue: str, priority: int = 5, key: str = "") -> None:
+        """Has all further tasks in one queue, with one concurrency key."""
+        self.queue, self.priority, self.key = queue, priority, key
 
     def surprised(self, text: str) -> None:
         """Notes what nobody meant to happen."""
@@ -257,7 +257,7 @@ class Client:
         """The same for a tag whenever it is asked."""
         task = task_pb2.Task(description=tag, kind=KIND, max_attempts=_MAX_ATTEMPTS, labels={"do": what} if what else {})
         if self.queue:
-            task.queue, task.priority = self.queue, self.priority
+            task.queue, task.priority, task.concurrency_key = self.queue, self.priority, self.key
         elif (place := place_of(tag, self.limited)) is not None:
             task.queue, task.concurrency_key = place
             # Long enough that two that run at once are seen to.

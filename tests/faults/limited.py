@@ -12,16 +12,18 @@ import psycopg2
 
 from tests.faults.evidence import QueueLimits
 
+KEYED = "faults-limited"
+"""has a limit of each key, too."""
 HALTED = "faults-halted"
 """is paused now and then."""
 LIMITED: Mapping[str, QueueLimits] = {
-    "faults-limited": QueueLimits(max_running=8, max_running_per_key=3),
+    KEYED: QueueLimits(max_running=8, max_running_per_key=3),
     "faults-rated": QueueLimits(max_running=20, rate_per_second=20.0, rate_burst=5),
     HALTED: QueueLimits(max_running=5),
 }
 KEYS = ("x", "y", "z", "")
 # Of as many tasks that are in queues with limits.
-_SHARES = ("faults-limited",) * 7 + ("faults-rated",) + (HALTED,) * 2
+_SHARES = (KEYED,) * 7 + ("faults-rated",) + (HALTED,) * 2
 _INSERT = """
 INSERT INTO scheduler.queues (tenant_id, queue, priority, max_running, max_running_per_key, rate_per_second, rate_burst)
 VALUES ('*', %s, 5, %s, %s, %s, %s)

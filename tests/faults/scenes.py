@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from tests.faults.client import Client, client_of
 from tests.faults.clocks import add_clocks, wrong_clocks
 from tests.faults.cluster import Cluster
-from tests.faults.limited import HALTED
+from tests.faults.limited import HALTED, KEYED, KEYS
 from tests.faults.members import Member
 from tests.faults.operator import Operator
 
@@ -115,6 +115,12 @@ async def stale_owner(cluster: Cluster, client: Client) -> None:
         owner.send(signal.SIGCONT)
 
 
+async def keys(cluster: Cluster, client: Client) -> None:
+    """Many tasks with one concurrency key wait for each other."""
+    client.within(KEYED, key=KEYS[0])
+    await client.submit({f"{client.tenant}-{number}": "hold" for number in range(20)})
+
+
 async def take_over(cluster: Cluster, client: Client) -> None:
     """Who decides is killed while as many tasks run as may."""
     client.within(HALTED)
@@ -204,6 +210,7 @@ SCENES: dict[str, Scene] = {
     "race": race,
     "torn report": torn_report,
     "torn relay": torn_relay,
+    "keys": keys,
     "stale owner": stale_owner,
     "take-over": take_over,
     "pause": pause,
@@ -211,5 +218,5 @@ SCENES: dict[str, Scene] = {
     "signals": signals,
     "replays": replays,
 }
-LIMITED = ("stale owner", "take-over", "pause")
+LIMITED = ("keys", "stale owner", "take-over", "pause")
 """scenes for which the cluster has queues with limits."""

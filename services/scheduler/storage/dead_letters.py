@@ -7,6 +7,7 @@ and is seen as little as its task.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -50,7 +51,7 @@ UPDATE dead_letters u SET dismiss_time = clock_timestamp() FROM found
 WHERE u.task_id = found.task_id AND u.tenant_id = $1 AND u.dismiss_time IS NULL
 """
 _LEFT = f"""
-SELECT count(*) FROM (SELECT FROM dead_letters d WHERE {{along}} AND {KEPT}{{besides}} LIMIT {COUNTED}) counted
+SELECT count(*) FROM (SELECT FROM dead_letters d WHERE {{along}} AND {KEPT}{{besides}}{{without}} LIMIT {COUNTED}) counted
 """
 _TYPES = {"attempts": "int", "fail_time": "timestamptz"}
 _OPERATORS = {"!=": "<>"}
@@ -69,6 +70,7 @@ class Wanted:
     """conditions that the index answers."""
     besides: str = ""
     """the others, each with AND before it."""
+    _without: str = ""
 
     def __post_init__(self) -> None:
         along = [f"tenant_id = {self._given(self.tenant_id)}", f"queue = {self._given(self.queue)}", "dismiss_time IS NULL"]
@@ -89,7 +91,11 @@ class Wanted:
 
     def statement(self, text: str, limit: int = 0) -> str:
         """A statement about these."""
-        return text.format(along=self.along, besides=self.besides, limit=limit)
+        return text.format(along=self.along, besides=self.besides, limit=limit, without=self._without)
+
+    def leave_out(self, task_ids: Sequence[str]) -> None:
+        """Has `left_of` not count the dead letters of some tasks."""
+        self._without = f" AND d.task_id <> ALL({self._given(list(task_ids), 'uuid[]')})"
 
     def _given(self, value: object, type_: str = "text") -> str:
         self.arguments.append(value)

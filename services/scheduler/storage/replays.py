@@ -128,6 +128,8 @@ class FailedTasks:
             )
             pairs = [(task_id, replay.task_id) for task_id, replay in zip(task_ids, replays, strict=True)]
             await connection.execute(_KEEP, tenant_id, task_ids, [replay_id for _, replay_id in pairs], now)
+            # A replay may have failed at once, as what it depends on has: who repeats this until nothing is left would never end.
+            wanted.leave_out([replay_id for _, replay_id in pairs])
             left = await left_of(connection, wanted)
         return Replays(pairs, left)
 

@@ -209,6 +209,19 @@ async def test_many_are_replayed_call_by_call_each_once_the_oldest_first(
     tables.sound()
 
 
+async def test_a_replay_that_fails_at_once_is_not_counted_among_what_is_left(client: Client, tables: Tables) -> None:
+    [first] = await client.fail(1)
+    needs = [task_pb2.TaskDependency(task_id=first)]
+    second = await client.scheduler.create("after", kind="nobody", dependencies=needs, by=client.user)
+    done = await client.replay_many()
+    # Whoever repeats the call until nothing is left comes to an end.
+    assert ([replay.task_id for replay in done.replays], done.left) == ([first, second.task_id], 0)
+    again = await client.scheduler.get(done.replays[1].replay_task_id, by=client.user)
+    assert (again.status, again.error.reason) == ("failed", "DEPENDENCY_FAILED")
+    assert ids(await client.listed(filter="replayed = false")) == [again.task_id]
+    tables.sound()
+
+
 async def test_a_replay_whose_queue_is_gone_changes_nothing(client: Client, tables: Tables) -> None:
     await client.create("q")
     [task_id] = await client.fail(1, queue="q")

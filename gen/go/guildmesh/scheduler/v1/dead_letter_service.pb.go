@@ -333,7 +333,8 @@ type ReplayDeadLettersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// replays of this call, the oldest dead letter first.
 	Replays []*DeadLetterReplay `protobuf:"bytes,1,rep,name=replays,proto3" json:"replays,omitempty"`
-	// left is how many dead letters meet the filter and were not replayed; counted up to 100,000. 0 only when there are none.
+	// left is how many dead letters meet the filter and were not replayed, besides those of `replays` that have failed at once, such as for a
+	// dependency that has failed; counted up to 100,000. 0 only when there are none.
 	Left          int64 `protobuf:"varint,2,opt,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -176,7 +176,9 @@ class ReplayDeadLettersResponse(_message.Message):
     REPLAYS_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
     left: _builtins.int
-    """left is how many dead letters meet the filter and were not replayed; counted up to 100,000. 0 only when there are none."""
+    """left is how many dead letters meet the filter and were not replayed, besides those of `replays` that have failed at once, such as for a
+    dependency that has failed; counted up to 100,000. 0 only when there are none.
+    """
     @_builtins.property
     def replays(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetterReplay]:
         """replays of this call, the oldest dead letter first."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from services.scheduler.domain.dependency import FailurePolicy
 from services.scheduler.domain.task import State
+
+if TYPE_CHECKING:
+    from tests.integration.scheduler.task_life.queue_model import QueueModel
 
 
 @dataclass
@@ -29,7 +33,22 @@ class Model:
     late: str = ""
     """why it should fail, when the moment has passed and nobody has noticed."""
     timed: bool = False
-    """it has timeouts of its attempts and a retry policy."""
+    """it has timeouts of its attempts."""
+    patient: bool = False
+    """its retry policy has an attempt wait for an hour after most failures, and none follow after BAD."""
+    queue_priority: int = 5
+    retention_days: int = 0
+    key: str = ""
+    """concurrency key."""
+    decided: bool = False
+    """one replica decides when it starts."""
+    home: QueueModel | None = None
+    letter_days: int | None = None
+    """how long its queue keeps what failed, when it failed."""
+    replay: str = ""
+    """its newest replay."""
+    dismissed: bool = False
+    """its dead letter was."""
     slow: bool = False
     """its attempt_timeout has passed, and nobody has noticed."""
     quiet: bool = False
@@ -88,6 +107,8 @@ class Model:
 
     def end(self, state: State, kind: str) -> None:
         self.state = state
+        if state is State.FAILED and self.home is not None:
+            self.letter_days = self.home.letter_days
         self.lost = self.slow = self.quiet = False
         self.late = ""
         self.says(kind)

@@ -1,0 +1,133 @@
+"""One life of some tasks, and the models of them: what all moves go by."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from guildmesh.events.v1.task_event_pb2 import TaskEvent
+from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
+from guildmesh.scheduler.v1 import task_pb2
+from hypothesis.stateful import RuleBasedStateMachine
+
+from services.scheduler.domain.task import DEFAULT_MAX_ATTEMPTS, NewTask, State
+from services.scheduler.server.convert import new_task
+from services.scheduler.usecases.queues import put_in
+from tests.integration.scheduler.task_life.model import Model
+from tests.integration.scheduler.task_life.queue_model import QueueModel
+from tests.integration.scheduler.task_life.world import RETENTION_DAYS, World
+
+TENANT = "acme"
+WORKER = "worker-1"
+HOUR = timedelta(hours=1)
+_LETTER = "SELECT queue, retention_days, replay_task_id::text FROM dead_letters WHERE tenant_id = $1 AND task_id = $2"
+_KEPT = "SELECT retention_days FROM finished_tasks WHERE tenant_id = $1 AND task_id = $2"
+
+
+class Life(RuleBasedStateMachine):
+    """What is known of the tasks of a machine; all are in a queue of its own."""
+
+    world: ClassVar[World]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uid = str(uuid.uuid4())
+        self.kind = f"life-{self.uid.replace('-', '')[:12]}"
+        self.models: dict[str, Model] = {}
+        self.requests: dict[str, tuple[str, tuple[Any, ...]]] = {}
+        self.values: dict[tuple[str, str], int] = {}
+        self.order = 0
+        self.queue = QueueModel(self.kind)
+        self.world.do(self.world.queues.create(self.queue.row(TENANT)))
+
+    def at(self, place: int) -> Model:
+        """A task by its place in a line in which the running ones stand first, since most happens to them."""
+        line = sorted(self.models.values(), key=lambda model: (model.state is not State.RUNNING, model.state, model.order))
+        return line[place % len(line)]
+
+    def asked(
+        self,
+        request: str,
+        priority: int,
+        most: int,
+        text: str,
+        parent: str = "",
+        attempt: int = 0,
+        times: str = "",
+        key: str = "",
+        needs: Iterable[tuple[str, int]] = (),
+    ) -> NewTask:
+        """A task to create, with what its queue says; with `most` 0 it says nothing of its attempts."""
+        task = task_pb2.Task(description=text, kind=self.kind, queue=self.kind, priority=priority, parent_task_id=parent)
+        task.concurrency_key = key
+        if most:
+            task.max_attempts = most
+        if times:
+            for duration in (task.attempt_timeout, task.heartbeat_timeout, task.start_timeout, task.total_timeout):
+                duration.FromTimedelta(HOUR)
+            # The default's wait would be over by itself, sooner or later.
+            task.retry_policy.initial_backoff.FromTimedelta(HOUR)
+            task.retry_policy.non_retryable_reasons.append("BAD")
+        if times == "later":
+            task.delay.FromTimedelta(HOUR / 2)
+        for task_id, policy in needs:
+            task.dependencies.add(task_id=task_id, failure_policy=task_pb2.DependencyFailurePolicy.ValueType(policy))
+        request_id = f"{self.kind}-{request}" if request else ""
+        new = new_task(pb.CreateTaskRequest(task=task, request_id=request_id, parent_attempt=attempt), TENANT, "ada", "")
+        put_in(new, self.queue.row(TENANT, RETENTION_DAYS))
+        return new
+
+    def keep(self, task_id: str, priority: int, most: int, parent: str = "", times: str = "", key: str = "") -> Model:
+        """A task was created, of which the queue says what it does not say itself."""
+        self.order += 1
+        queue = self.queue
+        model = self.models[task_id] = Model(
+            task_id, self.order, priority, most or queue.max_attempts or DEFAULT_MAX_ATTEMPTS, parent, timed=times != ""
+        )
+        model.patient = model.timed or queue.patient
+        model.key, model.decided, model.home = key, queue.decided, queue
+        model.queue_priority, model.retention_days = queue.priority, queue.retention_days or RETENTION_DAYS
+        if times == "later":
+            model.state = State.SCHEDULED
+        return model
+
+    def cascade(self, ended: Sequence[Model]) -> None:
+        """Cancels whatever is left below, and tells those that depend on what has ended."""
+        for ender in ended:
+            for model in self.models.values():
+                if model.state.ended:
+                    continue
+                if model.parent == ender.task_id:
+                    model.end(State.CANCELLED, "cancelled")
+                elif ender.task_id in model.needs:
+                    model.told(ender.task_id, ender.state)
+                    self.world.seen["ended by a dependency"] += model.state.ended
+                if model.state.ended:
+                    self.cascade([model])
+
+    def compare(self, model: Model) -> None:
+        """The tables say of a task what its model says."""
+        task = self.world.do(self.world.tasks.get(TENANT, model.task_id))
+        assert task is not None
+        found = (task.state, task.attempt, task.last_event_number, task.error_reason or "")
+        assert found == (model.state, model.attempt, len(model.events), model.reason), model
+        assert (task.result or b"")[2:].decode() == model.result
+        state, newest, stored = self.world.do(self.world.tasks.events(TENANT, model.task_id, 0, 200))
+        assert (state, newest) == (model.state, len(model.events))
+        assert [event.number for event in stored] == list(range(1, newest + 1))
+        events = [TaskEvent.FromString(event.value) for event in stored]
+        assert [(event.WhichOneof("change"), event.attempt) for event in events] == model.events
+        self._compare_kept(model)
+
+    def _compare_kept(self, model: Model) -> None:
+        """How long an ended task is kept, and its dead letter: each task that failed has one, and no other has."""
+        if not model.state.ended:
+            return
+        days = model.retention_days
+        if model.state is State.FAILED:
+            days = model.letter_days or days
+        assert self.world.query(_KEPT, TENANT, model.task_id) == [(days,)], model
+        letters = [(self.kind, days, model.replay or None)] if model.state is State.FAILED else []
+        assert self.world.query(_LETTER, TENANT, model.task_id) == letters, model

@@ -1,0 +1,219 @@
+"""The machine: any moves in any order, each of which the models foresee."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import cast
+
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, rule
+
+from services.scheduler.domain.dependency import FailurePolicy
+from services.scheduler.domain.schedule import MissedRunPolicy, OverlapPolicy
+from services.scheduler.domain.task import State
+from tests.integration.scheduler.task_life.clock_moves import ClockMoves
+from tests.integration.scheduler.task_life.letter_moves import LetterMoves
+from tests.integration.scheduler.task_life.queue_moves import QueueMoves
+from tests.integration.scheduler.task_life.task_moves import Wanted
+from tests.integration.scheduler.task_life.world import World
+
+REPORTS = ("complete", "step one", "step two", "fail", "fail now", "fail badly", "fail for good", "wait red", "wait blue")
+LEASES = ("lease", "lease", "lease", "lease", "die", "die and sweep")
+CHANGES = ("child", "after", "after", "beat", "beat and tell", "sweep", "cancel", "look")
+SIGNALS = ("signal red", "signal blue", "signal the awaited", "signal the awaited")
+TIMES = ("late", "overdue", "slow", "quiet", "lost", "due", "come", "come", "tick")
+LIMITS = ("limit", "limit", "limit keys", "drip", "pause", "resume", "resume", "unlimit")
+QUEUES = (*LIMITS, "defaults", "defaults", "offer to another", "take over", "take over")
+LETTERS = ("replay", "replay", "replay failed", "replay failed", "replay again", "replay all", "dismiss")
+CLOCKS = ("clock", "clock", "clock", "look at the clock", "trigger", "backfill", "pause the clock", "resume the clock")
+# What moves a task on comes more often. Each life has one of these, so that it comes far in something.
+PLAIN = (*LEASES, *REPORTS, *CHANGES, *TIMES, *SIGNALS)
+THEMES = {
+    "tasks": PLAIN,
+    "queues": (*PLAIN, *QUEUES, *QUEUES),
+    "letters": (*PLAIN, *LETTERS, "fail for good", "fail for good", "fail for good"),
+    "clocks": (*PLAIN, *CLOCKS, *CLOCKS),
+    "all": (*PLAIN, *QUEUES, *LETTERS, *CLOCKS),
+}
+Move = tuple[str, int, int, int]
+
+
+def moves_of(names: Sequence[str]) -> st.SearchStrategy[list[Move]]:
+    """Some moves, each with the place of a task, a number, and how many attempts ago."""
+    move = st.tuples(st.sampled_from(names), st.integers(0, 9), st.integers(1, 4), st.sampled_from([0, 0, 0, 1]))
+    return st.lists(move, min_size=6, max_size=16)
+
+
+class TaskLife(QueueMoves, LetterMoves, ClockMoves):
+    """Bound to a world by `machine_over`."""
+
+    theme = "tasks"
+
+    @initialize(
+        number=st.integers(3, 6),
+        most=st.sampled_from([2, 3, 5]),
+        theme=st.sampled_from(["tasks", *THEMES]),
+        policy=st.sampled_from(list(OverlapPolicy)),
+        missed=st.sampled_from([*MissedRunPolicy, MissedRunPolicy.RUN_ALL]),
+    )
+    def begin(self, number: int, most: int, theme: str, policy: OverlapPolicy, missed: MissedRunPolicy) -> None:
+        """Some tasks that run already: a machine that has to find its way to them spends its steps on that."""
+        self.theme = theme
+        self.make_clock(policy, missed)
+        answers = self.world.do(self.world.batches.create([self.asked("", 1, most, "begin", key="x") for _ in range(number)]))
+        for answer in answers:
+            assert not isinstance(answer, Exception), answer
+            self.keep(answer.task_id, 1, most, key="x")
+        self.start(number - 1, dying=False)
+
+    @rule(
+        wanted=st.lists(
+            st.tuples(
+                st.booleans(),
+                st.sampled_from(["", "", "r1", "r2"]),
+                st.integers(1, 2),
+                st.sampled_from([0, 1, 2, 4]),
+                st.sampled_from("ab"),
+                st.sampled_from(["", "", "timed", "later"]),
+                st.sampled_from(["", "x", "x", "y"]),
+            ),
+            min_size=1,
+            max_size=3,
+        ),
+        dying=st.booleans(),
+    )
+    def create_some(self, wanted: list[Wanted], dying: bool) -> None:
+        """Several in one transaction."""
+        self.create(wanted, dying=dying)
+
+    @rule(data=st.data())
+    def act(self, data: st.DataObject) -> None:
+        """Many moves, one after another; reports that stand together are told in one transaction.
+
+        One rule with many moves, since a machine that draws one rule at a time keeps far from the rare states.
+        """
+        moves = data.draw(moves_of(THEMES[self.theme]))
+        for reporting, group in itertools.groupby(moves, key=lambda move: move[0] in REPORTS):
+            if reporting:
+                self.report([self.reported(self.at(place), what, back) for what, place, _, back in group])
+                continue
+            for what, place, number, back in group:
+                self.move(what, place, number, back)
+
+    def move(self, what: str, place: int, number: int, back: int) -> None:
+        """One move."""
+        if what in LIMITS:
+            self.limit(what, number)
+        elif what in QUEUES:
+            self.move_queue(what, place, number)
+        elif what in LETTERS:
+            self.move_letter(what, place)
+        elif what in CLOCKS:
+            self.move_clock(what, place, number)
+        elif what in LEASES:
+            self.move_leases(what, number)
+        elif what in (*TIMES, *SIGNALS):
+            self.move_time(what, place, back)
+        else:
+            self.move_task(what, place, number, back)
+
+    def move_leases(self, what: str, number: int) -> None:
+        """A worker asks for tasks, of those that replicas race for and of those that one of them decides on."""
+        self.start(number, dying=what != "lease")
+        if what == "die and sweep":
+            self.sweep()
+            self.start(number, dying=False)
+        self.offer(number)
+
+    def move_task(self, what: str, place: int, number: int, back: int) -> None:
+        """Something is done to a task."""
+        match what:
+            case "child":
+                self.create_child(self.at(place), back, by_worker=number > 1)
+            case "after":
+                self.create_after([self.at(place), self.at(place + number)], FailurePolicy(1 + (place + back) % 3))
+            case "beat" | "beat and tell":
+                progress = 0.5 if what == "beat and tell" else None
+                self.heartbeat([(self.at(place + more), back) for more in range(number)], progress)
+            case "sweep":
+                self.sweep()
+            case "cancel":
+                self.cancel(self.at(place))
+            case "look":
+                self.compare(self.at(place))
+
+    def move_time(self, what: str, place: int, back: int) -> None:
+        """Time passes for a task, or a signal comes."""
+        match what:
+            case "late" | "overdue" | "slow" | "quiet" | "lost" | "due":
+                self.pass_time(self.at(place), what)
+            case "come":
+                # Those that wait for a moment are few.
+                resting = [model for model in self.models.values() if model.state in (State.SCHEDULED, State.WAITING)]
+                if resting:
+                    self.pass_time(resting[place % len(resting)], "due")
+                self.tick()
+            case "tick":
+                self.tick()
+            case "signal the awaited":
+                waiting = [model for model in self.models.values() if model.state is State.WAITING]
+                if waiting:
+                    model = waiting[place % len(waiting)]
+                    self.signal(model, model.signal, back)
+            case "signal red" | "signal blue":
+                self.signal(self.at(place), what.removeprefix("signal "), back)
+
+    def move_queue(self, what: str, place: int, number: int) -> None:
+        """Something is done to the queue, or to those who decide."""
+        match what:
+            case "defaults":
+                self.set_defaults(place, number)
+            case "offer to another":
+                self.offer_to_another(number)
+            case "take over":
+                self.change_owner()
+
+    def move_letter(self, what: str, place: int) -> None:
+        """Something is done to what failed."""
+        match what:
+            case "replay":
+                self.replay(self.at(place), again=False)
+            case "replay failed" | "replay again":
+                failed = [model for model in self.models.values() if model.state is State.FAILED]
+                if failed:
+                    self.replay(failed[place % len(failed)], again=what == "replay again")
+            case "replay all":
+                self.replay_all()
+            case "dismiss":
+                self.dismiss()
+
+    def move_clock(self, what: str, place: int, number: int) -> None:
+        """Something is done to the schedule."""
+        match what:
+            case "clock":
+                self.come(number)
+            case "look at the clock":
+                self.come(0)
+            case "trigger":
+                self.trigger(f"t{place % 3}" if place < 6 else "")
+            case "backfill":
+                self.backfill(f"b{place % 2}", number)
+            case "pause the clock":
+                self.pause_clock()
+            case "resume the clock":
+                self.resume_clock()
+
+    def teardown(self) -> None:
+        """Compares everything, and leaves nothing that others would see."""
+        for model in self.models.values():
+            self.compare(model)
+            self.world.seen.update(kind for kind, _ in model.events)
+        if self.models:
+            self.compare_clock()
+        self.forget_clock()
+
+
+def machine_over(world: World) -> type[TaskLife]:
+    """The machine, bound to a database."""
+    return cast(type[TaskLife], type("TaskLife", (TaskLife,), {"world": world}))
