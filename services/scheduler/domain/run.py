@@ -103,6 +103,13 @@ class Run:
         self.hear(now)
         return Started(worker_id)
 
+    def remaining(self, now: datetime) -> timedelta:
+        """How long the attempt may still take, before the first of its timeouts that the worker is to keep."""
+        limit = self.deadline or now
+        if self.attempt_ends is not None and self.attempt_ends < limit:
+            limit = self.attempt_ends
+        return limit - now
+
     @property
     def check_at(self) -> datetime | None:
         """When the first of its limits is over."""

@@ -134,13 +134,9 @@ def lease_of(
     run: Run, row: asyncpg.Record, now: datetime, steps: dict[str, list[Step]], outcomes: dict[str, list[Outcome]]
 ) -> Lease:
     """The lease of a started run, whose row has spec, context and create_time."""
-    limit = run.deadline or now
-    if run.attempt_ends is not None and run.attempt_ends < limit:
-        limit = run.attempt_ends
-    remaining = limit - now
     task_id = run.task_id
     given = (tuple(steps.get(task_id, ())), tuple(outcomes.get(task_id, ())))
-    return Lease(run, row["spec"], row["context"], row["create_time"], remaining, *given)
+    return Lease(run, row["spec"], row["context"], row["create_time"], run.remaining(now), *given)
 
 
 async def steps_of(connection: asyncpg.Connection, rows: Sequence[asyncpg.Record]) -> dict[str, list[Step]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 
 from services.common.errors import DomainError
 from services.scheduler.domain.fence import EpochOver, LimitsChanged
@@ -117,7 +116,8 @@ class CreateTask:
                 and task.run is not None
                 and task.worker_id is not None
             ):
-                remaining = timedelta(milliseconds=task.timeout_ms)
+                # It was started in the moment it was created.
+                remaining = task.run.remaining(answer.create_time)
                 leases.setdefault(taker, []).append(Lease(task.run, task.spec, task.context, answer.create_time, remaining))
             else:
                 unspent.append(place)

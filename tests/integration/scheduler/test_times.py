@@ -26,7 +26,7 @@ from services.scheduler.bootstrap import open_service
 from services.scheduler.storage.batches import Batches
 from services.scheduler.storage.decided_queues import DecidedQueues
 from services.scheduler.usecases.hub import Hub
-from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique
+from tests.integration.scheduler.conftest import MakeSettings, Scheduler, completion, unique
 from tests.support.service import metadata, running
 
 
@@ -151,6 +151,17 @@ async def test_a_task_that_could_only_fail_is_refused(quick: Scheduler, end: dic
     assert "choose a later deadline" in (refused.value.details() or "")
     # It has no effect on what comes with the same id.
     assert (await quick.create(request_id=request_id)).status == "pending"
+
+
+async def test_a_worker_that_waits_for_a_task_is_told_the_first_of_its_limits_too(quick: Scheduler) -> None:
+    async with quick.worker(credits=1) as worker:
+        for limit in ({"attempt_timeout": seconds(30)}, {"total_timeout": seconds(30)}, {"timeout": seconds(30)}):
+            # It waits: a task is its from the moment it is created.
+            await quick.create(**limit)
+            lease = await worker.lease()
+            assert timedelta(seconds=25) < lease.remaining.ToTimedelta() <= timedelta(seconds=30), limit
+            await worker.send(completions=[completion(lease.task.task_id, 1)], credits=1)
+            await worker.answer("acks")
 
 
 async def test_an_attempt_that_takes_too_long_is_given_to_another(quick: Scheduler) -> None:
