@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.api.httpbody_pb2 import HttpBody
 from guildmesh.scheduler.v1 import payload_service_pb2 as pb
 from guildmesh.scheduler.v1 import payload_service_pb2_grpc as pb_grpc
 
-from guildmesh_client.worker.json_values import JsonValue
+if TYPE_CHECKING:
+    # The worker library uses this module.
+    from guildmesh_client.worker.json_values import JsonValue
 
 PIECE_BYTES = 1 << 20
 JSON_TYPE = "application/json"

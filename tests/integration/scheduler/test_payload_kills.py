@@ -74,20 +74,13 @@ async def test_what_a_dead_scheduler_leaves_of_payloads_goes(
         await process.start()
         try:
             for point in POINTS:
-                payload = None
-                if "delete" in point:
-                    payload = await payloads.UploadPayload(body(), metadata=metadata(ada), wait_for_ready=True)
-                    assert left() == (1, 1)
                 rules.write_text(f"{point}=crash@1")
-                # The process looks at the file of rules once a second at most.
-                await asyncio.sleep(1.2)
                 with pytest.raises(grpc.aio.AioRpcError):
-                    if payload is None:
-                        await payloads.UploadPayload(body(), metadata=metadata(ada), wait_for_ready=True)
-                    else:
-                        await payloads.DeletePayload(
-                            pb.DeletePayloadRequest(payload_id=payload.payload_id), metadata=metadata(ada), wait_for_ready=True
-                        )
+                    # The process looks at the file of rules every now and then: until it has, nothing breaks.
+                    while True:
+                        payload = await payloads.UploadPayload(body(), metadata=metadata(ada), wait_for_ready=True)
+                        request = pb.DeletePayloadRequest(payload_id=payload.payload_id)
+                        await payloads.DeletePayload(request, metadata=metadata(ada), wait_for_ready=True)
                 assert await process.ended() == CRASH_STATUS, process.tail()
                 assert left()[0] == 1
                 rules.write_text("")

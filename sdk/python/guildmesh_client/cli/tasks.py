@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from typing import Annotated, Any
@@ -20,12 +21,16 @@ from rich.table import Table
 from guildmesh_client.cli.connection import Connection, connect
 from guildmesh_client.cli.errors import CommandError
 from guildmesh_client.cli.output import STATE_STYLES, err, out, print_json
+from guildmesh_client.cli.payloads import upload
 from guildmesh_client.cli.times import moment_of, seconds_of
 from guildmesh_client.options import TaskOptions, fill
+from guildmesh_client.payloads import JSON_TYPE
 
 app = typer.Typer(help="Tasks: list, get, create, create-graph, cancel, signal, watch, counts.", no_args_is_help=True)
 
 _SECONDS = 30.0
+# Larger ones lie in the object store, and the task names them.
+_MOST_CONTEXT_BYTES = 1 << 20
 _RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 _STATES = {name.removeprefix("TASK_STATE_").lower(): name for name, number in task_pb2.TaskState.items() if number}
 
@@ -96,6 +101,9 @@ def create_task(
     queue: Annotated[str, typer.Option(help="The queue; the default one if empty.")] = "",
     key: Annotated[str, typer.Option(help="Its concurrency key, of which the queue may run only some at once.")] = "",
     context: Annotated[str, typer.Option(help="A JSON object that goes with it.")] = "",
+    context_file: Annotated[
+        typer.FileBinaryRead | None, typer.Option(help="A file with that object, of any size; - for stdin.")
+    ] = None,
     priority: Annotated[int | None, typer.Option(min=1, max=10, help="1 to 10, the highest.")] = None,
     delay: Annotated[str, typer.Option(help="How long until it may start, such as 90s, 15m, 2h or 1d.")] = "",
     at: Annotated[str, typer.Option(help="When it may start, such as 2026-12-01T09:00:00+01:00.")] = "",
@@ -114,6 +122,10 @@ def create_task(
     task = task_pb2.Task()
     if delay and at:
         raise CommandError("Give --delay or --at, not both.")
+    if context and context_file:
+        raise CommandError("Give --context or --context-file, not both.")
+    body = context_file.read() if context_file else b""
+    by_reference = len(body) > _MOST_CONTEXT_BYTES
     options: TaskOptions = {
         "queue": queue,
         "concurrency_key": key,
@@ -121,13 +133,18 @@ def create_task(
         "max_attempts": attempts,
         "dependencies": after,
         "labels": _labels(label or []),
-        "context": json_object(context) if context else None,
+        "context": json_object(context, "--context") if context else None,
         "delay": seconds_of(delay, "--delay") if delay else None,
         "schedule_time": moment_of(at, "--at") if at else None,
         "total_timeout": seconds_of(within, "--within") if within else None,
     }
+    if body:
+        content = json_object(body, "--context-file")
+        options["context"] = None if by_reference else content
     fill(task, description, options)
     with connect() as connection:
+        if by_reference:
+            task.context_payload = upload(connection, io.BytesIO(body), JSON_TYPE).payload_id
         stub = stubs.SchedulerServiceStub(connection.channel)
         request = pb.CreateTaskRequest(task=task, request_id=request_id)
         created = stub.CreateTask(request, metadata=connection.metadata, timeout=_SECONDS)
@@ -275,14 +292,14 @@ def _detail(change: Any) -> str:
     return line if len(line) <= 500 else line[:499] + "…"
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """The object that --context gives; raises CommandError."""
+def json_object(text: str | bytes, option: str = "--context") -> dict[str, Any]:
+    """The object that an option gives; raises CommandError."""
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise CommandError(f'--context is not JSON: {error}; give an object such as \'{{"city": "Bonn"}}\'.') from error
+        raise CommandError(f'{option} is not JSON: {error}; give an object such as \'{{"city": "Bonn"}}\'.') from error
     if not isinstance(value, dict):
-        raise CommandError('--context must be a JSON object, such as \'{"city": "Bonn"}\'.')
+        raise CommandError(f'{option} must be a JSON object, such as \'{{"city": "Bonn"}}\'.')
     return value
 
 
