@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 
 import grpc
 import pytest
+from guildmesh.scheduler.v1 import queue_pb2
 from guildmesh_client import cli
 from guildmesh_client.cli import connection
 from guildmesh_client.cli.errors import CommandError, explain
+from guildmesh_client.cli.output import print_json
 from guildmesh_client.cli.tasks import json_object
 from typer.testing import CliRunner
 
@@ -110,3 +113,11 @@ def test_a_graph_that_cannot_be_read_is_told_before_anything_is_sent(text: str) 
     result = CliRunner().invoke(cli.application(), ["tasks", "create-graph", "-"], input=text)
     assert isinstance(result.exception, CommandError)
     assert "is not a graph" in str(result.exception)
+
+
+def test_json_says_what_is_false_and_leaves_out_what_is_not_set(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json(queue_pb2.Queue(queue="letters", paused=True))
+    shown = json.loads(capsys.readouterr().out)
+    # Whether nothing starts any more must be there to be read, also when it is not so.
+    assert (shown["paused"], shown["limits_in_force"]) == (True, False)
+    assert "max_running" not in shown

@@ -26,4 +26,5 @@ STATE_STYLES = {
 
 def print_json(message: Message) -> None:
     """Prints a message as JSON with the field names of the contract, as the REST API does."""
-    out.print_json(MessageToJson(message, preserving_proto_field_name=True), ensure_ascii=False)
+    text = MessageToJson(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    out.print_json(text, ensure_ascii=False)
