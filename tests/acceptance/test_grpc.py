@@ -24,6 +24,7 @@ PUBLIC = {
     "guildmesh.memory.v1.MemoryService",
     "guildmesh.monitor.v1.MonitorService",
     "guildmesh.scheduler.v1.DeadLetterService",
+    "guildmesh.scheduler.v1.PayloadService",
     "guildmesh.scheduler.v1.QueueService",
     "guildmesh.scheduler.v1.ScheduleService",
     "guildmesh.scheduler.v1.SchedulerService",

@@ -89,6 +89,7 @@ class Cluster:
     def __post_init__(self) -> None:
         self.random = random.Random(self.shape.seed)
         self._fired: list[tuple[str, str]] = []
+        self.objects = self.folder / "objects"
         self.tls = mesh_certificates(self.folder / "tls")
         self.ports = free_ports(self.shape.schedulers)
         suffix = uuid.uuid4().hex[:8]
@@ -168,6 +169,10 @@ class Cluster:
             "GUILDMESH_SWEEP_SECONDS": "0.3",
             "GUILDMESH_RETENTION_SECONDS": "0.3",
             "GUILDMESH_SCHEDULE_POLL_SECONDS": "0.2",
+            "GUILDMESH_PAYLOAD_UNUSED_SECONDS": "0.4",
+            "GUILDMESH_PAYLOAD_UPLOAD_SECONDS": "2",
+            "GUILDMESH_PAYLOAD_SWEEP_SECONDS": "0.2",
+            "OBJECT_STORE_URL": self.objects.as_uri(),
         }
         return lambda _: own | self._common(f"scheduler-{index}", index)
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 import psycopg2
 
-from tests.faults import letters
+from tests.faults import bodies, letters
 from tests.faults.checker import check
 from tests.faults.client import Client, client_of
 from tests.faults.clocks import add_clocks, wrong_clocks
@@ -165,7 +165,7 @@ def _patience(shape: Shape, name: str) -> float:
         return 1.5 * shape.lease_seconds
     if name.startswith("relay.lane."):
         return 3 * shape.relay_lease_seconds
-    if name.startswith(_DECIDED):
+    if name.startswith((*_DECIDED, *bodies.PLACES)):
         return 1.0
     if name.startswith((*_RETENTION, "scheduler.ready.", "scheduler.signal.", "scheduler.fire.")):
         return 1.0
@@ -175,7 +175,12 @@ def _patience(shape: Shape, name: str) -> float:
 
 
 async def _beside(cluster: Cluster, client: Client, name: str) -> list[str]:
-    """What is wrong with the runs of schedules, once all have started, and with dead letters."""
+    """What is wrong with the runs of schedules, once all have started, with dead letters, and with payloads that nobody uses."""
+    if name.startswith(bodies.PLACES):
+        tenant, end = f"{client.tenant}-bodies", time.monotonic() + _QUIET_SECONDS
+        while (left := await asyncio.to_thread(bodies.left, cluster, cluster.tables.query, tenant)) and time.monotonic() < end:
+            await asyncio.sleep(0.1)
+        return left
     if name.startswith(letters.PLACES):
         return await asyncio.to_thread(letters.wrong_letters, cluster.tables.query, _letters_of(client))
     return await wrong_clocks(cluster, client) if name.startswith("scheduler.fire.") else []
@@ -201,6 +206,8 @@ async def _provoke(cluster: Cluster, client: Client, name: str, turn: int) -> No
             await kill_one(cluster, "relay")
     elif name.startswith("scheduler.fire."):
         await add_clocks(cluster, client, 5)
+    elif name.startswith(bodies.PLACES):
+        await bodies.provoke(cluster, f"{client.tenant}-bodies")
     elif name.startswith(letters.PLACES):
         await letters.provoke(cluster, _letters_of(client), name)
     elif name.startswith(("scheduler.listen.", "scheduler.take_over.")):

@@ -399,7 +399,7 @@ async def _insert(
     *columns, retention_days, worker_ids = zip(*profiles, strict=True)
     arguments: list[object] = [
         *columns[:4],
-        bytes(item.priority for item in items),
+        _priorities(items),
         *columns[4:],
         struct.pack(f">{len(numbers)}H", *numbers),
         bytes(run.shard for run in runs),
@@ -445,6 +445,14 @@ async def _insert(
             run.position = positions.get(run.task_id, 0)
     await log.write_long_events(connection)
     await log.tell_decided(connection)
+
+
+def _priorities(items: Sequence[NewTask]) -> bytes:
+    try:
+        return bytes(item.priority for item in items)
+    except ValueError as error:
+        # As the column would say of what it cannot hold.
+        raise asyncpg.DataError("a priority is not within 0 to 255") from error
 
 
 def _run_of(item: NewTask, shard: int, now: datetime) -> Run:

@@ -50,21 +50,18 @@ class QueueMoves(TaskMoves):
         """Slots for what is decided on: exactly what may start does, the first in line first."""
         if not self.queue.decided:
             return
+        if any(model.late and model.decided and model.state is State.PENDING for model in self.models.values()):
+            # Who decides goes on trying to start it until the sweeper has ended it.
+            self.sweep()
         wanted = [model.task_id for model in self.queue.next(self.models.values(), number)]
-        waiting = any(model.state is State.PENDING and model.decided and not model.late for model in self.models.values())
+        waiting = any(model.state is State.PENDING and model.decided for model in self.models.values())
         self.world.seen["held back"] += waiting and len(wanted) < number
-        given: list[str] = []
-        end = time.monotonic() + _MOST_SECONDS
-        while True:
-            starts = self.world.do(self.world.deciders.now.offer(self.demand, WORKER, number - len(given)))
-            for start in starts:
-                assert start.lease is not None
-                given.append(start.task_id)
-                self.started(start.lease, lost=False)
-            # What could not be started, since its time was over, is out of the way a moment later.
-            if len(given) >= len(wanted) or time.monotonic() > end:
-                break
+        starts = self.world.do(self.world.deciders.now.offer(self.demand, WORKER, number))
+        given = [start.task_id for start in starts]
         assert given == wanted, "not the first in line, more than may, or somebody was left waiting"
+        for start in starts:
+            assert start.lease is not None
+            self.started(start.lease, lost=False)
         self.world.seen["decided"] += len(given)
 
     def offer_to_another(self, number: int) -> None:

@@ -54,7 +54,7 @@ class World:
         self.queues = StoredQueues(self.database, engine, hub)
         self.failed = FailedTasks(self.database, hub, _LEASE, RETENTION_DAYS, replayed_task, self.decided)
         self.letters = DeadLetters(self.database)
-        self.schedules = Schedules(self.database, hub, _LEASE, RETENTION_DAYS, self.decided)
+        self.schedules = Schedules(self.database, hub, _LEASE, RETENTION_DAYS, self.decided, 1000)
         self.due = DueSchedules(engine, hub, _LEASE, RETENTION_DAYS, scheduled_task, self.decided)
         self.deciders = Deciders(engine, hub, _LEASE)
         self.do(self.deciders.begin())
