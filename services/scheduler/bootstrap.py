@@ -151,7 +151,8 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         schedules = Schedules(database, hub, settings.lease, settings.retention_days, decided, settings.max_schedules)
         failed_tasks = FailedTasks(database, hub, settings.lease, settings.retention_days, replayed_task, decided)
         objects = open_object_store(settings.object_store, settings.object_store_endpoint, settings.object_store_region)
-        payload_sweep = PayloadSweep(engine, timedelta(seconds=settings.payload_check_seconds))
+        again = timedelta(seconds=6 * settings.payload_sweep_seconds)
+        payload_sweep = PayloadSweep(engine, timedelta(seconds=settings.payload_check_seconds), again)
         hub.listen(lambda wake: decided.changed() if wake.queues is None or wake.queues else None)
         listener = Listener(settings.database_url.get_secret_value(), hub.notified, "guildmesh-scheduler-listen")
         try:

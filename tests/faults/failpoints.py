@@ -178,7 +178,9 @@ async def _beside(cluster: Cluster, client: Client, name: str) -> list[str]:
     """What is wrong with the runs of schedules, once all have started, with dead letters, and with payloads that nobody uses."""
     if name.startswith(bodies.PLACES):
         tenant, end = f"{client.tenant}-bodies", time.monotonic() + _QUIET_SECONDS
-        while (left := await asyncio.to_thread(bodies.left, cluster, cluster.tables.query, tenant)) and time.monotonic() < end:
+        left = ["nobody has looked"]
+        while left and time.monotonic() < end:
+            left = await asyncio.to_thread(bodies.left, cluster, cluster.tables.query, tenant)
             await asyncio.sleep(0.1)
         return left
     if name.startswith(letters.PLACES):

@@ -27,7 +27,7 @@ WHERE (u.payload_id, u.tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[
 # What is being deleted is looked at again soon, lest the one who does it is killed.
 _MARK = """
 UPDATE payloads p SET state = CASE WHEN u.used THEN p.state ELSE 3 END,
-  check_time = clock_timestamp() + CASE WHEN u.used THEN $3::interval ELSE interval '1 minute' END
+  check_time = clock_timestamp() + CASE WHEN u.used THEN $3::interval ELSE $4::interval END
 FROM (
   SELECT k.payload_id, k.tenant_id,
     EXISTS (SELECT FROM task_payloads t WHERE t.payload_id = k.payload_id AND t.tenant_id = k.tenant_id) AS used
@@ -44,10 +44,11 @@ DELETE FROM payloads WHERE (payload_id, tenant_id) IN (SELECT * FROM unnest($1::
 class PayloadSweep:
     """The statements of the sweep; several processes may run them at once."""
 
-    def __init__(self, database: EngineDriver, check: timedelta) -> None:
-        """One that is used is looked at again after `check`."""
+    def __init__(self, database: EngineDriver, check: timedelta, again: timedelta) -> None:
+        """One that is used is looked at again after `check`; one that is being deleted after `again`, which is time enough."""
         self._database = database
         self._check = check
+        self._again = again
 
     async def mark(self) -> Sequence[tuple[str, str]]:
         """Marks what nothing uses; gives tenants and ids of those whose objects are to be deleted."""
@@ -59,7 +60,7 @@ class PayloadSweep:
             # payload locks its row first, and finds it gone after us.
             keys = [row["payload_id"] for row in rows], [row["tenant_id"] for row in rows]
             await connection.execute(_FORGET_USES, *keys)
-            marked = await connection.fetch(_MARK, *keys, self._check)
+            marked = await connection.fetch(_MARK, *keys, self._check, self._again)
         return [(row["tenant_id"], row["payload_id"]) for row in marked if row["state"] == 3]
 
     async def forget(self, payloads: Sequence[tuple[str, str]]) -> None:
