@@ -32,7 +32,7 @@ from services.scheduler.domain.ports import (
     TaskBatches,
     TaskReplayer,
 )
-from services.scheduler.domain.worker import Heartbeat, Refusal, Report
+from services.scheduler.domain.worker import Heartbeat, OutputReport, Refusal, Report
 from services.scheduler.server.dead_letter_convert import replayed_task
 from services.scheduler.server.dead_letter_servicer import DeadLetterServicer, DeadLetterUseCases
 from services.scheduler.server.dispatch_link import DispatchLink
@@ -301,4 +301,4 @@ def _work(settings: SchedulerSettings, batches: TaskBatches, dispatcher: Dispatc
 
 
 def _report_weight(report: Report) -> int:
-    return len(getattr(report, "result", b""))
+    return len(report.text) if isinstance(report, OutputReport) else len(getattr(report, "result", b""))

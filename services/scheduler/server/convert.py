@@ -266,6 +266,7 @@ def worker_message(request: worker_pb.WorkRequest) -> WorkerMessage:
             (failure.task_id, failure.attempt, failure.error.reason, failure.error.message, failure.retryable, _delay(failure))
             for failure in request.failures
         ),
+        outputs=tuple((chunk.task_id, chunk.attempt, chunk.sequence, chunk.text) for chunk in request.outputs),
         waits=tuple((wait.task_id, wait.attempt, wait.signal, wait.prompt, _patience(wait)) for wait in request.waits),
         drain=request.drain,
     )
@@ -327,6 +328,10 @@ def _rare_response(message: SchedulerMessage) -> worker_pb.WorkResponse:
         response.refusals.add(task_id=task_id, attempt=attempt, step_id=step_id, reason=refusal.reason, message=refusal.message)
     for task_id, attempt in message.renewals:
         response.renewals.add(task_id=task_id, attempt=attempt)
+    for task_id, attempt, sequence, refused in message.outputs:
+        answer = response.outputs.add(task_id=task_id, attempt=attempt, sequence=sequence)
+        if refused is not None:
+            answer.reason, answer.message = refused.reason, refused.message
     if message.renew_token is not None:
         response.renew_token.expires_in.FromTimedelta(message.renew_token)
     return response
