@@ -25,6 +25,7 @@ from services.scheduler.domain.task_filter import Condition, TaskFilter, parse_f
 from services.scheduler.domain.worker import Hello, SchedulerMessage, WorkerMessage
 from services.scheduler.server.dependency_convert import dependencies_of, outcome_message
 from services.scheduler.server.payload_convert import payload_id_in
+from services.scheduler.usecases.watch_tasks import Seen
 
 _NO_LABELS: Mapping[str, str] = {}
 _OUTPUT_ONLY = tuple(
@@ -202,6 +203,14 @@ def task_filter(request: service_pb.ListTasksRequest) -> TaskFilter:
         conditions.append(Condition("parent_task_id", "=", request.parent_task_id.lower()))
     by_finish_time, descending = parse_order(request.order_by)
     return TaskFilter((*conditions, *parse_filter(request.filter)), by_finish_time=by_finish_time, descending=descending)
+
+
+def watch_response(seen: Seen) -> service_pb.WatchTasksResponse:
+    """An event, or only where a stream of events is."""
+    response = service_pb.WatchTasksResponse(resume_token=seen.token)
+    if seen.event is not None:
+        response.event.MergeFromString(seen.event.value)
+    return response
 
 
 def task_message(task: domain.Task) -> pb.Task:
