@@ -41,6 +41,7 @@ PROBE_METHODS = (
 INPUT_SCRIPTS = {
     "/guildmesh.identity.v1.IdentityService/IssueToken": "token_form",
     "/guildmesh.scheduler.v1.SchedulerService/StreamTaskEvents": "last_event_id",
+    "/guildmesh.scheduler.v1.SchedulerService/StreamEvents": "last_event_id",
 }
 
 

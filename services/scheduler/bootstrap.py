@@ -21,6 +21,7 @@ from services.common.grpcx.server import Registration
 from services.common.ids import new_id
 from services.common.service import Service
 from services.common.storage.object_store import open_object_store
+from services.scheduler.adapters.event_topic import EventTopic
 from services.scheduler.adapters.listener import Listener
 from services.scheduler.domain.decision import Answer, Link
 from services.scheduler.domain.ports import (
@@ -32,7 +33,7 @@ from services.scheduler.domain.ports import (
     TaskBatches,
     TaskReplayer,
 )
-from services.scheduler.domain.worker import Heartbeat, Refusal, Report
+from services.scheduler.domain.worker import Heartbeat, OutputReport, Refusal, Report
 from services.scheduler.server.dead_letter_convert import replayed_task
 from services.scheduler.server.dead_letter_servicer import DeadLetterServicer, DeadLetterUseCases
 from services.scheduler.server.dispatch_link import DispatchLink
@@ -78,6 +79,7 @@ from services.scheduler.usecases.delete_payload import DeletePayload
 from services.scheduler.usecases.delete_queue import DeleteQueue
 from services.scheduler.usecases.delete_schedule import DeleteSchedule
 from services.scheduler.usecases.dispatch import Dispatcher
+from services.scheduler.usecases.event_tail import EventTail
 from services.scheduler.usecases.expire_tasks import ExpireTasks
 from services.scheduler.usecases.fire_schedules import FireSchedules
 from services.scheduler.usecases.follow_owner import FollowOwner
@@ -104,11 +106,13 @@ from services.scheduler.usecases.signal_task import SignalTask
 from services.scheduler.usecases.sweep import Sweeper
 from services.scheduler.usecases.sweep_payloads import SweepPayloads
 from services.scheduler.usecases.timer import Timer
+from services.scheduler.usecases.topic_pages import TopicPages
 from services.scheduler.usecases.trigger_schedule import TriggerSchedule
 from services.scheduler.usecases.update_queue import UpdateQueue
 from services.scheduler.usecases.update_schedule import UpdateSchedule
 from services.scheduler.usecases.upload_payload import UploadPayload
 from services.scheduler.usecases.watch_task import WatchTask
+from services.scheduler.usecases.watch_tasks import WatchTasks
 from services.scheduler.usecases.work import Work
 
 SCHEMA = "scheduler"
@@ -154,6 +158,9 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         again = timedelta(seconds=6 * settings.payload_sweep_seconds)
         payload_sweep = PayloadSweep(engine, timedelta(seconds=settings.payload_check_seconds), again)
         hub.listen(lambda wake: decided.changed() if wake.queues is None or wake.queues else None)
+        topic = EventTopic(settings.kafka_bootstrap_servers, settings.events_topic)
+        tail, pages = EventTail(topic), TopicPages(topic)
+        watch_tasks = WatchTasks(tail, pages, topic, reader, settings.sse_keep_alive_seconds)
         listener = Listener(settings.database_url.get_secret_value(), hub.notified, "guildmesh-scheduler-listen")
         try:
             yield Service(
@@ -161,7 +168,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                 registrations=[
                     Registration(
                         add_SchedulerServiceServicer_to_server,
-                        SchedulerServicer(use_cases, settings.sse_keep_alive_seconds),
+                        SchedulerServicer(use_cases, watch_tasks, settings.sse_keep_alive_seconds),
                         "guildmesh.scheduler.v1.SchedulerService",
                     ),
                     Registration(
@@ -207,6 +214,8 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
             await dispatcher.close()
             await dispatch.offers.drained()
             await work.drain()
+            await tail.close()
+            await pages.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,4 +310,4 @@ def _work(settings: SchedulerSettings, batches: TaskBatches, dispatcher: Dispatc
 
 
 def _report_weight(report: Report) -> int:
-    return len(getattr(report, "result", b""))
+    return len(report.text) if isinstance(report, OutputReport) else len(getattr(report, "result", b""))

@@ -68,6 +68,11 @@ class SchedulerSettings(ServiceSettings):
         validation_alias="GUILDMESH_WATCH_POLL_SECONDS",
         description="how often a watcher looks for events without a wake-up",
     )
+    events_topic: str = Field(
+        "guildmesh.task-events.v1",
+        validation_alias="GUILDMESH_TASK_EVENTS_TOPIC",
+        description="topic of all events, from which watchers of many tasks are served",
+    )
     sse_keep_alive_seconds: float = Field(
         15.0,
         gt=0,

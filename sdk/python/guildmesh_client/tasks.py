@@ -11,18 +11,21 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
 from typing import TypeAlias, Unpack
 
 import grpc
 from google.protobuf.message import EncodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from guildmesh.events.v1 import task_event_pb2
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
 from guildmesh.scheduler.v1 import task_pb2
 
 from guildmesh_client.batch import Batch
 from guildmesh_client.dependencies import Graph
+from guildmesh_client.events import WatchedEvent, watch_task, watch_tasks
 from guildmesh_client.options import TaskOptions, fill
 from guildmesh_client.payloads import download_json, upload_json
 from guildmesh_client.worker.json_values import JsonValue, TooLarge, from_value
@@ -190,6 +193,27 @@ class TaskClient:
                     raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def watch(self, task_id: str, *, after: int = 0) -> AsyncIterator[task_event_pb2.TaskEvent]:
+        """The events of a task with larger numbers than `after`, each once and in order, until its last.
+
+        Lost connections and restarts are borne: the stream is opened again where it was. So is the end of a token, where the
+        metadata is a function. Use `contextlib.aclosing` to stop early.
+
+        Raises:
+            grpc.aio.AioRpcError: such as NOT_FOUND; UNAVAILABLE when nobody has answered for `timeout` seconds.
+        """
+        return watch_task(self._channel, self._metadata, task_id, after, self._timeout)
+
+    def watch_tasks(
+        self, filter: str = "", *, resume_token: str = "", start_time: datetime | None = None
+    ) -> AsyncIterator[WatchedEvent]:
+        """The events of all tasks that meet a filter (AIP-160), each once and those of a task in order; it does not end.
+
+        From now on, from those published at `start_time` on (with a zone; at most a week ago), or behind the `resume_token` of an
+        earlier event. Bears and raises what `watch` does; FAILED_PRECONDITION when what follows the token is no longer kept.
+        """
+        return watch_tasks(self._channel, self._metadata, filter, resume_token, start_time, self._timeout)
 
     async def result_of(self, task: task_pb2.Task) -> JsonValue:
         """The result of a completed task, whether it is in the message or a payload."""

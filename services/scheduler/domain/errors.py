@@ -211,6 +211,32 @@ class InvalidFilter(InvalidArgument):
         super().__init__(f"The filter cannot be used: {problem}. An example: {example}.")
 
 
+class WatchPositionExpired(FailedPrecondition):
+    """The events from which a watcher wants to go on are no longer kept."""
+
+    reason = "WATCH_POSITION_EXPIRED"
+    domain = DOMAIN
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The events after this place are no longer kept for watchers (7 days by default); see what became of your tasks with"
+            " GET /v1/tasks, and watch from now on."
+        )
+
+
+class InvalidResumeToken(InvalidArgument):
+    """What says where to go on was not given by a stream."""
+
+    reason = "INVALID_RESUME_TOKEN"
+    domain = DOMAIN
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The resume token is not valid; send the resume_token (as SSE: the id) that the stream gave last, or none to watch"
+            " from now on."
+        )
+
+
 class InvalidOrderBy(InvalidArgument):
     """A list cannot be put into this order."""
 

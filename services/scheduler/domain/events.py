@@ -73,6 +73,24 @@ class StepCompleted:
 
 
 @dataclass(frozen=True, slots=True)
+class Progressed:
+    """How far the attempt is."""
+
+    type: ClassVar[str] = "guildmesh.task.progressed.v1"
+    progress: float
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Text that the attempt has put out."""
+
+    type: ClassVar[str] = "guildmesh.task.output.v1"
+    sequence: int
+    """within the attempt, 1..N."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Retried:
     """An attempt ended without a result; the task waits for the next."""
 
@@ -108,7 +126,20 @@ class Cancelled:
     cause: str
 
 
-Change = Created | Ready | Waiting | Signalled | Started | StepCompleted | Retried | Completed | Failed | Cancelled
+Change = (
+    Created
+    | Ready
+    | Waiting
+    | Signalled
+    | Started
+    | StepCompleted
+    | Progressed
+    | Output
+    | Retried
+    | Completed
+    | Failed
+    | Cancelled
+)
 
 LAST_TYPES = frozenset({Completed.type, Failed.type, Cancelled.type})
 """Types after which a task has no more events."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from services.common.errors import DomainError
 from services.scheduler.domain.dead_letter import DeadLetter, LetterPage, LetterPlace, Replays
 from services.scheduler.domain.dead_letter_filter import Conditions
 from services.scheduler.domain.fence import Fence
 from services.scheduler.domain.payload import Payload
+from services.scheduler.domain.positions import Positions
+from services.scheduler.domain.published import Published
 from services.scheduler.domain.queue import Queue
 from services.scheduler.domain.schedule import Schedule
 from services.scheduler.domain.task import Lease, NewTask, State, StoredEvent, Task
-from services.scheduler.domain.task_filter import TaskFilter
+from services.scheduler.domain.task_filter import Condition, TaskFilter
 from services.scheduler.domain.task_graph import NewGraph
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
 
@@ -69,6 +72,52 @@ class TaskReader(Protocol):
 
         The events are at least as new as the state, so a reader that has all of them for an ended task has everything.
         """
+
+    async def meeting(self, tenant_id: str, task_ids: Collection[str], conditions: Sequence[Condition]) -> Collection[str]:
+        """Those of these tasks that are kept and meet conditions on labels, created_by and the like."""
+
+
+class Record(NamedTuple):
+    """An event on the topic, as far as it need not be parsed."""
+
+    partition: int
+    offset: int
+    tenant_id: str
+    value: bytes
+    """guildmesh.events.v1.TaskEvent, serialized."""
+
+
+class TopicReader(Protocol):
+    """Reads the events topic from a place on, what was committed there only.
+
+    Every method raises DependencyUnavailable while Kafka does not answer.
+    """
+
+    async def bounds(self) -> tuple[Positions, Positions]:
+        """Where what is kept begins, and where it ends: what is published from now on comes behind that."""
+
+    async def at(self, moment: datetime) -> Positions:
+        """Where the events begin that were published at a moment or later."""
+
+    def seek(self, positions: Positions) -> None:
+        """Goes to a place."""
+
+    async def read(self, most: int, seconds: float) -> tuple[Sequence[Record], Positions]:
+        """At most so many records, each partition's in order, and the place behind them; waits so long when there is none.
+
+        Raises:
+            WatchPositionExpired: what follows the place is no longer kept, or it was never reached.
+        """
+
+
+class EventTopic(Protocol):
+    """The topic of all events."""
+
+    def open(self) -> AbstractAsyncContextManager[TopicReader]:
+        """A reader of its own; raises DependencyUnavailable."""
+
+    def parse(self, record: Record) -> Published:
+        """What a record says."""
 
 
 class TaskCanceller(Protocol):

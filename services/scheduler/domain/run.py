@@ -80,6 +80,8 @@ class Run:
     """how long a BLOCKED task may wait for its start once it may start; only then `start_by` is known."""
     queue_tenant: str | None = None
     """tenant of its queue (* for one of all) when one replica decides what starts of it; None when replicas race."""
+    output: int | None = None
+    """the place (see output_place) of the last chunk of output that is among its events; None before the first."""
 
     def start(self, worker_id: str, now: datetime, lease: timedelta) -> Started:
         """Gives the next attempt to a worker; the timeout counts from the first start."""
@@ -241,6 +243,11 @@ class Run:
         self.state = state
         self.finish_time = now
         self.lease_expires = None
+
+
+def output_place(attempt: int, sequence: int) -> int:
+    """The place of a chunk of output among all of its task."""
+    return attempt << 32 | sequence
 
 
 def end_reason(state: State, last_attempt: int, error_reason: str | None, attempt: int) -> str:

@@ -65,7 +65,8 @@ class TaskFilter:
         return states
 
 
-def _state(text: str) -> State:
+def state_of(text: str) -> State:
+    """A state by its name; raises ValueError."""
     try:
         return State[text.upper().removeprefix("TASK_STATE_")]
     except KeyError:
@@ -90,13 +91,15 @@ def time_of(text: str) -> datetime:
     return moment.astimezone(UTC)
 
 
-def _id(text: str) -> str:
+def task_id_of(text: str) -> str:
+    """A task id; raises ValueError."""
     if not is_id(text):
         raise ValueError("it must be a task id")
     return text.lower()
 
 
-def _text(text: str) -> str:
+def filled(text: str) -> str:
+    """A text that is not empty; raises ValueError."""
     if not text:
         raise ValueError("it must not be empty")
     return text
@@ -106,10 +109,10 @@ Fields = Mapping[str, tuple[tuple[str, ...], Callable[[str], Value]]]
 """what may be filtered by: the comparisons that are possible, and how a value is read; ValueError says why one cannot be."""
 
 _FIELDS: Fields = {
-    "state": (EQUALITY, _state),
+    "state": (EQUALITY, state_of),
     "queue": (EQUALITY, str),
     "kind": (EQUALITY, str),
-    "parent_task_id": (("=",), _id),
+    "parent_task_id": (("=",), task_id_of),
     "error.reason": (EQUALITY, str),
     "priority": (EQUALITY + ORDER, whole),
     "attempt": (EQUALITY + ORDER, whole),
@@ -117,10 +120,10 @@ _FIELDS: Fields = {
     "start_time": (ORDER, time_of),
     "finish_time": (ORDER, time_of),
     _ANY_LABEL: (("=",), str),
-    "created_by": (("=",), _text),
-    "concurrency_key": (("=",), _text),
-    "schedule_id": (("=",), _text),
-    "replay_of": (("=",), _id),
+    "created_by": (("=",), filled),
+    "concurrency_key": (("=",), filled),
+    "schedule_id": (("=",), filled),
+    "replay_of": (("=",), task_id_of),
 }
 
 

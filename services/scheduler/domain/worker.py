@@ -85,7 +85,31 @@ class WaitReport:
     timeout: timedelta
 
 
-Report = StepReport | CompletionReport | FailureReport | WaitReport
+@dataclass(frozen=True, slots=True)
+class ProgressReport:
+    """How far the attempt is, when that is an event. It has no answer."""
+
+    tenant_id: str | None
+    worker_id: str
+    task_id: str
+    attempt: int
+    progress: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutputReport:
+    """The attempt has put out text."""
+
+    tenant_id: str | None
+    worker_id: str
+    task_id: str
+    attempt: int
+    sequence: int
+    """within the attempt, 1..N."""
+    text: str
+
+
+Report = StepReport | CompletionReport | FailureReport | WaitReport | ProgressReport | OutputReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +136,8 @@ class WorkerMessage:
     """task, attempt, reason, message, retryable, how long to wait."""
     waits: tuple[tuple[str, int, str, str, timedelta], ...] = ()
     """task, attempt, signal, prompt, timeout."""
+    outputs: tuple[tuple[str, int, int, str], ...] = ()
+    """task, attempt, sequence, text."""
     drain: bool = False
 
 
@@ -130,6 +156,8 @@ class SchedulerMessage:
     """task, attempt, step or empty, why."""
     renewals: list[tuple[str, int]] = field(default_factory=list)
     """task, attempt."""
+    outputs: list[tuple[str, int, int, Refusal | None]] = field(default_factory=list)
+    """task, attempt, sequence, None for a durable chunk."""
     drain: bool = False
     renew_token: timedelta | None = None
     """how long the token of the stream still lasts."""
@@ -140,5 +168,5 @@ class SchedulerMessage:
 
     def has_rare(self) -> bool:
         """Whether there is anything but leases and acknowledgements, of which nearly every message is made."""
-        lists = self.cancels or self.refusals or self.renewals
+        lists = self.cancels or self.refusals or self.renewals or self.outputs
         return bool(lists or self.welcome or self.drain or self.renew_token is not None)

@@ -25,6 +25,7 @@ from services.scheduler.domain.task_filter import Condition, TaskFilter, parse_f
 from services.scheduler.domain.worker import Hello, SchedulerMessage, WorkerMessage
 from services.scheduler.server.dependency_convert import dependencies_of, outcome_message
 from services.scheduler.server.payload_convert import payload_id_in
+from services.scheduler.usecases.watch_tasks import Seen
 
 _NO_LABELS: Mapping[str, str] = {}
 _OUTPUT_ONLY = tuple(
@@ -204,6 +205,14 @@ def task_filter(request: service_pb.ListTasksRequest) -> TaskFilter:
     return TaskFilter((*conditions, *parse_filter(request.filter)), by_finish_time=by_finish_time, descending=descending)
 
 
+def watch_response(seen: Seen) -> service_pb.WatchTasksResponse:
+    """An event, or only where a stream of events is."""
+    response = service_pb.WatchTasksResponse(resume_token=seen.token)
+    if seen.event is not None:
+        response.event.MergeFromString(seen.event.value)
+    return response
+
+
 def task_message(task: domain.Task) -> pb.Task:
     """The task as its tenant sees it."""
     message = pb.Task()
@@ -266,6 +275,7 @@ def worker_message(request: worker_pb.WorkRequest) -> WorkerMessage:
             (failure.task_id, failure.attempt, failure.error.reason, failure.error.message, failure.retryable, _delay(failure))
             for failure in request.failures
         ),
+        outputs=tuple((chunk.task_id, chunk.attempt, chunk.sequence, chunk.text) for chunk in request.outputs),
         waits=tuple((wait.task_id, wait.attempt, wait.signal, wait.prompt, _patience(wait)) for wait in request.waits),
         drain=request.drain,
     )
@@ -327,6 +337,10 @@ def _rare_response(message: SchedulerMessage) -> worker_pb.WorkResponse:
         response.refusals.add(task_id=task_id, attempt=attempt, step_id=step_id, reason=refusal.reason, message=refusal.message)
     for task_id, attempt in message.renewals:
         response.renewals.add(task_id=task_id, attempt=attempt)
+    for task_id, attempt, sequence, refused in message.outputs:
+        answer = response.outputs.add(task_id=task_id, attempt=attempt, sequence=sequence)
+        if refused is not None:
+            answer.reason, answer.message = refused.reason, refused.message
     if message.renew_token is not None:
         response.renew_token.expires_in.FromTimedelta(message.renew_token)
     return response

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -16,14 +16,24 @@ from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
 from guildmesh.scheduler.v1 import task_graph_pb2, task_pb2
 
 from services.common.context import current_call
-from services.common.errors import DomainError, Internal
+from services.common.errors import DomainError, Internal, InvalidRequest
 from services.common.grpcx.status import to_status
 from services.common.validation import validate_each
+from services.scheduler.domain.positions import Positions, decode_positions
+from services.scheduler.domain.published import parse_event_filter
 from services.scheduler.domain.task import Task
-from services.scheduler.server.convert import new_task, submitted_task, task_filter, task_message, value_bytes
+from services.scheduler.server.convert import (
+    moment,
+    new_task,
+    submitted_task,
+    task_filter,
+    task_message,
+    value_bytes,
+    watch_response,
+)
 from services.scheduler.server.graph_convert import new_graph
 from services.scheduler.server.queue_convert import counts_message, queue_message
-from services.scheduler.server.sse import as_sse
+from services.scheduler.server.sse import as_sse, seen_message
 from services.scheduler.usecases.cancel_task import CancelTask
 from services.scheduler.usecases.count_tasks import CountTasks
 from services.scheduler.usecases.create_task import CreateTask
@@ -34,6 +44,7 @@ from services.scheduler.usecases.list_tasks import ListTasks
 from services.scheduler.usecases.run_task import RunTask
 from services.scheduler.usecases.signal_task import SignalTask
 from services.scheduler.usecases.watch_task import WatchTask
+from services.scheduler.usecases.watch_tasks import Seen, WatchTasks
 
 log = structlog.get_logger(__name__)
 
@@ -59,8 +70,9 @@ class UseCases:
 class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
     """Serves guildmesh.scheduler.v1.SchedulerService."""
 
-    def __init__(self, use_cases: UseCases, keep_alive_seconds: float) -> None:
+    def __init__(self, use_cases: UseCases, watch_tasks: WatchTasks, keep_alive_seconds: float) -> None:
         self._use_cases = use_cases
+        self._watch_tasks = watch_tasks
         self._keep_alive_seconds = keep_alive_seconds
 
     async def SubmitTask(self, request: pb.SubmitTaskRequest, context: Any) -> pb.SubmitTaskResponse:
@@ -148,6 +160,29 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         async with aclosing(events), aclosing(as_sse(events, self._keep_alive_seconds)) as messages:
             async for message in messages:
                 yield message
+
+    async def WatchTasks(self, request: pb.WatchTasksRequest, context: Any) -> AsyncIterator[pb.WatchTasksResponse]:
+        """Streams the events of many tasks."""
+        if request.resume_token and request.HasField("start_time"):
+            raise InvalidRequest([("start_time", "must be unset with resume_token, which says where to begin")])
+        async with aclosing(self._watch(request.filter, request.resume_token, request)) as seen:
+            async for each in seen:
+                yield watch_response(each)
+
+    async def StreamEvents(self, request: pb.StreamEventsRequest, context: Any) -> AsyncIterator[HttpBody]:
+        """Streams the events of many tasks as server-sent events."""
+        # A browser that comes back asks with the same URL.
+        async with aclosing(self._watch(request.filter, request.last_event_id, request)) as seen:
+            async for each in seen:
+                yield seen_message(each)
+
+    def _watch(self, wanted: str, token: str, request: pb.WatchTasksRequest | pb.StreamEventsRequest) -> AsyncGenerator[Seen]:
+        start: Positions | datetime | None = None
+        if token:
+            start = decode_positions(token)
+        elif request.HasField("start_time"):
+            start = moment(request.start_time, "start_time")
+        return self._watch_tasks.execute(_tenant(), parse_event_filter(wanted), start, current_call().token_ends)
 
     async def ListQueues(self, request: pb.ListQueuesRequest, context: Any) -> pb.ListQueuesResponse:
         """Lists the queues."""

@@ -12,6 +12,7 @@ from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
 from services.common.json_values import whole_numbers
 from services.scheduler.domain.task import StoredEvent
+from services.scheduler.usecases.watch_tasks import Seen
 
 CONTENT_TYPE = "text/event-stream"
 KEEP_ALIVE = HttpBody(content_type=CONTENT_TYPE, data=b": keep-alive\n\n")
@@ -39,8 +40,21 @@ async def as_sse(events: AsyncIterator[StoredEvent], keep_alive_seconds: float) 
 
 
 def event_message(event: StoredEvent) -> HttpBody:
-    """One event; its JSON has no line breaks, so one data line holds it."""
-    fields = json_format.MessageToDict(TaskEvent.FromString(event.value), preserving_proto_field_name=True)
+    """One event of a task."""
+    return _message(str(event.number), event.value)
+
+
+def seen_message(seen: Seen) -> HttpBody:
+    """One event of many tasks; or a comment, with the place of the stream, which a browser keeps though no event comes of it."""
+    if seen.event is None:
+        return HttpBody(content_type=CONTENT_TYPE, data=f": keep-alive\nid: {seen.token}\n\n".encode())
+    return _message(seen.token, seen.event.value)
+
+
+def _message(event_id: str, value: bytes) -> HttpBody:
+    """Its JSON has no line breaks, so one data line holds it."""
+    event = TaskEvent.FromString(value)
+    fields = json_format.MessageToDict(event, preserving_proto_field_name=True)
     # Whole numbers of a Struct are written as the gateway writes them on every other path.
     data = json.dumps(whole_numbers(fields), ensure_ascii=False)
-    return HttpBody(content_type=CONTENT_TYPE, data=f"id: {event.number}\nevent: {event.type}\ndata: {data}\n\n".encode())
+    return HttpBody(content_type=CONTENT_TYPE, data=f"id: {event_id}\nevent: {event.type}\ndata: {data}\n\n".encode())

@@ -25,14 +25,15 @@ UPDATE tasks t SET
   progress = c.progress, has_steps = c.has_steps, log = t.log || c.log, log_events = c.log_events,
   attempt_ends = c.attempt_ends, quiet_ends = c.quiet_ends, waits = c.waits, wait_signal = c.wait_signal,
   wait_prompt = c.wait_prompt, time_left_ms = c.time_left_ms, blocked_by = t.blocked_by * (c.state = 8)::int,
+  output = c.output,
   -- While it runs a later moment need not be said: the sweeper looks, and looks again then.
   check_at = CASE WHEN t.state = 2 AND c.state = 2 THEN t.check_at ELSE c.check_at END
 FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::int[], $6::timestamptz[], $7::text[], $8::timestamptz[],
   $9::timestamptz[], $10::timestamptz[], $11::real[], $12::bool[], $13::bytea[], $14::int[], $15::timestamptz[],
-  $16::timestamptz[], $17::int[], $18::text[], $19::text[], $20::int[], $21::timestamptz[])
+  $16::timestamptz[], $17::int[], $18::text[], $19::text[], $20::int[], $21::timestamptz[], $22::bigint[])
   AS c (tenant_id, task_id, state, attempt, next_event_number, available_at, worker_id, lease_expires, start_time, deadline,
     progress, has_steps, log, log_events, attempt_ends, quiet_ends, waits, wait_signal, wait_prompt, time_left_ms,
-    check_at)
+    check_at, output)
 WHERE t.task_id = c.task_id AND t.tenant_id = c.tenant_id AND t.task_id = ANY($2)
 """
 # What has ended moves, within the server, to where nothing changes any more.
@@ -287,6 +288,7 @@ class ChangeLog:
             [run.prompt for run in runs],
             [run.time_left_ms for run in runs],
             [run.check_at for run in runs],
+            [run.output for run in runs],
         )
 
     async def _finish(self, connection: asyncpg.Connection, runs: Sequence[Run], statement: str = _FINISH) -> None:

@@ -21,6 +21,8 @@ from services.scheduler.domain.events import (
     Completed,
     Created,
     Failed,
+    Output,
+    Progressed,
     Ready,
     Retried,
     Signalled,
@@ -108,6 +110,14 @@ def _step_completed(change: StepCompleted) -> bytes:
     return message(b"\xb2\x01", text(b"\x0a", step_id) + message(b"\x12", result))
 
 
+def _progressed(change: Progressed) -> bytes:
+    return message(b"\xf2\x01", pb.TaskProgressed(progress=change.progress).SerializeToString())
+
+
+def _output(change: Output) -> bytes:
+    return message(b"\xfa\x01", number(b"\x08", change.sequence) + text(b"\x12", change.text))
+
+
 def _retried(change: Retried) -> bytes:
     retried = pb.TaskRetried(reason=change.reason, message=change.message)
     if change.next_start_time is not None:
@@ -170,6 +180,8 @@ _BODIES: Mapping[type[Change], Callable[[Any], bytes]] = {
     Started: _started,
     Completed: _completed,
     StepCompleted: _step_completed,
+    Progressed: _progressed,
+    Output: _output,
     Retried: _retried,
     Failed: _failed,
     Cancelled: _cancelled,

@@ -9,10 +9,19 @@ import asyncpg
 
 from services.common.db.clock import DatabaseClock
 from services.common.ids import is_id
-from services.scheduler.domain.events import StepCompleted
-from services.scheduler.domain.run import Run
+from services.scheduler.domain.events import Output, Progressed, StepCompleted
+from services.scheduler.domain.run import Run, output_place
 from services.scheduler.domain.task import State
-from services.scheduler.domain.worker import CompletionReport, FailureReport, Refusal, Report, StepReport, WaitReport
+from services.scheduler.domain.worker import (
+    CompletionReport,
+    FailureReport,
+    OutputReport,
+    ProgressReport,
+    Refusal,
+    Report,
+    StepReport,
+    WaitReport,
+)
 from services.scheduler.storage.cascade import cascade
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.complete_batch import complete_unchanged
@@ -77,6 +86,11 @@ def _handle(
             if journal.result(run, report.step_id) is None:
                 number = log.add(run, StepCompleted(report.step_id, report.result), report.worker_id, now)
                 journal.add(run, report.step_id, number, report.attempt, report.result)
+        case ProgressReport():
+            run.progress = report.progress
+            log.add(run, Progressed(report.progress), report.worker_id, now)
+        case OutputReport():
+            return _put_out(report, run, now, log)
         case WaitReport():
             log.add(run, run.wait(report.signal, report.prompt, report.timeout, now), report.worker_id, now)
             if run.state is State.WAITING and journal.result(run, report.signal) is not None:
@@ -101,6 +115,19 @@ def _handle(
     return None
 
 
+def _put_out(report: OutputReport, run: Run, now: datetime, log: ChangeLog) -> Refusal | None:
+    """Adds a chunk of output that follows the last one: so none is lost by being told out of turn."""
+    last = run.output - output_place(run.attempt, 0) if run.output is not None else 0
+    # That of an attempt before is smaller than every place of this one.
+    expected = max(last, 0) + 1
+    if report.sequence != expected:
+        return Refusal("INVALID_ARGUMENT", f"Output {report.sequence} of the attempt is out of turn; send {expected} first.")
+    run.hear(now)
+    run.output = output_place(run.attempt, report.sequence)
+    log.add(run, Output(report.sequence, report.text), report.worker_id, now)
+    return None
+
+
 def _step_of(report: Report) -> str:
     """The step or signal that a report is about."""
     match report:
@@ -122,6 +149,8 @@ def _is_repeat(report: Report, run: Run) -> bool:
     """Whether this is what ended the attempt, told once more because its acknowledgement was lost."""
     if isinstance(report, FailureReport | WaitReport) and run.attempt == report.attempt and run.state in _BETWEEN:
         return True
+    if isinstance(report, OutputReport):
+        return run.attempt == report.attempt and (run.output or 0) >= output_place(report.attempt, report.sequence)
     return _ended_it(report, run.state, run.attempt, run.error_reason)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import asyncpg
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
@@ -10,7 +10,7 @@ from guildmesh.events.v1.task_event_pb2 import TaskEvent
 from services.common.db.driver import Driver
 from services.scheduler.domain.ports import Place, TaskPage
 from services.scheduler.domain.task import State, StoredEvent, Task, WaitingFor
-from services.scheduler.domain.task_filter import TaskFilter
+from services.scheduler.domain.task_filter import Condition, TaskFilter
 from services.scheduler.storage.event_log import split
 from services.scheduler.storage.listing import list_statement, place_behind, place_of
 from services.scheduler.storage.spec_filter import encoded, met
@@ -36,6 +36,10 @@ LISTED_ACTIVE = _ACTIVE.format(context="NULL::bytea")
 LISTED_ENDED = _ENDED.format(context="NULL::bytea", result="NULL::bytea")
 GET_TASK = _either("tenant_id = $1 AND task_id = $2")
 READ_TASKS = _either("(task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))")
+_SPECS = """
+SELECT task_id::text, spec FROM tasks WHERE tenant_id = $1 AND task_id = ANY($2::uuid[])
+UNION ALL SELECT task_id::text, spec FROM finished_tasks WHERE tenant_id = $1 AND task_id = ANY($2::uuid[])
+"""
 _LOG = "state, next_event_number - 1, log, log_events"
 _EVENTS = f"""
 SELECT {_LOG} FROM tasks WHERE tenant_id = $1 AND task_id = $2
@@ -85,6 +89,12 @@ class Tasks:
                 more = await connection.fetch(_MORE_EVENTS, tenant_id, task_id, max(after, inline), limit - len(values))
                 values += [row[0] for row in more]
         return State(state), newest, [_stored(value) for value in values]
+
+    async def meeting(self, tenant_id: str, task_ids: Collection[str], conditions: Sequence[Condition]) -> Collection[str]:
+        """Those of these tasks that meet the conditions; see TaskReader."""
+        async with self._database.tenant(tenant_id) as connection:
+            rows = await connection.fetch(_SPECS, tenant_id, list(task_ids))
+        return [task_id for task_id, spec in rows if met(spec, conditions)]
 
 
 def _met(tasks: Sequence[Task], wanted: TaskFilter) -> Sequence[Task]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from services.common.errors import CallerNotAllowed, TokenExpired
@@ -18,6 +19,8 @@ from services.scheduler.domain.worker import (
     FailureReport,
     Heartbeat,
     Hello,
+    OutputReport,
+    ProgressReport,
     Refusal,
     Report,
     SchedulerMessage,
@@ -31,6 +34,9 @@ from services.scheduler.usecases.hub import Hub
 
 _METHOD = "/guildmesh.scheduler.v1.WorkerService/Work"
 _MOST_UNANSWERED = 2000
+# Of the events of one task that tell its progress: so far apart, and for so much of a change.
+_PROGRESS_SECONDS = 1.0
+_PROGRESS_SHARE = 0.01 - 1e-9
 
 
 class Work:
@@ -103,6 +109,8 @@ class WorkStream:
         self._running: dict[str, int] = {}
         self._unchanged: dict[str, Run] = {}
         """runs of which nothing was told since they started."""
+        self._progress: dict[str, _Progress] = {}
+        """of the runs that have told some."""
         self._out = SchedulerMessage()
         self._leased_at = 0.0
         self._said = asyncio.Event()
@@ -216,8 +224,7 @@ class WorkStream:
     def stopped(self, task_id: str, attempt: int, reason: str) -> None:
         """Tells the worker to stop an attempt, if it runs here."""
         if self._running.get(task_id) == attempt:
-            del self._running[task_id]
-            self._unchanged.pop(task_id, None)
+            self._forget(task_id)
             self._out.cancels.append((task_id, attempt, reason))
             self._said.set()
 
@@ -257,8 +264,14 @@ class WorkStream:
         if not message.heartbeats:
             return
         beats = [Heartbeat(self._tenant_id, *beat) for beat in message.heartbeats]
+        told: list[Report] = []
         for beat in beats:
             self._running[beat.task_id] = beat.attempt
+            if (beat.progress is not None or beat.task_id in self._progress) and self._tells(beat):
+                self._unchanged.pop(beat.task_id, None)
+                share = self._progress[beat.task_id].told
+                told.append(ProgressReport(self._tenant_id, self.worker_id, beat.task_id, beat.attempt, share))
+        self._commit(told, self._work.reports)
 
         def answered(future: asyncio.Future[Sequence[str | Exception]]) -> None:
             for beat, answer in zip(beats, future.result(), strict=True):
@@ -273,10 +286,30 @@ class WorkStream:
 
         self._work.heartbeats.submit_all(beats).add_done_callback(answered)
 
+    def _tells(self, beat: Heartbeat) -> bool:
+        """Whether the newest progress is to be an event now: what came too soon after another is told by a later beat."""
+        known = self._progress.get(beat.task_id)
+        if known is None or known.attempt != beat.attempt:
+            known = self._progress[beat.task_id] = _Progress(beat.attempt)
+        if beat.progress is not None:
+            known.newest = beat.progress
+        now = time.monotonic()
+        if now - known.told_at < _PROGRESS_SECONDS or abs(known.newest - known.told) < _PROGRESS_SHARE:
+            return False
+        known.told, known.told_at = known.newest, now
+        return True
+
+    def _forget(self, task_id: str) -> None:
+        """Forgets a run that is over."""
+        self._running.pop(task_id, None)
+        self._unchanged.pop(task_id, None)
+        self._progress.pop(task_id, None)
+
     def _report(self, message: WorkerMessage) -> None:
         """Has the reports of a message written: those of one run in their order."""
         tenant, worker, unchanged = self._tenant_id, self.worker_id, self._unchanged
         reports: list[Report] = [StepReport(tenant, worker, *step) for step in message.steps]
+        reports += [OutputReport(tenant, worker, *chunk) for chunk in message.outputs]
         for report in reports:
             unchanged.pop(report.task_id, None)
         completions: list[Report] = []
@@ -301,10 +334,15 @@ class WorkStream:
                     # The worker reconnects and tells it again.
                     self.fail(answer)
                     return
+                if isinstance(report, OutputReport):
+                    self._out.outputs.append((report.task_id, report.attempt, report.sequence, answer))
+                    continue
+                if isinstance(report, ProgressReport):
+                    # That the attempt is over, the answer to its heartbeat says.
+                    continue
                 step_id = report.step_id if isinstance(report, StepReport) else ""
                 if not step_id:
-                    self._running.pop(report.task_id, None)
-                    self._unchanged.pop(report.task_id, None)
+                    self._forget(report.task_id)
                 if answer is None:
                     self._out.acks.append((report.task_id, report.attempt, step_id))
                 else:
@@ -335,3 +373,14 @@ class WorkStream:
                     back_off=False,
                 )
             )
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a run is, and what of that is an event."""
+
+    attempt: int
+    newest: float = 0.0
+    told: float = 0.0
+    told_at: float = field(default=float("-inf"))
+    """when, by the monotonic clock."""

@@ -78,6 +78,8 @@ async def mesh(
         "GUILDMESH_TLS_DIR": str(settings.tls_dir),
         "GUILDMESH_ADMIN_PORT": "0",
         "GUILDMESH_DRAIN_SECONDS": "1",
+        "KAFKA_BOOTSTRAP_SERVERS": relay.kafka_bootstrap_servers,
+        "GUILDMESH_TASK_EVENTS_TOPIC": relay.events_topic,
     }
     scheduler = Process(
         "services.scheduler",
@@ -88,8 +90,6 @@ async def mesh(
         "services.scheduler.relay",
         {
             **common,
-            "KAFKA_BOOTSTRAP_SERVERS": relay.kafka_bootstrap_servers,
-            "GUILDMESH_TASK_EVENTS_TOPIC": relay.events_topic,
             "GUILDMESH_TASK_STATE_TOPIC": relay.state_topic,
             "GUILDMESH_RELAY_LEASE_SECONDS": "1.5",
         },

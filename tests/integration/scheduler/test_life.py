@@ -120,7 +120,9 @@ async def test_heartbeats_keep_a_lease_and_tell_progress(scheduler: Scheduler) -
             # Half a second is the heartbeat's own interval, not a wait for something else.
             await asyncio.sleep(0.5)
         running = await scheduler.get(task.task_id)
-        assert (running.status, running.attempt, running.last_event_number) == ("running", 1, 2)
+        # Heartbeats are no events; their progress is, once a second.
+        assert (running.status, running.attempt) == ("running", 1)
+        assert 3 <= running.last_event_number <= 6
         assert running.progress == pytest.approx(0.6)
         await worker.complete(lease)
 

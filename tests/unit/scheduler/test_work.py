@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -11,8 +12,16 @@ from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 
 from services.common.errors import TokenExpired
 from services.scheduler.domain.decision import Decisions
-from services.scheduler.domain.ports import TaskBatches, WhoDecides
-from services.scheduler.domain.worker import SchedulerMessage, WorkerMessage
+from services.scheduler.domain.ports import Demand, TaskBatches, WhoDecides
+from services.scheduler.domain.run import Run
+from services.scheduler.domain.worker import (
+    CompletionReport,
+    Heartbeat,
+    OutputReport,
+    ProgressReport,
+    SchedulerMessage,
+    WorkerMessage,
+)
 from services.scheduler.server.convert import work_responses
 from services.scheduler.usecases.decide_starts import DecideStarts
 from services.scheduler.usecases.dispatch import Dispatcher
@@ -110,3 +119,59 @@ def test_the_wire_says_how_long_the_token_lasts() -> None:
     response = pb.WorkResponse.FromString(b"".join(work_responses(SchedulerMessage(renew_token=timedelta(seconds=1.5)))))
     assert response.renew_token.expires_in.ToTimedelta() == timedelta(seconds=1.5)
     assert pb.WorkResponse.FromString(b"".join(work_responses(SchedulerMessage(drain=True)))) == pb.WorkResponse(drain=True)
+
+
+def telling(told: list[Any]) -> WorkStream:
+    """A stream that has said hello; what it has committed is in `told`."""
+
+    async def commit(items: Any) -> list[Any]:
+        told.extend(items)
+        return ["" if isinstance(item, Heartbeat) else None for item in items]
+
+    stream = opened(None)
+    for commits in (stream._work.reports, stream._work.completions, stream._work.heartbeats):
+        commits._flush = commit
+    stream._tenant_id, stream.worker_id, stream._demand = "acme", "w", Demand("acme", frozenset({"k"}), frozenset())
+    return stream
+
+
+async def test_progress_is_an_event_once_a_second_and_for_a_change_that_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("services.scheduler.usecases.work.time", SimpleNamespace(monotonic=lambda: now[0]))
+    told: list[Any] = []
+    stream = telling(told)
+
+    async def beat(progress: float | None, seconds: float) -> list[float]:
+        told.clear()
+        now[0] += seconds
+        await stream.handle(WorkerMessage(heartbeats=(("t", 1, progress),)))
+        await stream._work.reports.drained()
+        await stream._work.heartbeats.drained()
+        return [report.progress for report in told if isinstance(report, ProgressReport)]
+
+    assert await beat(None, 0) == []
+    assert await beat(0.2, 1) == [0.2]
+    assert await beat(0.3, 0.5) == []
+    # What came too soon is told by the next beat, though that has nothing new to say.
+    assert await beat(None, 0.5) == [0.3]
+    assert await beat(0.305, 5) == []
+    assert await beat(0.31, 5) == [0.31]
+    assert await beat(0.1, 5) == [0.1]
+    stream.stopped("t", 1, "CANCELLED")
+    assert stream._progress == {}
+
+
+async def test_a_completion_behind_output_is_told_in_its_turn() -> None:
+    told: list[Any] = []
+    stream = telling(told)
+    stream._unchanged["t"] = cast(Run, object())
+    message = WorkerMessage(outputs=(("t", 1, 1, "a"), ("t", 1, 2, "b")), completions=(("t", 1, b""),))
+    await stream.handle(message)
+    await stream._work.reports.drained()
+    assert [type(report) for report in told] == [OutputReport, OutputReport, CompletionReport]
+    assert stream._out.outputs == [("t", 1, 1, None), ("t", 1, 2, None)]
+    assert stream._out.acks == [("t", 1, "")]
+    response = pb.WorkResponse()
+    for part in work_responses(stream._out):
+        response.MergeFromString(part)
+    assert [(each.sequence, each.reason) for each in response.outputs] == [(1, ""), (2, "")]

@@ -11,7 +11,7 @@ import sys
 import grpc
 import typer
 
-from guildmesh_client.cli import chat, dead_letters, payloads, queues, schedules, tasks, users
+from guildmesh_client.cli import chat, dead_letters, events, payloads, queues, schedules, tasks, users
 from guildmesh_client.cli.errors import CommandError, explain
 from guildmesh_client.cli.output import err
 
@@ -30,6 +30,7 @@ def application() -> typer.Typer:
     for entry in importlib.metadata.entry_points(group=_COMMANDS):
         app.add_typer(entry.load())
     app.add_typer(tasks.app, name="tasks")
+    app.add_typer(events.app, name="events")
     app.add_typer(schedules.app, name="schedules")
     app.add_typer(queues.app, name="queues")
     app.add_typer(dead_letters.app, name="dead-letters")

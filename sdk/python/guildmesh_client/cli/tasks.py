@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from typing import Annotated, Any
 
-import grpc
 import typer
-from google.protobuf.json_format import MessageToDict, Parse, ParseDict, ParseError
+from google.protobuf.json_format import Parse, ParseDict, ParseError
 from google.protobuf.struct_pb2 import Value
-from guildmesh.events.v1 import task_event_pb2
 from guildmesh.scheduler.v1 import queue_service_pb2, queue_service_pb2_grpc, task_pb2
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as stubs
 from rich.markup import escape
 from rich.table import Table
 
-from guildmesh_client.cli.connection import Connection, connect
+from guildmesh_client.cli.connection import connect
 from guildmesh_client.cli.errors import CommandError
 from guildmesh_client.cli.output import STATE_STYLES, err, out, print_json
 from guildmesh_client.cli.payloads import upload
 from guildmesh_client.cli.times import moment_of, seconds_of
+from guildmesh_client.cli.watching import watch_task as watch_events
 from guildmesh_client.options import TaskOptions, fill
 from guildmesh_client.payloads import JSON_TYPE
 
@@ -31,7 +29,6 @@ app = typer.Typer(help="Tasks: list, get, create, create-graph, cancel, signal, 
 _SECONDS = 30.0
 # Larger ones lie in the object store, and the task names them.
 _MOST_CONTEXT_BYTES = 1 << 20
-_RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 _STATES = {name.removeprefix("TASK_STATE_").lower(): name for name, number in task_pb2.TaskState.items() if number}
 
 TaskId = Annotated[str, typer.Argument(help="The id of the task.")]
@@ -150,7 +147,7 @@ def create_task(
         created = stub.CreateTask(request, metadata=connection.metadata, timeout=_SECONDS)
         out.print(created.task_id, highlight=False)
         if watch:
-            _watch(connection, created.task_id, 0, as_json=False)
+            watch_events(connection, created.task_id, 0, as_json=False)
 
 
 @app.command("create-graph")
@@ -248,48 +245,7 @@ def watch_task(
 ) -> None:
     """Print each event of a task as it happens, until its end; exit 1 when it failed or was cancelled."""
     with connect() as connection:
-        _watch(connection, task_id, after, as_json=as_json)
-
-
-def _watch(connection: Connection, task_id: str, after: int, *, as_json: bool) -> None:
-    stub = stubs.SchedulerServiceStub(connection.channel)
-    last: task_event_pb2.TaskEvent | None = None
-    failures = 0
-    while True:
-        try:
-            request = pb.WatchTaskRequest(task_id=task_id, after_event_number=after)
-            for event in stub.WatchTask(request, metadata=connection.metadata):
-                failures, after, last = 0, event.number, event
-                print_json(event) if as_json else _print_event(event)
-            break
-        except grpc.RpcError as error:
-            # The number of the last event seen is all that is needed to go on, wherever the stream ended.
-            retry = isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.UNAVAILABLE
-            if not retry or failures == len(_RECONNECT_SECONDS):
-                raise
-            time.sleep(_RECONNECT_SECONDS[failures])
-            failures += 1
-    if last is not None and last.WhichOneof("change") in ("failed", "cancelled"):
-        raise typer.Exit(1)
-
-
-def _print_event(event: task_event_pb2.TaskEvent) -> None:
-    change = event.WhichOneof("change") or event.type
-    style = STATE_STYLES.get(change, "cyan")
-    at = event.event_time.ToDatetime().strftime("%H:%M:%S.%f")[:-3]
-    detail = _detail(getattr(event, change)) if event.WhichOneof("change") else ""
-    out.print(f"{event.number:>4}  {at}  [{style}]{change}[/]  {escape(detail)}", highlight=False, soft_wrap=True)
-
-
-def _detail(change: Any) -> str:
-    fields = MessageToDict(change, preserving_proto_field_name=True)
-    parts = []
-    for name, value in fields.items():
-        # A prompt may have lines of its own; an event is one.
-        text = " ".join(value.split()) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        parts.append(f"{name}: {text}")
-    line = "  ".join(parts)
-    return line if len(line) <= 500 else line[:499] + "…"
+        watch_events(connection, task_id, after, as_json=as_json)
 
 
 def json_object(text: str | bytes, option: str = "--context") -> dict[str, Any]:

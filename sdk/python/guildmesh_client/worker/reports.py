@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 
-Key: TypeAlias = tuple[str, int, str]
-"""task, attempt, step; an empty step for the end of the attempt."""
-Report: TypeAlias = pb.TaskStep | pb.TaskCompletion | pb.TaskFailure | pb.TaskWait
+Key: TypeAlias = tuple[str, int, str | int]
+"""task, attempt, step; an empty step for the end of the attempt; a number for a chunk of output."""
+Report: TypeAlias = pb.TaskStep | pb.TaskOutputChunk | pb.TaskCompletion | pb.TaskFailure | pb.TaskWait
 
 
 class Reports:
@@ -67,6 +67,8 @@ class Reports:
 
 def key_of(report: Report) -> Key:
     """What a report is about."""
+    if isinstance(report, pb.TaskOutputChunk):
+        return report.task_id, report.attempt, report.sequence
     return report.task_id, report.attempt, report.step_id if isinstance(report, pb.TaskStep) else ""
 
 
@@ -78,6 +80,8 @@ def put(request: pb.WorkRequest, reports: Iterable[Report]) -> None:
             request.completions.append(report)
         elif isinstance(report, pb.TaskStep):
             request.steps.append(report)
+        elif isinstance(report, pb.TaskOutputChunk):
+            request.outputs.append(report)
         elif isinstance(report, pb.TaskWait):
             request.waits.append(report)
         else:

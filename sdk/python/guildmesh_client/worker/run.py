@@ -13,6 +13,7 @@ from guildmesh_client.worker.task import Task
 log = logging.getLogger(__name__)
 
 _SPARE = 0.05
+_PROGRESS_SECONDS = 1.0
 
 
 class Run:
@@ -71,8 +72,11 @@ class Run:
         self._heard = max(self._heard, moment)
 
     def has_urgent_news(self, now: float) -> bool:
-        """Whether the scheduler should hear before the next heartbeat that the work goes on."""
-        return self._quiet is not None and self.task.told_at != self._sent and now - self._beaten_at > self._quiet / 4
+        """Whether the scheduler should hear before the next heartbeat of progress, or that the work goes on."""
+        if self.task.told_at == self._sent:
+            return False
+        pause = _PROGRESS_SECONDS if self._quiet is None else min(_PROGRESS_SECONDS, self._quiet / 4)
+        return now - self._beaten_at > pause
 
     def stop(self, reason: str) -> None:
         """Cancels the function."""

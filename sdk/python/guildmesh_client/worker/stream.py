@@ -164,10 +164,14 @@ class Stream:
 
     def _take_reports(self) -> list[Report]:
         taken: list[Any] = []
-        size = 0
+        size, put_out = 0, False
         while self._reports and len(taken) < _MOST_REPORTS:
             size += self._reports[0].ByteSize()
             if taken and size > _MOST_BYTES:
                 break
+            # Of one message the scheduler takes the steps first.
+            if isinstance(self._reports[0], pb.TaskStep) and put_out:
+                break
+            put_out = put_out or isinstance(self._reports[0], pb.TaskOutputChunk)
             taken.append(self._reports.popleft())
         return taken

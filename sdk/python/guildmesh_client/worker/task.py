@@ -14,6 +14,7 @@ from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh_client.worker.dependency import Dependency
 from guildmesh_client.worker.errors import Parked, TaskFailed
 from guildmesh_client.worker.json_values import JsonObject, JsonValue, from_struct, from_value, put_large
+from guildmesh_client.worker.output import Output
 
 if TYPE_CHECKING:
     from guildmesh_client.worker.worker import Worker
@@ -45,6 +46,7 @@ class Task:
         self._lease = lease
         self._moment = moment
         self._context: JsonObject | None = None
+        self._output: Output | None = None
 
     @property
     def traceparent(self) -> str:
@@ -108,9 +110,30 @@ class Task:
         return {step_id: from_value(result) for step_id, result in self._steps.items()}
 
     def progress(self, share: float) -> None:
-        """Tells how much is done, 0 to 1, with the next heartbeat; under a heartbeat_timeout also that the work goes on."""
+        """Tells how much is done, 0 to 1; under a heartbeat_timeout also that the work goes on.
+
+        It goes out within about a second, and is an event of the task when it has changed by 1 % at least.
+        """
         self.told_progress = min(1.0, max(0.0, share))
         self.told_at = asyncio.get_running_loop().time()
+
+    async def output(self, text: str) -> None:
+        """Puts out text, such as that of a language model while it comes: who watches the task sees it, as its events.
+
+        What comes within 100 ms or 4 KiB is one event. A task that puts out faster than the scheduler keeps waits here.
+
+        Raises:
+            StepRefused: this attempt is over.
+            ValueError: it is no text that UTF-8 can write.
+        """
+        if self._output is None:
+            self._output = Output(self.task_id, self.attempt, self._worker.tell_output)
+        await self._output.write(text)
+
+    def end_output(self, *, keep: bool) -> None:
+        """Sends what is left of the output, or forgets it; for Worker, before it tells the end of the attempt."""
+        if self._output is not None:
+            self._output.flush() if keep else self._output.drop()
 
     @cached_property
     def _steps(self) -> dict[str, Value]:

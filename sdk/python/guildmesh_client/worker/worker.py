@@ -184,6 +184,20 @@ class Worker:
             run.heard(told_at)
         return value
 
+    def tell_output(self, chunk: pb.TaskOutputChunk) -> asyncio.Future[pb.TaskRefusal | None]:
+        """Tells a chunk of output; for Task.output."""
+        future = self._reports.add_awaited(chunk)
+        told_at = asyncio.get_running_loop().time()
+
+        def heard(answer: asyncio.Future[pb.TaskRefusal | None]) -> None:
+            run = self._run_of(chunk.task_id, chunk.attempt)
+            if run is not None and not answer.cancelled() and answer.result() is None:
+                run.heard(told_at)
+
+        future.add_done_callback(heard)
+        self._send(chunk)
+        return future
+
     async def _work(self) -> None:
         connection = await Connection(self._open_channel).open()
         stopper = asyncio.create_task(self._stop_when_asked())
@@ -256,16 +270,14 @@ class Worker:
         self._suspicious = True
 
     def _drop(self, report: Report, message: str) -> None:
-        task_id, attempt, step_id = key_of(report)
+        task_id, attempt = report.task_id, report.attempt
         if isinstance(report, pb.TaskCompletion):
             self._reports.replace(failure(task_id, attempt, "INVALID_RESULT", message, retryable=False))
         elif isinstance(report, pb.TaskWait):
             self._reports.replace(failure(task_id, attempt, "INVALID_WAIT", message, retryable=False))
         else:
-            refusal = pb.TaskRefusal(
-                task_id=task_id, attempt=attempt, step_id=step_id, reason="INVALID_ARGUMENT", message=message
-            )
-            self._reports.answer((task_id, attempt, step_id), refusal)
+            refusal = pb.TaskRefusal(task_id=task_id, attempt=attempt, reason="INVALID_ARGUMENT", message=message)
+            self._reports.answer(key_of(report), refusal)
 
     def _hello(self) -> pb.WorkerHello:
         return pb.WorkerHello(
@@ -398,10 +410,15 @@ class Worker:
         for refusal in response.refusals:
             log.warning("task %s attempt %d: %s", refusal.task_id, refusal.attempt, refusal.message)
             answer((refusal.task_id, refusal.attempt, refusal.step_id), refusal)
+        for each in response.outputs:
+            refused = None
+            if each.reason:
+                refused = pb.TaskRefusal(task_id=each.task_id, attempt=each.attempt, reason=each.reason, message=each.message)
+            answer((each.task_id, each.attempt, each.sequence), refused)
         self._start(response.leases, stream)
-        if response.acks or response.refusals:
+        if response.acks or response.refusals or response.outputs:
             self._answered(stream)
-        if response.renewals or response.acks or response.refusals or response.cancels:
+        if response.renewals or response.acks or response.refusals or response.cancels or response.outputs:
             self._patience = 1
         stream.heard(waiting=len(self._reports) > 0)
         if response.drain and not stream.draining:
@@ -497,6 +514,7 @@ class Worker:
         report: Report | None = None
         try:
             report = await outcome(task, self._functions[task.message.kind])
+            task.end_output(keep=report is not None)
         finally:
             # Here and not in a callback, which would be one more for each task.
             self._ended(run)

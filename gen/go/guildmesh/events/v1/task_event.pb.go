@@ -63,6 +63,8 @@ type TaskEvent struct {
 	//	*TaskEvent_Ready
 	//	*TaskEvent_Waiting
 	//	*TaskEvent_Signalled
+	//	*TaskEvent_Progressed
+	//	*TaskEvent_Output
 	Change        isTaskEvent_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -265,6 +267,24 @@ func (x *TaskEvent) GetSignalled() *TaskSignalled {
 	return nil
 }
 
+func (x *TaskEvent) GetProgressed() *TaskProgressed {
+	if x != nil {
+		if x, ok := x.Change.(*TaskEvent_Progressed); ok {
+			return x.Progressed
+		}
+	}
+	return nil
+}
+
+func (x *TaskEvent) GetOutput() *TaskOutput {
+	if x != nil {
+		if x, ok := x.Change.(*TaskEvent_Output); ok {
+			return x.Output
+		}
+	}
+	return nil
+}
+
 type isTaskEvent_Change interface {
 	isTaskEvent_Change()
 }
@@ -319,6 +339,16 @@ type TaskEvent_Signalled struct {
 	Signalled *TaskSignalled `protobuf:"bytes,29,opt,name=signalled,proto3,oneof"`
 }
 
+type TaskEvent_Progressed struct {
+	// progressed: guildmesh.task.progressed.v1.
+	Progressed *TaskProgressed `protobuf:"bytes,30,opt,name=progressed,proto3,oneof"`
+}
+
+type TaskEvent_Output struct {
+	// output: guildmesh.task.output.v1.
+	Output *TaskOutput `protobuf:"bytes,31,opt,name=output,proto3,oneof"`
+}
+
 func (*TaskEvent_Created) isTaskEvent_Change() {}
 
 func (*TaskEvent_Started) isTaskEvent_Change() {}
@@ -338,6 +368,10 @@ func (*TaskEvent_Ready) isTaskEvent_Change() {}
 func (*TaskEvent_Waiting) isTaskEvent_Change() {}
 
 func (*TaskEvent_Signalled) isTaskEvent_Change() {}
+
+func (*TaskEvent_Progressed) isTaskEvent_Change() {}
+
+func (*TaskEvent_Output) isTaskEvent_Change() {}
 
 // TaskCreated says that the task is kept.
 type TaskCreated struct {
@@ -769,6 +803,108 @@ func (x *TaskStepCompleted) GetResult() *structpb.Value {
 	return nil
 }
 
+// TaskProgressed says how far the attempt is. A task has at most about one a second, for a change of 1 % at least; heartbeats are no events.
+type TaskProgressed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// progress from 0 to 1.
+	Progress      float64 `protobuf:"fixed64,1,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskProgressed) Reset() {
+	*x = TaskProgressed{}
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskProgressed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskProgressed) ProtoMessage() {}
+
+func (x *TaskProgressed) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskProgressed.ProtoReflect.Descriptor instead.
+func (*TaskProgressed) Descriptor() ([]byte, []int) {
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *TaskProgressed) GetProgress() float64 {
+	if x != nil {
+		return x.Progress
+	}
+	return 0
+}
+
+// TaskOutput is text that the attempt has put out: what a worker gathered for 100 ms, at most 4 KiB. The texts of an attempt, one after
+// another, are its output; another attempt begins anew.
+type TaskOutput struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// sequence of the text within the attempt, 1..N.
+	Sequence int32 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// text is never empty.
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskOutput) Reset() {
+	*x = TaskOutput{}
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskOutput) ProtoMessage() {}
+
+func (x *TaskOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskOutput.ProtoReflect.Descriptor instead.
+func (*TaskOutput) Descriptor() ([]byte, []int) {
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *TaskOutput) GetSequence() int32 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *TaskOutput) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // TaskRetried says that an attempt ended without a result and the task waits for the next.
 type TaskRetried struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -784,7 +920,7 @@ type TaskRetried struct {
 
 func (x *TaskRetried) Reset() {
 	*x = TaskRetried{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +932,7 @@ func (x *TaskRetried) String() string {
 func (*TaskRetried) ProtoMessage() {}
 
 func (x *TaskRetried) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[8]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +945,7 @@ func (x *TaskRetried) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRetried.ProtoReflect.Descriptor instead.
 func (*TaskRetried) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{8}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TaskRetried) GetReason() string {
@@ -846,7 +982,7 @@ type TaskCompleted struct {
 
 func (x *TaskCompleted) Reset() {
 	*x = TaskCompleted{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[9]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -858,7 +994,7 @@ func (x *TaskCompleted) String() string {
 func (*TaskCompleted) ProtoMessage() {}
 
 func (x *TaskCompleted) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[9]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -871,7 +1007,7 @@ func (x *TaskCompleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCompleted.ProtoReflect.Descriptor instead.
 func (*TaskCompleted) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{9}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TaskCompleted) GetResult() *structpb.Value {
@@ -901,7 +1037,7 @@ type TaskFailed struct {
 
 func (x *TaskFailed) Reset() {
 	*x = TaskFailed{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[10]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1049,7 @@ func (x *TaskFailed) String() string {
 func (*TaskFailed) ProtoMessage() {}
 
 func (x *TaskFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[10]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1062,7 @@ func (x *TaskFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskFailed.ProtoReflect.Descriptor instead.
 func (*TaskFailed) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{10}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TaskFailed) GetReason() string {
@@ -954,7 +1090,7 @@ type TaskCancelled struct {
 
 func (x *TaskCancelled) Reset() {
 	*x = TaskCancelled{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[11]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1102,7 @@ func (x *TaskCancelled) String() string {
 func (*TaskCancelled) ProtoMessage() {}
 
 func (x *TaskCancelled) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[11]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1115,7 @@ func (x *TaskCancelled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCancelled.ProtoReflect.Descriptor instead.
 func (*TaskCancelled) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{11}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TaskCancelled) GetCause() string {
@@ -1022,7 +1158,7 @@ type TaskSnapshot struct {
 
 func (x *TaskSnapshot) Reset() {
 	*x = TaskSnapshot{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[12]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +1170,7 @@ func (x *TaskSnapshot) String() string {
 func (*TaskSnapshot) ProtoMessage() {}
 
 func (x *TaskSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[12]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +1183,7 @@ func (x *TaskSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSnapshot.ProtoReflect.Descriptor instead.
 func (*TaskSnapshot) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{12}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TaskSnapshot) GetTaskId() string {
@@ -1138,7 +1274,7 @@ var File_guildmesh_events_v1_task_event_proto protoreflect.FileDescriptor
 
 const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\n" +
-	"$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\a\n" +
+	"$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\b\n" +
 	"\tTaskEvent\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x05R\x06number\x12\x12\n" +
@@ -1161,7 +1297,11 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\tcancelled\x18\x1a \x01(\v2\".guildmesh.events.v1.TaskCancelledH\x00R\tcancelled\x126\n" +
 	"\x05ready\x18\x1b \x01(\v2\x1e.guildmesh.events.v1.TaskReadyH\x00R\x05ready\x12<\n" +
 	"\awaiting\x18\x1c \x01(\v2 .guildmesh.events.v1.TaskWaitingH\x00R\awaiting\x12B\n" +
-	"\tsignalled\x18\x1d \x01(\v2\".guildmesh.events.v1.TaskSignalledH\x00R\tsignalledB\b\n" +
+	"\tsignalled\x18\x1d \x01(\v2\".guildmesh.events.v1.TaskSignalledH\x00R\tsignalled\x12E\n" +
+	"\n" +
+	"progressed\x18\x1e \x01(\v2#.guildmesh.events.v1.TaskProgressedH\x00R\n" +
+	"progressed\x129\n" +
+	"\x06output\x18\x1f \x01(\v2\x1f.guildmesh.events.v1.TaskOutputH\x00R\x06outputB\b\n" +
 	"\x06change\"\x87\x03\n" +
 	"\vTaskCreated\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\x12\x1a\n" +
@@ -1195,7 +1335,13 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\"\\\n" +
 	"\x11TaskStepCompleted\x12\x17\n" +
 	"\astep_id\x18\x01 \x01(\tR\x06stepId\x12.\n" +
-	"\x06result\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x06result\"\x83\x01\n" +
+	"\x06result\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x06result\",\n" +
+	"\x0eTaskProgressed\x12\x1a\n" +
+	"\bprogress\x18\x01 \x01(\x01R\bprogress\"<\n" +
+	"\n" +
+	"TaskOutput\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x05R\bsequence\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\x83\x01\n" +
 	"\vTaskRetried\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12B\n" +
@@ -1237,7 +1383,7 @@ func file_guildmesh_events_v1_task_event_proto_rawDescGZIP() []byte {
 	return file_guildmesh_events_v1_task_event_proto_rawDescData
 }
 
-var file_guildmesh_events_v1_task_event_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_guildmesh_events_v1_task_event_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_guildmesh_events_v1_task_event_proto_goTypes = []any{
 	(*TaskEvent)(nil),             // 0: guildmesh.events.v1.TaskEvent
 	(*TaskCreated)(nil),           // 1: guildmesh.events.v1.TaskCreated
@@ -1247,44 +1393,48 @@ var file_guildmesh_events_v1_task_event_proto_goTypes = []any{
 	(*TaskSignalled)(nil),         // 5: guildmesh.events.v1.TaskSignalled
 	(*TaskStarted)(nil),           // 6: guildmesh.events.v1.TaskStarted
 	(*TaskStepCompleted)(nil),     // 7: guildmesh.events.v1.TaskStepCompleted
-	(*TaskRetried)(nil),           // 8: guildmesh.events.v1.TaskRetried
-	(*TaskCompleted)(nil),         // 9: guildmesh.events.v1.TaskCompleted
-	(*TaskFailed)(nil),            // 10: guildmesh.events.v1.TaskFailed
-	(*TaskCancelled)(nil),         // 11: guildmesh.events.v1.TaskCancelled
-	(*TaskSnapshot)(nil),          // 12: guildmesh.events.v1.TaskSnapshot
-	nil,                           // 13: guildmesh.events.v1.TaskCreated.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 15: google.protobuf.Value
+	(*TaskProgressed)(nil),        // 8: guildmesh.events.v1.TaskProgressed
+	(*TaskOutput)(nil),            // 9: guildmesh.events.v1.TaskOutput
+	(*TaskRetried)(nil),           // 10: guildmesh.events.v1.TaskRetried
+	(*TaskCompleted)(nil),         // 11: guildmesh.events.v1.TaskCompleted
+	(*TaskFailed)(nil),            // 12: guildmesh.events.v1.TaskFailed
+	(*TaskCancelled)(nil),         // 13: guildmesh.events.v1.TaskCancelled
+	(*TaskSnapshot)(nil),          // 14: guildmesh.events.v1.TaskSnapshot
+	nil,                           // 15: guildmesh.events.v1.TaskCreated.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 17: google.protobuf.Value
 }
 var file_guildmesh_events_v1_task_event_proto_depIdxs = []int32{
-	14, // 0: guildmesh.events.v1.TaskEvent.event_time:type_name -> google.protobuf.Timestamp
+	16, // 0: guildmesh.events.v1.TaskEvent.event_time:type_name -> google.protobuf.Timestamp
 	1,  // 1: guildmesh.events.v1.TaskEvent.created:type_name -> guildmesh.events.v1.TaskCreated
 	6,  // 2: guildmesh.events.v1.TaskEvent.started:type_name -> guildmesh.events.v1.TaskStarted
 	7,  // 3: guildmesh.events.v1.TaskEvent.step_completed:type_name -> guildmesh.events.v1.TaskStepCompleted
-	8,  // 4: guildmesh.events.v1.TaskEvent.retried:type_name -> guildmesh.events.v1.TaskRetried
-	9,  // 5: guildmesh.events.v1.TaskEvent.completed:type_name -> guildmesh.events.v1.TaskCompleted
-	10, // 6: guildmesh.events.v1.TaskEvent.failed:type_name -> guildmesh.events.v1.TaskFailed
-	11, // 7: guildmesh.events.v1.TaskEvent.cancelled:type_name -> guildmesh.events.v1.TaskCancelled
+	10, // 4: guildmesh.events.v1.TaskEvent.retried:type_name -> guildmesh.events.v1.TaskRetried
+	11, // 5: guildmesh.events.v1.TaskEvent.completed:type_name -> guildmesh.events.v1.TaskCompleted
+	12, // 6: guildmesh.events.v1.TaskEvent.failed:type_name -> guildmesh.events.v1.TaskFailed
+	13, // 7: guildmesh.events.v1.TaskEvent.cancelled:type_name -> guildmesh.events.v1.TaskCancelled
 	3,  // 8: guildmesh.events.v1.TaskEvent.ready:type_name -> guildmesh.events.v1.TaskReady
 	4,  // 9: guildmesh.events.v1.TaskEvent.waiting:type_name -> guildmesh.events.v1.TaskWaiting
 	5,  // 10: guildmesh.events.v1.TaskEvent.signalled:type_name -> guildmesh.events.v1.TaskSignalled
-	13, // 11: guildmesh.events.v1.TaskCreated.labels:type_name -> guildmesh.events.v1.TaskCreated.LabelsEntry
-	14, // 12: guildmesh.events.v1.TaskCreated.next_start_time:type_name -> google.protobuf.Timestamp
-	2,  // 13: guildmesh.events.v1.TaskCreated.context_payload:type_name -> guildmesh.events.v1.PayloadReference
-	14, // 14: guildmesh.events.v1.TaskReady.next_start_time:type_name -> google.protobuf.Timestamp
-	14, // 15: guildmesh.events.v1.TaskWaiting.expire_time:type_name -> google.protobuf.Timestamp
-	15, // 16: guildmesh.events.v1.TaskSignalled.value:type_name -> google.protobuf.Value
-	15, // 17: guildmesh.events.v1.TaskStepCompleted.result:type_name -> google.protobuf.Value
-	14, // 18: guildmesh.events.v1.TaskRetried.next_start_time:type_name -> google.protobuf.Timestamp
-	15, // 19: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
-	2,  // 20: guildmesh.events.v1.TaskCompleted.result_payload:type_name -> guildmesh.events.v1.PayloadReference
-	14, // 21: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
-	2,  // 22: guildmesh.events.v1.TaskSnapshot.result_payload:type_name -> guildmesh.events.v1.PayloadReference
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	8,  // 11: guildmesh.events.v1.TaskEvent.progressed:type_name -> guildmesh.events.v1.TaskProgressed
+	9,  // 12: guildmesh.events.v1.TaskEvent.output:type_name -> guildmesh.events.v1.TaskOutput
+	15, // 13: guildmesh.events.v1.TaskCreated.labels:type_name -> guildmesh.events.v1.TaskCreated.LabelsEntry
+	16, // 14: guildmesh.events.v1.TaskCreated.next_start_time:type_name -> google.protobuf.Timestamp
+	2,  // 15: guildmesh.events.v1.TaskCreated.context_payload:type_name -> guildmesh.events.v1.PayloadReference
+	16, // 16: guildmesh.events.v1.TaskReady.next_start_time:type_name -> google.protobuf.Timestamp
+	16, // 17: guildmesh.events.v1.TaskWaiting.expire_time:type_name -> google.protobuf.Timestamp
+	17, // 18: guildmesh.events.v1.TaskSignalled.value:type_name -> google.protobuf.Value
+	17, // 19: guildmesh.events.v1.TaskStepCompleted.result:type_name -> google.protobuf.Value
+	16, // 20: guildmesh.events.v1.TaskRetried.next_start_time:type_name -> google.protobuf.Timestamp
+	17, // 21: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
+	2,  // 22: guildmesh.events.v1.TaskCompleted.result_payload:type_name -> guildmesh.events.v1.PayloadReference
+	16, // 23: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
+	2,  // 24: guildmesh.events.v1.TaskSnapshot.result_payload:type_name -> guildmesh.events.v1.PayloadReference
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_events_v1_task_event_proto_init() }
@@ -1303,6 +1453,8 @@ func file_guildmesh_events_v1_task_event_proto_init() {
 		(*TaskEvent_Ready)(nil),
 		(*TaskEvent_Waiting)(nil),
 		(*TaskEvent_Signalled)(nil),
+		(*TaskEvent_Progressed)(nil),
+		(*TaskEvent_Output)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1310,7 +1462,7 @@ func file_guildmesh_events_v1_task_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_events_v1_task_event_proto_rawDesc), len(file_guildmesh_events_v1_task_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -96,6 +96,10 @@ const (
 	ErrorReason_ERROR_REASON_PAYLOAD_TOO_LARGE ErrorReason = 53
 	// ERROR_REASON_TOO_MANY_SCHEDULES: a tenant has as many schedules as it may have.
 	ErrorReason_ERROR_REASON_TOO_MANY_SCHEDULES ErrorReason = 57
+	// ERROR_REASON_WATCH_POSITION_EXPIRED: the events from which a watcher wants to go on are no longer kept.
+	ErrorReason_ERROR_REASON_WATCH_POSITION_EXPIRED ErrorReason = 63
+	// ERROR_REASON_INVALID_RESUME_TOKEN: what says where to go on was not given by a stream.
+	ErrorReason_ERROR_REASON_INVALID_RESUME_TOKEN ErrorReason = 64
 )
 
 // Enum value maps for ErrorReason.
@@ -136,43 +140,47 @@ var (
 		52: "ERROR_REASON_PAYLOAD_IN_USE",
 		53: "ERROR_REASON_PAYLOAD_TOO_LARGE",
 		57: "ERROR_REASON_TOO_MANY_SCHEDULES",
+		63: "ERROR_REASON_WATCH_POSITION_EXPIRED",
+		64: "ERROR_REASON_INVALID_RESUME_TOKEN",
 	}
 	ErrorReason_value = map[string]int32{
-		"ERROR_REASON_UNSPECIFIED":           0,
-		"ERROR_REASON_TASK_NOT_FOUND":        1,
-		"ERROR_REASON_TASK_NOT_CANCELLABLE":  2,
-		"ERROR_REASON_REQUEST_ID_REUSED":     3,
-		"ERROR_REASON_QUEUE_NOT_FOUND":       4,
-		"ERROR_REASON_PARENT_TASK_ENDED":     5,
-		"ERROR_REASON_STALE_ATTEMPT":         6,
-		"ERROR_REASON_HELLO_REQUIRED":        7,
-		"ERROR_REASON_INVALID_FILTER":        8,
-		"ERROR_REASON_INVALID_ORDER_BY":      9,
-		"ERROR_REASON_DEADLINE_TOO_EARLY":    10,
-		"ERROR_REASON_TASK_ENDED":            11,
-		"ERROR_REASON_SIGNAL_ALREADY_SENT":   12,
-		"ERROR_REASON_TOO_MANY_SIGNALS":      13,
-		"ERROR_REASON_SCHEDULE_NOT_FOUND":    20,
-		"ERROR_REASON_SCHEDULE_EXISTS":       21,
-		"ERROR_REASON_INVALID_CRON":          22,
-		"ERROR_REASON_INVALID_TIME_ZONE":     23,
-		"ERROR_REASON_ETAG_MISMATCH":         24,
-		"ERROR_REASON_BACKFILL_TOO_LARGE":    25,
-		"ERROR_REASON_QUEUE_EXISTS":          40,
-		"ERROR_REASON_QUEUE_NOT_EMPTY":       41,
-		"ERROR_REASON_SHARED_QUEUE":          42,
-		"ERROR_REASON_TOO_MANY_QUEUES":       43,
-		"ERROR_REASON_DEAD_LETTER_NOT_FOUND": 44,
-		"ERROR_REASON_TASK_NOT_FAILED":       45,
-		"ERROR_REASON_REPLAY_NOT_KEPT":       46,
-		"ERROR_REASON_DUPLICATE_NODE_KEY":    47,
-		"ERROR_REASON_UNKNOWN_NODE_KEY":      48,
-		"ERROR_REASON_SELF_DEPENDENCY":       49,
-		"ERROR_REASON_DEPENDENCY_CYCLE":      50,
-		"ERROR_REASON_PAYLOAD_NOT_FOUND":     51,
-		"ERROR_REASON_PAYLOAD_IN_USE":        52,
-		"ERROR_REASON_PAYLOAD_TOO_LARGE":     53,
-		"ERROR_REASON_TOO_MANY_SCHEDULES":    57,
+		"ERROR_REASON_UNSPECIFIED":            0,
+		"ERROR_REASON_TASK_NOT_FOUND":         1,
+		"ERROR_REASON_TASK_NOT_CANCELLABLE":   2,
+		"ERROR_REASON_REQUEST_ID_REUSED":      3,
+		"ERROR_REASON_QUEUE_NOT_FOUND":        4,
+		"ERROR_REASON_PARENT_TASK_ENDED":      5,
+		"ERROR_REASON_STALE_ATTEMPT":          6,
+		"ERROR_REASON_HELLO_REQUIRED":         7,
+		"ERROR_REASON_INVALID_FILTER":         8,
+		"ERROR_REASON_INVALID_ORDER_BY":       9,
+		"ERROR_REASON_DEADLINE_TOO_EARLY":     10,
+		"ERROR_REASON_TASK_ENDED":             11,
+		"ERROR_REASON_SIGNAL_ALREADY_SENT":    12,
+		"ERROR_REASON_TOO_MANY_SIGNALS":       13,
+		"ERROR_REASON_SCHEDULE_NOT_FOUND":     20,
+		"ERROR_REASON_SCHEDULE_EXISTS":        21,
+		"ERROR_REASON_INVALID_CRON":           22,
+		"ERROR_REASON_INVALID_TIME_ZONE":      23,
+		"ERROR_REASON_ETAG_MISMATCH":          24,
+		"ERROR_REASON_BACKFILL_TOO_LARGE":     25,
+		"ERROR_REASON_QUEUE_EXISTS":           40,
+		"ERROR_REASON_QUEUE_NOT_EMPTY":        41,
+		"ERROR_REASON_SHARED_QUEUE":           42,
+		"ERROR_REASON_TOO_MANY_QUEUES":        43,
+		"ERROR_REASON_DEAD_LETTER_NOT_FOUND":  44,
+		"ERROR_REASON_TASK_NOT_FAILED":        45,
+		"ERROR_REASON_REPLAY_NOT_KEPT":        46,
+		"ERROR_REASON_DUPLICATE_NODE_KEY":     47,
+		"ERROR_REASON_UNKNOWN_NODE_KEY":       48,
+		"ERROR_REASON_SELF_DEPENDENCY":        49,
+		"ERROR_REASON_DEPENDENCY_CYCLE":       50,
+		"ERROR_REASON_PAYLOAD_NOT_FOUND":      51,
+		"ERROR_REASON_PAYLOAD_IN_USE":         52,
+		"ERROR_REASON_PAYLOAD_TOO_LARGE":      53,
+		"ERROR_REASON_TOO_MANY_SCHEDULES":     57,
+		"ERROR_REASON_WATCH_POSITION_EXPIRED": 63,
+		"ERROR_REASON_INVALID_RESUME_TOKEN":   64,
 	}
 )
 
@@ -207,7 +215,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\x8d0\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\x8f3\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -288,7 +296,9 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\x1eERROR_REASON_PAYLOAD_TOO_LARGE\x105\x1a\x99\x01ʻ\x18\x94\x01\b\x03\x12}The payload has more than 268435456 bytes, which is the most; upload it in parts, or have GUILDMESH_PAYLOAD_MAX_BYTES raised.\x1a\x11\n" +
 	"\x04most\x12\t268435456\x12\xee\x01\n" +
 	"\x1fERROR_REASON_TOO_MANY_SCHEDULES\x109\x1a\xc8\x01ʻ\x18\xc3\x01\b\b\x12\xaf\x01There are 10000 schedules already, which is the most; delete one that is not needed (DELETE /v1/schedules/{schedule_id}), or ask the operator to raise GUILDMESH_MAX_SCHEDULES.\x1a\r\n" +
-	"\x04most\x12\x0510000B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"\x04most\x12\x0510000\x12\xcd\x01\n" +
+	"#ERROR_REASON_WATCH_POSITION_EXPIRED\x10?\x1a\xa3\x01ʻ\x18\x9e\x01\b\t\x12\x99\x01The events after this place are no longer kept for watchers (7 days by default); see what became of your tasks with GET /v1/tasks, and watch from now on.\x12\xaf\x01\n" +
+	"!ERROR_REASON_INVALID_RESUME_TOKEN\x10@\x1a\x87\x01ʻ\x18\x82\x01\b\x03\x12~The resume token is not valid; send the resume_token (as SSE: the id) that the stream gave last, or none to watch from now on.B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_error_reason_proto_rawDescOnce sync.Once

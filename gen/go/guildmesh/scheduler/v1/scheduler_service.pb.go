@@ -15,6 +15,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	structpb "google.golang.org/protobuf/types/known/structpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	_ "guildmesh.dev/gen/go/guildmesh/common/v1"
 	v1 "guildmesh.dev/gen/go/guildmesh/events/v1"
 	reflect "reflect"
@@ -977,6 +978,191 @@ func (x *StreamTaskEventsRequest) GetLastEventId() string {
 	return ""
 }
 
+// WatchTasksRequest says which events to stream, and from where.
+type WatchTasksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// filter (AIP-160): comparisons joined by AND, such as `type = failed AND queue = research`. `=` and `!=` for type (such as "completed"),
+	// state (which the event led to), queue, kind and actor, `=` for task_id, parent_task_id, created_by, concurrency_key, schedule_id, replay_of and
+	// for a label of the task (`labels.team = red`), all comparisons for attempt. Empty for all events.
+	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// resume_token goes on behind an earlier response, also with another filter; empty to begin anew.
+	ResumeToken string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	// start_time begins with the events that were published from then on, at most a week ago; unset for now. Not with resume_token.
+	StartTime     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTasksRequest) Reset() {
+	*x = WatchTasksRequest{}
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTasksRequest) ProtoMessage() {}
+
+func (x *WatchTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTasksRequest.ProtoReflect.Descriptor instead.
+func (*WatchTasksRequest) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *WatchTasksRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *WatchTasksRequest) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+func (x *WatchTasksRequest) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+// WatchTasksResponse is an event, or only where the stream is.
+type WatchTasksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// event is unset in the first response, and after 15 s without one.
+	Event *v1.TaskEvent `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	// resume_token of the place behind all that was sent so far; good for a week, on every replica.
+	ResumeToken   string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTasksResponse) Reset() {
+	*x = WatchTasksResponse{}
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTasksResponse) ProtoMessage() {}
+
+func (x *WatchTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTasksResponse.ProtoReflect.Descriptor instead.
+func (*WatchTasksResponse) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *WatchTasksResponse) GetEvent() *v1.TaskEvent {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *WatchTasksResponse) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+// StreamEventsRequest says which events to stream, and from where.
+type StreamEventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// filter as in WatchTasksRequest.
+	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// last_event_id is the header Last-Event-ID, which the gateway passes on: a resume token; empty to begin anew.
+	LastEventId string `protobuf:"bytes,2,opt,name=last_event_id,json=lastEventId,proto3" json:"last_event_id,omitempty"`
+	// start_time as in WatchTasksRequest.
+	StartTime     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamEventsRequest) Reset() {
+	*x = StreamEventsRequest{}
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamEventsRequest) ProtoMessage() {}
+
+func (x *StreamEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamEventsRequest.ProtoReflect.Descriptor instead.
+func (*StreamEventsRequest) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *StreamEventsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *StreamEventsRequest) GetLastEventId() string {
+	if x != nil {
+		return x.LastEventId
+	}
+	return ""
+}
+
+func (x *StreamEventsRequest) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
 // ListQueuesRequest asks for all queues.
 type ListQueuesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -986,7 +1172,7 @@ type ListQueuesRequest struct {
 
 func (x *ListQueuesRequest) Reset() {
 	*x = ListQueuesRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1184,7 @@ func (x *ListQueuesRequest) String() string {
 func (*ListQueuesRequest) ProtoMessage() {}
 
 func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1197,7 @@ func (x *ListQueuesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueuesRequest.ProtoReflect.Descriptor instead.
 func (*ListQueuesRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{16}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{19}
 }
 
 // ListQueuesResponse has all queues.
@@ -1025,7 +1211,7 @@ type ListQueuesResponse struct {
 
 func (x *ListQueuesResponse) Reset() {
 	*x = ListQueuesResponse{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[17]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1223,7 @@ func (x *ListQueuesResponse) String() string {
 func (*ListQueuesResponse) ProtoMessage() {}
 
 func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[17]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1236,7 @@ func (x *ListQueuesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListQueuesResponse.ProtoReflect.Descriptor instead.
 func (*ListQueuesResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{17}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListQueuesResponse) GetQueues() []*Queue {
@@ -1069,7 +1255,7 @@ type CountTasksRequest struct {
 
 func (x *CountTasksRequest) Reset() {
 	*x = CountTasksRequest{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[18]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1267,7 @@ func (x *CountTasksRequest) String() string {
 func (*CountTasksRequest) ProtoMessage() {}
 
 func (x *CountTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[18]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1280,7 @@ func (x *CountTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountTasksRequest.ProtoReflect.Descriptor instead.
 func (*CountTasksRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{18}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{21}
 }
 
 // CountTasksResponse has the number of tasks in each state.
@@ -1110,7 +1296,7 @@ type CountTasksResponse struct {
 
 func (x *CountTasksResponse) Reset() {
 	*x = CountTasksResponse{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[19]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1308,7 @@ func (x *CountTasksResponse) String() string {
 func (*CountTasksResponse) ProtoMessage() {}
 
 func (x *CountTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[19]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1321,7 @@ func (x *CountTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountTasksResponse.ProtoReflect.Descriptor instead.
 func (*CountTasksResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{19}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CountTasksResponse) GetCounts() map[string]int64 {
@@ -1165,7 +1351,7 @@ type QueueTaskCounts struct {
 
 func (x *QueueTaskCounts) Reset() {
 	*x = QueueTaskCounts{}
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[20]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1363,7 @@ func (x *QueueTaskCounts) String() string {
 func (*QueueTaskCounts) ProtoMessage() {}
 
 func (x *QueueTaskCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[20]
+	mi := &file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1376,7 @@ func (x *QueueTaskCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueTaskCounts.ProtoReflect.Descriptor instead.
 func (*QueueTaskCounts) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{20}
+	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *QueueTaskCounts) GetQueue() string {
@@ -1211,7 +1397,7 @@ var File_guildmesh_scheduler_v1_scheduler_service_proto protoreflect.FileDescrip
 
 const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\n" +
-	".guildmesh/scheduler/v1/scheduler_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\x1a guildmesh/common/v1/policy.proto\x1a$guildmesh/events/v1/task_event.proto\x1a\"guildmesh/scheduler/v1/queue.proto\x1a!guildmesh/scheduler/v1/task.proto\x1a'guildmesh/scheduler/v1/task_graph.proto\"\xe6\x01\n" +
+	".guildmesh/scheduler/v1/scheduler_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a guildmesh/common/v1/policy.proto\x1a$guildmesh/events/v1/task_event.proto\x1a\"guildmesh/scheduler/v1/queue.proto\x1a!guildmesh/scheduler/v1/task.proto\x1a'guildmesh/scheduler/v1/task_graph.proto\"\xe6\x01\n" +
 	"\x11SubmitTaskRequest\x12&\n" +
 	"\x04task\x18\x01 \x01(\tB\x12\xe2A\x01\x02\xbaH\ar\x05\x10\x01\x18\x90N\xb8\xbb\x18\x01R\x04task\x129\n" +
 	"\acontext\x18\x02 \x01(\v2\x17.google.protobuf.StructB\x06\xc0\xbb\x18\x80\x80@R\acontext\x12*\n" +
@@ -1280,7 +1466,20 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x12after_event_number\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x10afterEventNumber\"z\n" +
 	"\x17StreamTaskEventsRequest\x12&\n" +
 	"\atask_id\x18\x01 \x01(\tB\r\xe2A\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x127\n" +
-	"\rlast_event_id\x18\x02 \x01(\tB\x13\xbaH\x10r\x0e2\f^[0-9]{0,9}$R\vlastEventId\"\x13\n" +
+	"\rlast_event_id\x18\x02 \x01(\tB\x13\xbaH\x10r\x0e2\f^[0-9]{0,9}$R\vlastEventId\"\x9d\x01\n" +
+	"\x11WatchTasksRequest\x12 \n" +
+	"\x06filter\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xd0\x0fR\x06filter\x12+\n" +
+	"\fresume_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x90\x03R\vresumeToken\x129\n" +
+	"\n" +
+	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"m\n" +
+	"\x12WatchTasksResponse\x124\n" +
+	"\x05event\x18\x01 \x01(\v2\x1e.guildmesh.events.v1.TaskEventR\x05event\x12!\n" +
+	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"\xa0\x01\n" +
+	"\x13StreamEventsRequest\x12 \n" +
+	"\x06filter\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xd0\x0fR\x06filter\x12,\n" +
+	"\rlast_event_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x90\x03R\vlastEventId\x129\n" +
+	"\n" +
+	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\x13\n" +
 	"\x11ListQueuesRequest\"K\n" +
 	"\x12ListQueuesResponse\x125\n" +
 	"\x06queues\x18\x01 \x03(\v2\x1d.guildmesh.scheduler.v1.QueueR\x06queues\"\x13\n" +
@@ -1296,7 +1495,7 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x06counts\x18\x02 \x03(\v23.guildmesh.scheduler.v1.QueueTaskCounts.CountsEntryR\x06counts\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\xf8\x0e\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\x8b\x11\n" +
 	"\x10SchedulerService\x12\x84\x01\n" +
 	"\n" +
 	"SubmitTask\x12).guildmesh.scheduler.v1.SubmitTaskRequest\x1a*.guildmesh.scheduler.v1.SubmitTaskResponse\"\x1f\xaa\xbb\x18\v\b\x02\x1a\agateway\x82\xd3\xe4\x93\x02\n" +
@@ -1313,7 +1512,11 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\n" +
 	"SignalTask\x12).guildmesh.scheduler.v1.SignalTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\";\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/tasks/{task_id}:signal\x12\x92\x01\n" +
 	"\tWatchTask\x12(.guildmesh.scheduler.v1.WatchTaskRequest\x1a\x1e.guildmesh.events.v1.TaskEvent\"9\xaa\xbb\x18\x14\b\x02\x1a\agateway\x1a\x05agent \x01\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/tasks/{task_id}:watch0\x01\x12\x90\x01\n" +
-	"\x10StreamTaskEvents\x12/.guildmesh.scheduler.v1.StreamTaskEventsRequest\x1a\x14.google.api.HttpBody\"3\xaa\xbb\x18\r\b\x02\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/tasks/{task_id}/events0\x01\x12\x98\x01\n" +
+	"\x10StreamTaskEvents\x12/.guildmesh.scheduler.v1.StreamTaskEventsRequest\x1a\x14.google.api.HttpBody\"3\xaa\xbb\x18\r\b\x02\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/tasks/{task_id}/events0\x01\x12\x96\x01\n" +
+	"\n" +
+	"WatchTasks\x12).guildmesh.scheduler.v1.WatchTasksRequest\x1a*.guildmesh.scheduler.v1.WatchTasksResponse\"/\xaa\xbb\x18\x14\b\x02\x1a\agateway\x1a\x05agent \x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/tasks:watch0\x01\x12x\n" +
+	"\fStreamEvents\x12+.guildmesh.scheduler.v1.StreamEventsRequest\x1a\x14.google.api.HttpBody\"#\xaa\xbb\x18\r\b\x02\x1a\agateway \x01\x82\xd3\xe4\x93\x02\f\x12\n" +
+	"/v1/events0\x01\x12\x98\x01\n" +
 	"\n" +
 	"ListQueues\x12).guildmesh.scheduler.v1.ListQueuesRequest\x1a*.guildmesh.scheduler.v1.ListQueuesResponse\"3\xaa\xbb\x18\x1d\b\x02\x1a\agateway\x1a\x05agent\x1a\amonitor \x01\x82\xd3\xe4\x93\x02\f\x12\n" +
 	"/v1/queues\x12v\n" +
@@ -1332,7 +1535,7 @@ func file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_scheduler_v1_scheduler_service_proto_rawDescData
 }
 
-var file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_guildmesh_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_guildmesh_scheduler_v1_scheduler_service_proto_goTypes = []any{
 	(*SubmitTaskRequest)(nil),        // 0: guildmesh.scheduler.v1.SubmitTaskRequest
 	(*SubmitTaskResponse)(nil),       // 1: guildmesh.scheduler.v1.SubmitTaskResponse
@@ -1350,73 +1553,84 @@ var file_guildmesh_scheduler_v1_scheduler_service_proto_goTypes = []any{
 	(*SignalTaskRequest)(nil),        // 13: guildmesh.scheduler.v1.SignalTaskRequest
 	(*WatchTaskRequest)(nil),         // 14: guildmesh.scheduler.v1.WatchTaskRequest
 	(*StreamTaskEventsRequest)(nil),  // 15: guildmesh.scheduler.v1.StreamTaskEventsRequest
-	(*ListQueuesRequest)(nil),        // 16: guildmesh.scheduler.v1.ListQueuesRequest
-	(*ListQueuesResponse)(nil),       // 17: guildmesh.scheduler.v1.ListQueuesResponse
-	(*CountTasksRequest)(nil),        // 18: guildmesh.scheduler.v1.CountTasksRequest
-	(*CountTasksResponse)(nil),       // 19: guildmesh.scheduler.v1.CountTasksResponse
-	(*QueueTaskCounts)(nil),          // 20: guildmesh.scheduler.v1.QueueTaskCounts
-	nil,                              // 21: guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
-	nil,                              // 22: guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
-	(*structpb.Struct)(nil),          // 23: google.protobuf.Struct
-	(*Task)(nil),                     // 24: guildmesh.scheduler.v1.Task
-	(*durationpb.Duration)(nil),      // 25: google.protobuf.Duration
-	(*status.Status)(nil),            // 26: google.rpc.Status
-	(*TaskGraphNode)(nil),            // 27: guildmesh.scheduler.v1.TaskGraphNode
-	(*TaskGraphResult)(nil),          // 28: guildmesh.scheduler.v1.TaskGraphResult
-	(TaskState)(0),                   // 29: guildmesh.scheduler.v1.TaskState
-	(*structpb.Value)(nil),           // 30: google.protobuf.Value
-	(*Queue)(nil),                    // 31: guildmesh.scheduler.v1.Queue
-	(*v1.TaskEvent)(nil),             // 32: guildmesh.events.v1.TaskEvent
-	(*httpbody.HttpBody)(nil),        // 33: google.api.HttpBody
+	(*WatchTasksRequest)(nil),        // 16: guildmesh.scheduler.v1.WatchTasksRequest
+	(*WatchTasksResponse)(nil),       // 17: guildmesh.scheduler.v1.WatchTasksResponse
+	(*StreamEventsRequest)(nil),      // 18: guildmesh.scheduler.v1.StreamEventsRequest
+	(*ListQueuesRequest)(nil),        // 19: guildmesh.scheduler.v1.ListQueuesRequest
+	(*ListQueuesResponse)(nil),       // 20: guildmesh.scheduler.v1.ListQueuesResponse
+	(*CountTasksRequest)(nil),        // 21: guildmesh.scheduler.v1.CountTasksRequest
+	(*CountTasksResponse)(nil),       // 22: guildmesh.scheduler.v1.CountTasksResponse
+	(*QueueTaskCounts)(nil),          // 23: guildmesh.scheduler.v1.QueueTaskCounts
+	nil,                              // 24: guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
+	nil,                              // 25: guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
+	(*structpb.Struct)(nil),          // 26: google.protobuf.Struct
+	(*Task)(nil),                     // 27: guildmesh.scheduler.v1.Task
+	(*durationpb.Duration)(nil),      // 28: google.protobuf.Duration
+	(*status.Status)(nil),            // 29: google.rpc.Status
+	(*TaskGraphNode)(nil),            // 30: guildmesh.scheduler.v1.TaskGraphNode
+	(*TaskGraphResult)(nil),          // 31: guildmesh.scheduler.v1.TaskGraphResult
+	(TaskState)(0),                   // 32: guildmesh.scheduler.v1.TaskState
+	(*structpb.Value)(nil),           // 33: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil),    // 34: google.protobuf.Timestamp
+	(*v1.TaskEvent)(nil),             // 35: guildmesh.events.v1.TaskEvent
+	(*Queue)(nil),                    // 36: guildmesh.scheduler.v1.Queue
+	(*httpbody.HttpBody)(nil),        // 37: google.api.HttpBody
 }
 var file_guildmesh_scheduler_v1_scheduler_service_proto_depIdxs = []int32{
-	23, // 0: guildmesh.scheduler.v1.SubmitTaskRequest.context:type_name -> google.protobuf.Struct
-	24, // 1: guildmesh.scheduler.v1.CreateTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
-	24, // 2: guildmesh.scheduler.v1.RunTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
-	25, // 3: guildmesh.scheduler.v1.RunTaskRequest.wait:type_name -> google.protobuf.Duration
+	26, // 0: guildmesh.scheduler.v1.SubmitTaskRequest.context:type_name -> google.protobuf.Struct
+	27, // 1: guildmesh.scheduler.v1.CreateTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
+	27, // 2: guildmesh.scheduler.v1.RunTaskRequest.task:type_name -> guildmesh.scheduler.v1.Task
+	28, // 3: guildmesh.scheduler.v1.RunTaskRequest.wait:type_name -> google.protobuf.Duration
 	2,  // 4: guildmesh.scheduler.v1.BatchCreateTasksRequest.requests:type_name -> guildmesh.scheduler.v1.CreateTaskRequest
 	6,  // 5: guildmesh.scheduler.v1.BatchCreateTasksResponse.results:type_name -> guildmesh.scheduler.v1.BatchCreateTasksResult
-	26, // 6: guildmesh.scheduler.v1.BatchCreateTasksResult.error:type_name -> google.rpc.Status
-	27, // 7: guildmesh.scheduler.v1.CreateTaskGraphRequest.nodes:type_name -> guildmesh.scheduler.v1.TaskGraphNode
-	28, // 8: guildmesh.scheduler.v1.CreateTaskGraphResponse.results:type_name -> guildmesh.scheduler.v1.TaskGraphResult
-	29, // 9: guildmesh.scheduler.v1.ListTasksRequest.state:type_name -> guildmesh.scheduler.v1.TaskState
-	24, // 10: guildmesh.scheduler.v1.ListTasksResponse.tasks:type_name -> guildmesh.scheduler.v1.Task
-	30, // 11: guildmesh.scheduler.v1.SignalTaskRequest.value:type_name -> google.protobuf.Value
-	31, // 12: guildmesh.scheduler.v1.ListQueuesResponse.queues:type_name -> guildmesh.scheduler.v1.Queue
-	21, // 13: guildmesh.scheduler.v1.CountTasksResponse.counts:type_name -> guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
-	20, // 14: guildmesh.scheduler.v1.CountTasksResponse.queues:type_name -> guildmesh.scheduler.v1.QueueTaskCounts
-	22, // 15: guildmesh.scheduler.v1.QueueTaskCounts.counts:type_name -> guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
-	0,  // 16: guildmesh.scheduler.v1.SchedulerService.SubmitTask:input_type -> guildmesh.scheduler.v1.SubmitTaskRequest
-	2,  // 17: guildmesh.scheduler.v1.SchedulerService.CreateTask:input_type -> guildmesh.scheduler.v1.CreateTaskRequest
-	3,  // 18: guildmesh.scheduler.v1.SchedulerService.RunTask:input_type -> guildmesh.scheduler.v1.RunTaskRequest
-	4,  // 19: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:input_type -> guildmesh.scheduler.v1.BatchCreateTasksRequest
-	7,  // 20: guildmesh.scheduler.v1.SchedulerService.CreateTaskGraph:input_type -> guildmesh.scheduler.v1.CreateTaskGraphRequest
-	9,  // 21: guildmesh.scheduler.v1.SchedulerService.GetTask:input_type -> guildmesh.scheduler.v1.GetTaskRequest
-	10, // 22: guildmesh.scheduler.v1.SchedulerService.ListTasks:input_type -> guildmesh.scheduler.v1.ListTasksRequest
-	12, // 23: guildmesh.scheduler.v1.SchedulerService.CancelTask:input_type -> guildmesh.scheduler.v1.CancelTaskRequest
-	13, // 24: guildmesh.scheduler.v1.SchedulerService.SignalTask:input_type -> guildmesh.scheduler.v1.SignalTaskRequest
-	14, // 25: guildmesh.scheduler.v1.SchedulerService.WatchTask:input_type -> guildmesh.scheduler.v1.WatchTaskRequest
-	15, // 26: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:input_type -> guildmesh.scheduler.v1.StreamTaskEventsRequest
-	16, // 27: guildmesh.scheduler.v1.SchedulerService.ListQueues:input_type -> guildmesh.scheduler.v1.ListQueuesRequest
-	18, // 28: guildmesh.scheduler.v1.SchedulerService.CountTasks:input_type -> guildmesh.scheduler.v1.CountTasksRequest
-	1,  // 29: guildmesh.scheduler.v1.SchedulerService.SubmitTask:output_type -> guildmesh.scheduler.v1.SubmitTaskResponse
-	24, // 30: guildmesh.scheduler.v1.SchedulerService.CreateTask:output_type -> guildmesh.scheduler.v1.Task
-	24, // 31: guildmesh.scheduler.v1.SchedulerService.RunTask:output_type -> guildmesh.scheduler.v1.Task
-	5,  // 32: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:output_type -> guildmesh.scheduler.v1.BatchCreateTasksResponse
-	8,  // 33: guildmesh.scheduler.v1.SchedulerService.CreateTaskGraph:output_type -> guildmesh.scheduler.v1.CreateTaskGraphResponse
-	24, // 34: guildmesh.scheduler.v1.SchedulerService.GetTask:output_type -> guildmesh.scheduler.v1.Task
-	11, // 35: guildmesh.scheduler.v1.SchedulerService.ListTasks:output_type -> guildmesh.scheduler.v1.ListTasksResponse
-	24, // 36: guildmesh.scheduler.v1.SchedulerService.CancelTask:output_type -> guildmesh.scheduler.v1.Task
-	24, // 37: guildmesh.scheduler.v1.SchedulerService.SignalTask:output_type -> guildmesh.scheduler.v1.Task
-	32, // 38: guildmesh.scheduler.v1.SchedulerService.WatchTask:output_type -> guildmesh.events.v1.TaskEvent
-	33, // 39: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:output_type -> google.api.HttpBody
-	17, // 40: guildmesh.scheduler.v1.SchedulerService.ListQueues:output_type -> guildmesh.scheduler.v1.ListQueuesResponse
-	19, // 41: guildmesh.scheduler.v1.SchedulerService.CountTasks:output_type -> guildmesh.scheduler.v1.CountTasksResponse
-	29, // [29:42] is the sub-list for method output_type
-	16, // [16:29] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	29, // 6: guildmesh.scheduler.v1.BatchCreateTasksResult.error:type_name -> google.rpc.Status
+	30, // 7: guildmesh.scheduler.v1.CreateTaskGraphRequest.nodes:type_name -> guildmesh.scheduler.v1.TaskGraphNode
+	31, // 8: guildmesh.scheduler.v1.CreateTaskGraphResponse.results:type_name -> guildmesh.scheduler.v1.TaskGraphResult
+	32, // 9: guildmesh.scheduler.v1.ListTasksRequest.state:type_name -> guildmesh.scheduler.v1.TaskState
+	27, // 10: guildmesh.scheduler.v1.ListTasksResponse.tasks:type_name -> guildmesh.scheduler.v1.Task
+	33, // 11: guildmesh.scheduler.v1.SignalTaskRequest.value:type_name -> google.protobuf.Value
+	34, // 12: guildmesh.scheduler.v1.WatchTasksRequest.start_time:type_name -> google.protobuf.Timestamp
+	35, // 13: guildmesh.scheduler.v1.WatchTasksResponse.event:type_name -> guildmesh.events.v1.TaskEvent
+	34, // 14: guildmesh.scheduler.v1.StreamEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	36, // 15: guildmesh.scheduler.v1.ListQueuesResponse.queues:type_name -> guildmesh.scheduler.v1.Queue
+	24, // 16: guildmesh.scheduler.v1.CountTasksResponse.counts:type_name -> guildmesh.scheduler.v1.CountTasksResponse.CountsEntry
+	23, // 17: guildmesh.scheduler.v1.CountTasksResponse.queues:type_name -> guildmesh.scheduler.v1.QueueTaskCounts
+	25, // 18: guildmesh.scheduler.v1.QueueTaskCounts.counts:type_name -> guildmesh.scheduler.v1.QueueTaskCounts.CountsEntry
+	0,  // 19: guildmesh.scheduler.v1.SchedulerService.SubmitTask:input_type -> guildmesh.scheduler.v1.SubmitTaskRequest
+	2,  // 20: guildmesh.scheduler.v1.SchedulerService.CreateTask:input_type -> guildmesh.scheduler.v1.CreateTaskRequest
+	3,  // 21: guildmesh.scheduler.v1.SchedulerService.RunTask:input_type -> guildmesh.scheduler.v1.RunTaskRequest
+	4,  // 22: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:input_type -> guildmesh.scheduler.v1.BatchCreateTasksRequest
+	7,  // 23: guildmesh.scheduler.v1.SchedulerService.CreateTaskGraph:input_type -> guildmesh.scheduler.v1.CreateTaskGraphRequest
+	9,  // 24: guildmesh.scheduler.v1.SchedulerService.GetTask:input_type -> guildmesh.scheduler.v1.GetTaskRequest
+	10, // 25: guildmesh.scheduler.v1.SchedulerService.ListTasks:input_type -> guildmesh.scheduler.v1.ListTasksRequest
+	12, // 26: guildmesh.scheduler.v1.SchedulerService.CancelTask:input_type -> guildmesh.scheduler.v1.CancelTaskRequest
+	13, // 27: guildmesh.scheduler.v1.SchedulerService.SignalTask:input_type -> guildmesh.scheduler.v1.SignalTaskRequest
+	14, // 28: guildmesh.scheduler.v1.SchedulerService.WatchTask:input_type -> guildmesh.scheduler.v1.WatchTaskRequest
+	15, // 29: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:input_type -> guildmesh.scheduler.v1.StreamTaskEventsRequest
+	16, // 30: guildmesh.scheduler.v1.SchedulerService.WatchTasks:input_type -> guildmesh.scheduler.v1.WatchTasksRequest
+	18, // 31: guildmesh.scheduler.v1.SchedulerService.StreamEvents:input_type -> guildmesh.scheduler.v1.StreamEventsRequest
+	19, // 32: guildmesh.scheduler.v1.SchedulerService.ListQueues:input_type -> guildmesh.scheduler.v1.ListQueuesRequest
+	21, // 33: guildmesh.scheduler.v1.SchedulerService.CountTasks:input_type -> guildmesh.scheduler.v1.CountTasksRequest
+	1,  // 34: guildmesh.scheduler.v1.SchedulerService.SubmitTask:output_type -> guildmesh.scheduler.v1.SubmitTaskResponse
+	27, // 35: guildmesh.scheduler.v1.SchedulerService.CreateTask:output_type -> guildmesh.scheduler.v1.Task
+	27, // 36: guildmesh.scheduler.v1.SchedulerService.RunTask:output_type -> guildmesh.scheduler.v1.Task
+	5,  // 37: guildmesh.scheduler.v1.SchedulerService.BatchCreateTasks:output_type -> guildmesh.scheduler.v1.BatchCreateTasksResponse
+	8,  // 38: guildmesh.scheduler.v1.SchedulerService.CreateTaskGraph:output_type -> guildmesh.scheduler.v1.CreateTaskGraphResponse
+	27, // 39: guildmesh.scheduler.v1.SchedulerService.GetTask:output_type -> guildmesh.scheduler.v1.Task
+	11, // 40: guildmesh.scheduler.v1.SchedulerService.ListTasks:output_type -> guildmesh.scheduler.v1.ListTasksResponse
+	27, // 41: guildmesh.scheduler.v1.SchedulerService.CancelTask:output_type -> guildmesh.scheduler.v1.Task
+	27, // 42: guildmesh.scheduler.v1.SchedulerService.SignalTask:output_type -> guildmesh.scheduler.v1.Task
+	35, // 43: guildmesh.scheduler.v1.SchedulerService.WatchTask:output_type -> guildmesh.events.v1.TaskEvent
+	37, // 44: guildmesh.scheduler.v1.SchedulerService.StreamTaskEvents:output_type -> google.api.HttpBody
+	17, // 45: guildmesh.scheduler.v1.SchedulerService.WatchTasks:output_type -> guildmesh.scheduler.v1.WatchTasksResponse
+	37, // 46: guildmesh.scheduler.v1.SchedulerService.StreamEvents:output_type -> google.api.HttpBody
+	20, // 47: guildmesh.scheduler.v1.SchedulerService.ListQueues:output_type -> guildmesh.scheduler.v1.ListQueuesResponse
+	22, // 48: guildmesh.scheduler.v1.SchedulerService.CountTasks:output_type -> guildmesh.scheduler.v1.CountTasksResponse
+	34, // [34:49] is the sub-list for method output_type
+	19, // [19:34] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_scheduler_service_proto_init() }
@@ -1434,7 +1648,7 @@ func file_guildmesh_scheduler_v1_scheduler_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc), len(file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -32,6 +32,8 @@ const (
 	SchedulerService_SignalTask_FullMethodName       = "/guildmesh.scheduler.v1.SchedulerService/SignalTask"
 	SchedulerService_WatchTask_FullMethodName        = "/guildmesh.scheduler.v1.SchedulerService/WatchTask"
 	SchedulerService_StreamTaskEvents_FullMethodName = "/guildmesh.scheduler.v1.SchedulerService/StreamTaskEvents"
+	SchedulerService_WatchTasks_FullMethodName       = "/guildmesh.scheduler.v1.SchedulerService/WatchTasks"
+	SchedulerService_StreamEvents_FullMethodName     = "/guildmesh.scheduler.v1.SchedulerService/StreamEvents"
 	SchedulerService_ListQueues_FullMethodName       = "/guildmesh.scheduler.v1.SchedulerService/ListQueues"
 	SchedulerService_CountTasks_FullMethodName       = "/guildmesh.scheduler.v1.SchedulerService/CountTasks"
 )
@@ -78,6 +80,15 @@ type SchedulerServiceClient interface {
 	// StreamTaskEvents is WatchTask as server-sent events: `id:` is the event number, `event:` its type, `data:` its JSON;
 	// a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
 	StreamTaskEvents(ctx context.Context, in *StreamTaskEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[httpbody.HttpBody], error)
+	// WatchTasks streams the events of all tasks of the caller's tenant that meet a filter, those of each task in order of their numbers, from
+	// now on, from a moment of the last week, or from where an earlier stream was. It does not end by itself. A slow reader slows nobody and misses
+	// nothing. After a fault a stretch of events may come again, byte for byte: (task_id, number) tells.
+	// Fails with INVALID_ARGUMENT, reason INVALID_FILTER or INVALID_RESUME_TOKEN; with FAILED_PRECONDITION, reason WATCH_POSITION_EXPIRED; with
+	// UNAVAILABLE while Kafka does not answer; with UNAUTHENTICATED, reason TOKEN_EXPIRED, when the token ends that opened the stream.
+	WatchTasks(ctx context.Context, in *WatchTasksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTasksResponse], error)
+	// StreamEvents is WatchTasks as server-sent events: `id:` is the resume token, `event:` the type of the event, `data:` its JSON; a comment
+	// every 15 s, with the token. `Last-Event-ID` resumes. Fails as WatchTasks does.
+	StreamEvents(ctx context.Context, in *StreamEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[httpbody.HttpBody], error)
 	// ListQueues lists the queues that the caller's tasks may wait in, highest priority first: the tenant's own, at most 1,000, and those of every
 	// tenant whose names it has no queue of. QueueService changes them.
 	ListQueues(ctx context.Context, in *ListQueuesRequest, opts ...grpc.CallOption) (*ListQueuesResponse, error)
@@ -221,6 +232,44 @@ func (c *schedulerServiceClient) StreamTaskEvents(ctx context.Context, in *Strea
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SchedulerService_StreamTaskEventsClient = grpc.ServerStreamingClient[httpbody.HttpBody]
 
+func (c *schedulerServiceClient) WatchTasks(ctx context.Context, in *WatchTasksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTasksResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SchedulerService_ServiceDesc.Streams[2], SchedulerService_WatchTasks_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchTasksRequest, WatchTasksResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SchedulerService_WatchTasksClient = grpc.ServerStreamingClient[WatchTasksResponse]
+
+func (c *schedulerServiceClient) StreamEvents(ctx context.Context, in *StreamEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[httpbody.HttpBody], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SchedulerService_ServiceDesc.Streams[3], SchedulerService_StreamEvents_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StreamEventsRequest, httpbody.HttpBody]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SchedulerService_StreamEventsClient = grpc.ServerStreamingClient[httpbody.HttpBody]
+
 func (c *schedulerServiceClient) ListQueues(ctx context.Context, in *ListQueuesRequest, opts ...grpc.CallOption) (*ListQueuesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListQueuesResponse)
@@ -283,6 +332,15 @@ type SchedulerServiceServer interface {
 	// StreamTaskEvents is WatchTask as server-sent events: `id:` is the event number, `event:` its type, `data:` its JSON;
 	// a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
 	StreamTaskEvents(*StreamTaskEventsRequest, grpc.ServerStreamingServer[httpbody.HttpBody]) error
+	// WatchTasks streams the events of all tasks of the caller's tenant that meet a filter, those of each task in order of their numbers, from
+	// now on, from a moment of the last week, or from where an earlier stream was. It does not end by itself. A slow reader slows nobody and misses
+	// nothing. After a fault a stretch of events may come again, byte for byte: (task_id, number) tells.
+	// Fails with INVALID_ARGUMENT, reason INVALID_FILTER or INVALID_RESUME_TOKEN; with FAILED_PRECONDITION, reason WATCH_POSITION_EXPIRED; with
+	// UNAVAILABLE while Kafka does not answer; with UNAUTHENTICATED, reason TOKEN_EXPIRED, when the token ends that opened the stream.
+	WatchTasks(*WatchTasksRequest, grpc.ServerStreamingServer[WatchTasksResponse]) error
+	// StreamEvents is WatchTasks as server-sent events: `id:` is the resume token, `event:` the type of the event, `data:` its JSON; a comment
+	// every 15 s, with the token. `Last-Event-ID` resumes. Fails as WatchTasks does.
+	StreamEvents(*StreamEventsRequest, grpc.ServerStreamingServer[httpbody.HttpBody]) error
 	// ListQueues lists the queues that the caller's tasks may wait in, highest priority first: the tenant's own, at most 1,000, and those of every
 	// tenant whose names it has no queue of. QueueService changes them.
 	ListQueues(context.Context, *ListQueuesRequest) (*ListQueuesResponse, error)
@@ -330,6 +388,12 @@ func (UnimplementedSchedulerServiceServer) WatchTask(*WatchTaskRequest, grpc.Ser
 }
 func (UnimplementedSchedulerServiceServer) StreamTaskEvents(*StreamTaskEventsRequest, grpc.ServerStreamingServer[httpbody.HttpBody]) error {
 	return status.Error(codes.Unimplemented, "method StreamTaskEvents not implemented")
+}
+func (UnimplementedSchedulerServiceServer) WatchTasks(*WatchTasksRequest, grpc.ServerStreamingServer[WatchTasksResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchTasks not implemented")
+}
+func (UnimplementedSchedulerServiceServer) StreamEvents(*StreamEventsRequest, grpc.ServerStreamingServer[httpbody.HttpBody]) error {
+	return status.Error(codes.Unimplemented, "method StreamEvents not implemented")
 }
 func (UnimplementedSchedulerServiceServer) ListQueues(context.Context, *ListQueuesRequest) (*ListQueuesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListQueues not implemented")
@@ -542,6 +606,28 @@ func _SchedulerService_StreamTaskEvents_Handler(srv interface{}, stream grpc.Ser
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SchedulerService_StreamTaskEventsServer = grpc.ServerStreamingServer[httpbody.HttpBody]
 
+func _SchedulerService_WatchTasks_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchTasksRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SchedulerServiceServer).WatchTasks(m, &grpc.GenericServerStream[WatchTasksRequest, WatchTasksResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SchedulerService_WatchTasksServer = grpc.ServerStreamingServer[WatchTasksResponse]
+
+func _SchedulerService_StreamEvents_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(StreamEventsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SchedulerServiceServer).StreamEvents(m, &grpc.GenericServerStream[StreamEventsRequest, httpbody.HttpBody]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SchedulerService_StreamEventsServer = grpc.ServerStreamingServer[httpbody.HttpBody]
+
 func _SchedulerService_ListQueues_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListQueuesRequest)
 	if err := dec(in); err != nil {
@@ -639,6 +725,16 @@ var SchedulerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "StreamTaskEvents",
 			Handler:       _SchedulerService_StreamTaskEvents_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchTasks",
+			Handler:       _SchedulerService_WatchTasks_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "StreamEvents",
+			Handler:       _SchedulerService_StreamEvents_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -43,7 +43,9 @@ type WorkRequest struct {
 	// drain says that the worker takes no more tasks and closes the stream when its last one has ended.
 	Drain bool `protobuf:"varint,7,opt,name=drain,proto3" json:"drain,omitempty"`
 	// waits end attempts until a signal comes.
-	Waits         []*TaskWait `protobuf:"bytes,8,rep,name=waits,proto3" json:"waits,omitempty"`
+	Waits []*TaskWait `protobuf:"bytes,8,rep,name=waits,proto3" json:"waits,omitempty"`
+	// outputs are texts that running tasks put out. They are written after the steps of the same message, and before what ends attempts.
+	Outputs       []*TaskOutputChunk `protobuf:"bytes,9,rep,name=outputs,proto3" json:"outputs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -130,6 +132,13 @@ func (x *WorkRequest) GetDrain() bool {
 func (x *WorkRequest) GetWaits() []*TaskWait {
 	if x != nil {
 		return x.Waits
+	}
+	return nil
+}
+
+func (x *WorkRequest) GetOutputs() []*TaskOutputChunk {
+	if x != nil {
+		return x.Outputs
 	}
 	return nil
 }
@@ -344,6 +353,80 @@ func (x *TaskStep) GetResult() *structpb.Value {
 	return nil
 }
 
+// TaskOutputChunk is a text that an attempt has put out, an event of the task. Gather what comes within 100 ms or 4 KiB, and hold the
+// task back while several chunks have no answer: that keeps a fast one from swamping the scheduler.
+type TaskOutputChunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// task_id of the task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// attempt that put it out.
+	Attempt int32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// sequence of the chunk within the attempt, 1..N without gaps; a repeat is acknowledged again.
+	Sequence int32 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// text, at most 4 KiB as UTF-8.
+	Text          string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskOutputChunk) Reset() {
+	*x = TaskOutputChunk{}
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskOutputChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskOutputChunk) ProtoMessage() {}
+
+func (x *TaskOutputChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskOutputChunk.ProtoReflect.Descriptor instead.
+func (*TaskOutputChunk) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *TaskOutputChunk) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *TaskOutputChunk) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *TaskOutputChunk) GetSequence() int32 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *TaskOutputChunk) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // TaskCompletion ends a task with a result.
 type TaskCompletion struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -361,7 +444,7 @@ type TaskCompletion struct {
 
 func (x *TaskCompletion) Reset() {
 	*x = TaskCompletion{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[4]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -373,7 +456,7 @@ func (x *TaskCompletion) String() string {
 func (*TaskCompletion) ProtoMessage() {}
 
 func (x *TaskCompletion) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[4]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -386,7 +469,7 @@ func (x *TaskCompletion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCompletion.ProtoReflect.Descriptor instead.
 func (*TaskCompletion) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{4}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TaskCompletion) GetTaskId() string {
@@ -436,7 +519,7 @@ type TaskFailure struct {
 
 func (x *TaskFailure) Reset() {
 	*x = TaskFailure{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[5]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +531,7 @@ func (x *TaskFailure) String() string {
 func (*TaskFailure) ProtoMessage() {}
 
 func (x *TaskFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[5]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +544,7 @@ func (x *TaskFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskFailure.ProtoReflect.Descriptor instead.
 func (*TaskFailure) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{5}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TaskFailure) GetTaskId() string {
@@ -520,7 +603,7 @@ type TaskWait struct {
 
 func (x *TaskWait) Reset() {
 	*x = TaskWait{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[6]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +615,7 @@ func (x *TaskWait) String() string {
 func (*TaskWait) ProtoMessage() {}
 
 func (x *TaskWait) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[6]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +628,7 @@ func (x *TaskWait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskWait.ProtoReflect.Descriptor instead.
 func (*TaskWait) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{6}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TaskWait) GetTaskId() string {
@@ -601,14 +684,16 @@ type WorkResponse struct {
 	// renewals are heartbeats that renewed their lease.
 	Renewals []*TaskRenewal `protobuf:"bytes,7,rep,name=renewals,proto3" json:"renewals,omitempty"`
 	// renew_token asks for another stream with a fresh token; never sent to a worker that came without a token.
-	RenewToken    *TokenRenewal `protobuf:"bytes,8,opt,name=renew_token,json=renewToken,proto3" json:"renew_token,omitempty"`
+	RenewToken *TokenRenewal `protobuf:"bytes,8,opt,name=renew_token,json=renewToken,proto3" json:"renew_token,omitempty"`
+	// outputs answers each chunk of output.
+	Outputs       []*TaskOutputAnswer `protobuf:"bytes,9,rep,name=outputs,proto3" json:"outputs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WorkResponse) Reset() {
 	*x = WorkResponse{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[7]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +705,7 @@ func (x *WorkResponse) String() string {
 func (*WorkResponse) ProtoMessage() {}
 
 func (x *WorkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[7]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +718,7 @@ func (x *WorkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkResponse.ProtoReflect.Descriptor instead.
 func (*WorkResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{7}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WorkResponse) GetWelcome() *WorkerWelcome {
@@ -692,6 +777,13 @@ func (x *WorkResponse) GetRenewToken() *TokenRenewal {
 	return nil
 }
 
+func (x *WorkResponse) GetOutputs() []*TaskOutputAnswer {
+	if x != nil {
+		return x.Outputs
+	}
+	return nil
+}
+
 // WorkerWelcome tells the worker its times.
 type WorkerWelcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -705,7 +797,7 @@ type WorkerWelcome struct {
 
 func (x *WorkerWelcome) Reset() {
 	*x = WorkerWelcome{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[8]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +809,7 @@ func (x *WorkerWelcome) String() string {
 func (*WorkerWelcome) ProtoMessage() {}
 
 func (x *WorkerWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[8]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +822,7 @@ func (x *WorkerWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerWelcome.ProtoReflect.Descriptor instead.
 func (*WorkerWelcome) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{8}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WorkerWelcome) GetLeaseDuration() *durationpb.Duration {
@@ -766,7 +858,7 @@ type TaskLease struct {
 
 func (x *TaskLease) Reset() {
 	*x = TaskLease{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[9]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +870,7 @@ func (x *TaskLease) String() string {
 func (*TaskLease) ProtoMessage() {}
 
 func (x *TaskLease) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[9]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +883,7 @@ func (x *TaskLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLease.ProtoReflect.Descriptor instead.
 func (*TaskLease) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{9}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TaskLease) GetTask() *Task {
@@ -853,7 +945,7 @@ type TaskDependencyOutcome struct {
 
 func (x *TaskDependencyOutcome) Reset() {
 	*x = TaskDependencyOutcome{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[10]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +957,7 @@ func (x *TaskDependencyOutcome) String() string {
 func (*TaskDependencyOutcome) ProtoMessage() {}
 
 func (x *TaskDependencyOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[10]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +970,7 @@ func (x *TaskDependencyOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskDependencyOutcome.ProtoReflect.Descriptor instead.
 func (*TaskDependencyOutcome) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{10}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TaskDependencyOutcome) GetTaskId() string {
@@ -945,7 +1037,7 @@ type TaskCancel struct {
 
 func (x *TaskCancel) Reset() {
 	*x = TaskCancel{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[11]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -957,7 +1049,7 @@ func (x *TaskCancel) String() string {
 func (*TaskCancel) ProtoMessage() {}
 
 func (x *TaskCancel) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[11]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -970,7 +1062,7 @@ func (x *TaskCancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskCancel.ProtoReflect.Descriptor instead.
 func (*TaskCancel) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{11}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TaskCancel) GetTaskId() string {
@@ -1009,7 +1101,7 @@ type TaskAck struct {
 
 func (x *TaskAck) Reset() {
 	*x = TaskAck{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1113,7 @@ func (x *TaskAck) String() string {
 func (*TaskAck) ProtoMessage() {}
 
 func (x *TaskAck) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[12]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1126,7 @@ func (x *TaskAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskAck.ProtoReflect.Descriptor instead.
 func (*TaskAck) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{12}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TaskAck) GetTaskId() string {
@@ -1058,6 +1150,88 @@ func (x *TaskAck) GetStepId() string {
 	return ""
 }
 
+// TaskOutputAnswer says that a chunk of output is durable, or why it was not accepted.
+type TaskOutputAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// task_id of the task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// attempt it was about.
+	Attempt int32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// sequence of the chunk.
+	Sequence int32 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// reason is empty for a durable chunk; else STALE_ATTEMPT or INVALID_ARGUMENT.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// message says what to do.
+	Message       string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskOutputAnswer) Reset() {
+	*x = TaskOutputAnswer{}
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskOutputAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskOutputAnswer) ProtoMessage() {}
+
+func (x *TaskOutputAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskOutputAnswer.ProtoReflect.Descriptor instead.
+func (*TaskOutputAnswer) Descriptor() ([]byte, []int) {
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *TaskOutputAnswer) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *TaskOutputAnswer) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *TaskOutputAnswer) GetSequence() int32 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *TaskOutputAnswer) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *TaskOutputAnswer) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // TaskRenewal says that a heartbeat renewed its lease. The new lease lasts at least welcome.lease_duration from the moment the
 // worker sent that heartbeat, by the worker's monotonic clock; a worker stops what it runs before that.
 type TaskRenewal struct {
@@ -1072,7 +1246,7 @@ type TaskRenewal struct {
 
 func (x *TaskRenewal) Reset() {
 	*x = TaskRenewal{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[13]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1258,7 @@ func (x *TaskRenewal) String() string {
 func (*TaskRenewal) ProtoMessage() {}
 
 func (x *TaskRenewal) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[13]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1271,7 @@ func (x *TaskRenewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRenewal.ProtoReflect.Descriptor instead.
 func (*TaskRenewal) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{13}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TaskRenewal) GetTaskId() string {
@@ -1125,7 +1299,7 @@ type TokenRenewal struct {
 
 func (x *TokenRenewal) Reset() {
 	*x = TokenRenewal{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[14]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1311,7 @@ func (x *TokenRenewal) String() string {
 func (*TokenRenewal) ProtoMessage() {}
 
 func (x *TokenRenewal) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[14]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1324,7 @@ func (x *TokenRenewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRenewal.ProtoReflect.Descriptor instead.
 func (*TokenRenewal) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{14}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TokenRenewal) GetExpiresIn() *durationpb.Duration {
@@ -1179,7 +1353,7 @@ type TaskRefusal struct {
 
 func (x *TaskRefusal) Reset() {
 	*x = TaskRefusal{}
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[15]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1365,7 @@ func (x *TaskRefusal) String() string {
 func (*TaskRefusal) ProtoMessage() {}
 
 func (x *TaskRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[15]
+	mi := &file_guildmesh_scheduler_v1_worker_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1378,7 @@ func (x *TaskRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRefusal.ProtoReflect.Descriptor instead.
 func (*TaskRefusal) Descriptor() ([]byte, []int) {
-	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{15}
+	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TaskRefusal) GetTaskId() string {
@@ -1246,7 +1420,7 @@ var File_guildmesh_scheduler_v1_worker_service_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\n" +
-	"+guildmesh/scheduler/v1/worker_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a guildmesh/common/v1/policy.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xc6\x03\n" +
+	"+guildmesh/scheduler/v1/worker_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a guildmesh/common/v1/policy.proto\x1a!guildmesh/scheduler/v1/task.proto\"\x89\x04\n" +
 	"\vWorkRequest\x129\n" +
 	"\x05hello\x18\x01 \x01(\v2#.guildmesh.scheduler.v1.WorkerHelloR\x05hello\x12$\n" +
 	"\acredits\x18\x02 \x01(\x05B\n" +
@@ -1258,7 +1432,8 @@ const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\vcompletions\x18\x05 \x03(\v2&.guildmesh.scheduler.v1.TaskCompletionR\vcompletions\x12?\n" +
 	"\bfailures\x18\x06 \x03(\v2#.guildmesh.scheduler.v1.TaskFailureR\bfailures\x12\x14\n" +
 	"\x05drain\x18\a \x01(\bR\x05drain\x126\n" +
-	"\x05waits\x18\b \x03(\v2 .guildmesh.scheduler.v1.TaskWaitR\x05waits\"\xac\x01\n" +
+	"\x05waits\x18\b \x03(\v2 .guildmesh.scheduler.v1.TaskWaitR\x05waits\x12A\n" +
+	"\aoutputs\x18\t \x03(\v2'.guildmesh.scheduler.v1.TaskOutputChunkR\aoutputs\"\xac\x01\n" +
 	"\vWorkerHello\x12'\n" +
 	"\tworker_id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\bworkerId\x12(\n" +
@@ -1277,7 +1452,13 @@ const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\x12#\n" +
 	"\astep_id\x18\x03 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x06stepId\x126\n" +
-	"\x06result\x18\x04 \x01(\v2\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\"\xe2\x01\n" +
+	"\x06result\x18\x04 \x01(\v2\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\"\x89\x01\n" +
+	"\x0fTaskOutputChunk\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\x05R\aattempt\x12#\n" +
+	"\bsequence\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01R\bsequence\x12\x1e\n" +
+	"\x04text\x18\x04 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01(\x80 R\x04text\"\xe2\x01\n" +
 	"\x0eTaskCompletion\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\x126\n" +
@@ -1296,7 +1477,7 @@ const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\x06signal\x18\x03 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x06signal\x12 \n" +
 	"\x06prompt\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x90NR\x06prompt\x12D\n" +
-	"\atimeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\x8a\x8a\x0f2\x00R\atimeout\"\xdc\x03\n" +
+	"\atimeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\x8a\x8a\x0f2\x00R\atimeout\"\xa0\x04\n" +
 	"\fWorkResponse\x12?\n" +
 	"\awelcome\x18\x01 \x01(\v2%.guildmesh.scheduler.v1.WorkerWelcomeR\awelcome\x129\n" +
 	"\x06leases\x18\x02 \x03(\v2!.guildmesh.scheduler.v1.TaskLeaseR\x06leases\x12<\n" +
@@ -1306,7 +1487,8 @@ const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\x05drain\x18\x06 \x01(\bR\x05drain\x12?\n" +
 	"\brenewals\x18\a \x03(\v2#.guildmesh.scheduler.v1.TaskRenewalR\brenewals\x12E\n" +
 	"\vrenew_token\x18\b \x01(\v2$.guildmesh.scheduler.v1.TokenRenewalR\n" +
-	"renewToken\"\x9b\x01\n" +
+	"renewToken\x12B\n" +
+	"\aoutputs\x18\t \x03(\v2(.guildmesh.scheduler.v1.TaskOutputAnswerR\aoutputs\"\x9b\x01\n" +
 	"\rWorkerWelcome\x12@\n" +
 	"\x0elease_duration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12H\n" +
 	"\x12heartbeat_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\"\xa3\x02\n" +
@@ -1332,7 +1514,13 @@ const file_guildmesh_scheduler_v1_worker_service_proto_rawDesc = "" +
 	"\aTaskAck\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\x12\x17\n" +
-	"\astep_id\x18\x03 \x01(\tR\x06stepId\"@\n" +
+	"\astep_id\x18\x03 \x01(\tR\x06stepId\"\x93\x01\n" +
+	"\x10TaskOutputAnswer\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\x05R\aattempt\x12\x1a\n" +
+	"\bsequence\x18\x03 \x01(\x05R\bsequence\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\"@\n" +
 	"\vTaskRenewal\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\"H\n" +
@@ -1360,66 +1548,70 @@ func file_guildmesh_scheduler_v1_worker_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_scheduler_v1_worker_service_proto_rawDescData
 }
 
-var file_guildmesh_scheduler_v1_worker_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_guildmesh_scheduler_v1_worker_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_guildmesh_scheduler_v1_worker_service_proto_goTypes = []any{
 	(*WorkRequest)(nil),           // 0: guildmesh.scheduler.v1.WorkRequest
 	(*WorkerHello)(nil),           // 1: guildmesh.scheduler.v1.WorkerHello
 	(*TaskHeartbeat)(nil),         // 2: guildmesh.scheduler.v1.TaskHeartbeat
 	(*TaskStep)(nil),              // 3: guildmesh.scheduler.v1.TaskStep
-	(*TaskCompletion)(nil),        // 4: guildmesh.scheduler.v1.TaskCompletion
-	(*TaskFailure)(nil),           // 5: guildmesh.scheduler.v1.TaskFailure
-	(*TaskWait)(nil),              // 6: guildmesh.scheduler.v1.TaskWait
-	(*WorkResponse)(nil),          // 7: guildmesh.scheduler.v1.WorkResponse
-	(*WorkerWelcome)(nil),         // 8: guildmesh.scheduler.v1.WorkerWelcome
-	(*TaskLease)(nil),             // 9: guildmesh.scheduler.v1.TaskLease
-	(*TaskDependencyOutcome)(nil), // 10: guildmesh.scheduler.v1.TaskDependencyOutcome
-	(*TaskCancel)(nil),            // 11: guildmesh.scheduler.v1.TaskCancel
-	(*TaskAck)(nil),               // 12: guildmesh.scheduler.v1.TaskAck
-	(*TaskRenewal)(nil),           // 13: guildmesh.scheduler.v1.TaskRenewal
-	(*TokenRenewal)(nil),          // 14: guildmesh.scheduler.v1.TokenRenewal
-	(*TaskRefusal)(nil),           // 15: guildmesh.scheduler.v1.TaskRefusal
-	(*structpb.Value)(nil),        // 16: google.protobuf.Value
-	(*TaskError)(nil),             // 17: guildmesh.scheduler.v1.TaskError
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
-	(*Task)(nil),                  // 19: guildmesh.scheduler.v1.Task
-	(TaskState)(0),                // 20: guildmesh.scheduler.v1.TaskState
+	(*TaskOutputChunk)(nil),       // 4: guildmesh.scheduler.v1.TaskOutputChunk
+	(*TaskCompletion)(nil),        // 5: guildmesh.scheduler.v1.TaskCompletion
+	(*TaskFailure)(nil),           // 6: guildmesh.scheduler.v1.TaskFailure
+	(*TaskWait)(nil),              // 7: guildmesh.scheduler.v1.TaskWait
+	(*WorkResponse)(nil),          // 8: guildmesh.scheduler.v1.WorkResponse
+	(*WorkerWelcome)(nil),         // 9: guildmesh.scheduler.v1.WorkerWelcome
+	(*TaskLease)(nil),             // 10: guildmesh.scheduler.v1.TaskLease
+	(*TaskDependencyOutcome)(nil), // 11: guildmesh.scheduler.v1.TaskDependencyOutcome
+	(*TaskCancel)(nil),            // 12: guildmesh.scheduler.v1.TaskCancel
+	(*TaskAck)(nil),               // 13: guildmesh.scheduler.v1.TaskAck
+	(*TaskOutputAnswer)(nil),      // 14: guildmesh.scheduler.v1.TaskOutputAnswer
+	(*TaskRenewal)(nil),           // 15: guildmesh.scheduler.v1.TaskRenewal
+	(*TokenRenewal)(nil),          // 16: guildmesh.scheduler.v1.TokenRenewal
+	(*TaskRefusal)(nil),           // 17: guildmesh.scheduler.v1.TaskRefusal
+	(*structpb.Value)(nil),        // 18: google.protobuf.Value
+	(*TaskError)(nil),             // 19: guildmesh.scheduler.v1.TaskError
+	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
+	(*Task)(nil),                  // 21: guildmesh.scheduler.v1.Task
+	(TaskState)(0),                // 22: guildmesh.scheduler.v1.TaskState
 }
 var file_guildmesh_scheduler_v1_worker_service_proto_depIdxs = []int32{
 	1,  // 0: guildmesh.scheduler.v1.WorkRequest.hello:type_name -> guildmesh.scheduler.v1.WorkerHello
 	2,  // 1: guildmesh.scheduler.v1.WorkRequest.heartbeats:type_name -> guildmesh.scheduler.v1.TaskHeartbeat
 	3,  // 2: guildmesh.scheduler.v1.WorkRequest.steps:type_name -> guildmesh.scheduler.v1.TaskStep
-	4,  // 3: guildmesh.scheduler.v1.WorkRequest.completions:type_name -> guildmesh.scheduler.v1.TaskCompletion
-	5,  // 4: guildmesh.scheduler.v1.WorkRequest.failures:type_name -> guildmesh.scheduler.v1.TaskFailure
-	6,  // 5: guildmesh.scheduler.v1.WorkRequest.waits:type_name -> guildmesh.scheduler.v1.TaskWait
-	16, // 6: guildmesh.scheduler.v1.TaskStep.result:type_name -> google.protobuf.Value
-	16, // 7: guildmesh.scheduler.v1.TaskCompletion.result:type_name -> google.protobuf.Value
-	17, // 8: guildmesh.scheduler.v1.TaskFailure.error:type_name -> guildmesh.scheduler.v1.TaskError
-	18, // 9: guildmesh.scheduler.v1.TaskFailure.retry_delay:type_name -> google.protobuf.Duration
-	18, // 10: guildmesh.scheduler.v1.TaskWait.timeout:type_name -> google.protobuf.Duration
-	8,  // 11: guildmesh.scheduler.v1.WorkResponse.welcome:type_name -> guildmesh.scheduler.v1.WorkerWelcome
-	9,  // 12: guildmesh.scheduler.v1.WorkResponse.leases:type_name -> guildmesh.scheduler.v1.TaskLease
-	11, // 13: guildmesh.scheduler.v1.WorkResponse.cancels:type_name -> guildmesh.scheduler.v1.TaskCancel
-	12, // 14: guildmesh.scheduler.v1.WorkResponse.acks:type_name -> guildmesh.scheduler.v1.TaskAck
-	15, // 15: guildmesh.scheduler.v1.WorkResponse.refusals:type_name -> guildmesh.scheduler.v1.TaskRefusal
-	13, // 16: guildmesh.scheduler.v1.WorkResponse.renewals:type_name -> guildmesh.scheduler.v1.TaskRenewal
-	14, // 17: guildmesh.scheduler.v1.WorkResponse.renew_token:type_name -> guildmesh.scheduler.v1.TokenRenewal
-	18, // 18: guildmesh.scheduler.v1.WorkerWelcome.lease_duration:type_name -> google.protobuf.Duration
-	18, // 19: guildmesh.scheduler.v1.WorkerWelcome.heartbeat_interval:type_name -> google.protobuf.Duration
-	19, // 20: guildmesh.scheduler.v1.TaskLease.task:type_name -> guildmesh.scheduler.v1.Task
-	18, // 21: guildmesh.scheduler.v1.TaskLease.remaining:type_name -> google.protobuf.Duration
-	3,  // 22: guildmesh.scheduler.v1.TaskLease.steps:type_name -> guildmesh.scheduler.v1.TaskStep
-	10, // 23: guildmesh.scheduler.v1.TaskLease.dependencies:type_name -> guildmesh.scheduler.v1.TaskDependencyOutcome
-	20, // 24: guildmesh.scheduler.v1.TaskDependencyOutcome.state:type_name -> guildmesh.scheduler.v1.TaskState
-	16, // 25: guildmesh.scheduler.v1.TaskDependencyOutcome.result:type_name -> google.protobuf.Value
-	17, // 26: guildmesh.scheduler.v1.TaskDependencyOutcome.error:type_name -> guildmesh.scheduler.v1.TaskError
-	18, // 27: guildmesh.scheduler.v1.TokenRenewal.expires_in:type_name -> google.protobuf.Duration
-	0,  // 28: guildmesh.scheduler.v1.WorkerService.Work:input_type -> guildmesh.scheduler.v1.WorkRequest
-	7,  // 29: guildmesh.scheduler.v1.WorkerService.Work:output_type -> guildmesh.scheduler.v1.WorkResponse
-	29, // [29:30] is the sub-list for method output_type
-	28, // [28:29] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	5,  // 3: guildmesh.scheduler.v1.WorkRequest.completions:type_name -> guildmesh.scheduler.v1.TaskCompletion
+	6,  // 4: guildmesh.scheduler.v1.WorkRequest.failures:type_name -> guildmesh.scheduler.v1.TaskFailure
+	7,  // 5: guildmesh.scheduler.v1.WorkRequest.waits:type_name -> guildmesh.scheduler.v1.TaskWait
+	4,  // 6: guildmesh.scheduler.v1.WorkRequest.outputs:type_name -> guildmesh.scheduler.v1.TaskOutputChunk
+	18, // 7: guildmesh.scheduler.v1.TaskStep.result:type_name -> google.protobuf.Value
+	18, // 8: guildmesh.scheduler.v1.TaskCompletion.result:type_name -> google.protobuf.Value
+	19, // 9: guildmesh.scheduler.v1.TaskFailure.error:type_name -> guildmesh.scheduler.v1.TaskError
+	20, // 10: guildmesh.scheduler.v1.TaskFailure.retry_delay:type_name -> google.protobuf.Duration
+	20, // 11: guildmesh.scheduler.v1.TaskWait.timeout:type_name -> google.protobuf.Duration
+	9,  // 12: guildmesh.scheduler.v1.WorkResponse.welcome:type_name -> guildmesh.scheduler.v1.WorkerWelcome
+	10, // 13: guildmesh.scheduler.v1.WorkResponse.leases:type_name -> guildmesh.scheduler.v1.TaskLease
+	12, // 14: guildmesh.scheduler.v1.WorkResponse.cancels:type_name -> guildmesh.scheduler.v1.TaskCancel
+	13, // 15: guildmesh.scheduler.v1.WorkResponse.acks:type_name -> guildmesh.scheduler.v1.TaskAck
+	17, // 16: guildmesh.scheduler.v1.WorkResponse.refusals:type_name -> guildmesh.scheduler.v1.TaskRefusal
+	15, // 17: guildmesh.scheduler.v1.WorkResponse.renewals:type_name -> guildmesh.scheduler.v1.TaskRenewal
+	16, // 18: guildmesh.scheduler.v1.WorkResponse.renew_token:type_name -> guildmesh.scheduler.v1.TokenRenewal
+	14, // 19: guildmesh.scheduler.v1.WorkResponse.outputs:type_name -> guildmesh.scheduler.v1.TaskOutputAnswer
+	20, // 20: guildmesh.scheduler.v1.WorkerWelcome.lease_duration:type_name -> google.protobuf.Duration
+	20, // 21: guildmesh.scheduler.v1.WorkerWelcome.heartbeat_interval:type_name -> google.protobuf.Duration
+	21, // 22: guildmesh.scheduler.v1.TaskLease.task:type_name -> guildmesh.scheduler.v1.Task
+	20, // 23: guildmesh.scheduler.v1.TaskLease.remaining:type_name -> google.protobuf.Duration
+	3,  // 24: guildmesh.scheduler.v1.TaskLease.steps:type_name -> guildmesh.scheduler.v1.TaskStep
+	11, // 25: guildmesh.scheduler.v1.TaskLease.dependencies:type_name -> guildmesh.scheduler.v1.TaskDependencyOutcome
+	22, // 26: guildmesh.scheduler.v1.TaskDependencyOutcome.state:type_name -> guildmesh.scheduler.v1.TaskState
+	18, // 27: guildmesh.scheduler.v1.TaskDependencyOutcome.result:type_name -> google.protobuf.Value
+	19, // 28: guildmesh.scheduler.v1.TaskDependencyOutcome.error:type_name -> guildmesh.scheduler.v1.TaskError
+	20, // 29: guildmesh.scheduler.v1.TokenRenewal.expires_in:type_name -> google.protobuf.Duration
+	0,  // 30: guildmesh.scheduler.v1.WorkerService.Work:input_type -> guildmesh.scheduler.v1.WorkRequest
+	8,  // 31: guildmesh.scheduler.v1.WorkerService.Work:output_type -> guildmesh.scheduler.v1.WorkResponse
+	31, // [31:32] is the sub-list for method output_type
+	30, // [30:31] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_worker_service_proto_init() }
@@ -1435,7 +1627,7 @@ func file_guildmesh_scheduler_v1_worker_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_scheduler_v1_worker_service_proto_rawDesc), len(file_guildmesh_scheduler_v1_worker_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -48,6 +48,8 @@ class TaskEvent(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     SIGNALLED_FIELD_NUMBER: _builtins.int
+    PROGRESSED_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """task_id of the task."""
     number: _builtins.int
@@ -110,6 +112,14 @@ class TaskEvent(_message.Message):
     def signalled(self) -> Global___TaskSignalled:
         """signalled: guildmesh.task.signalled.v1."""
 
+    @_builtins.property
+    def progressed(self) -> Global___TaskProgressed:
+        """progressed: guildmesh.task.progressed.v1."""
+
+    @_builtins.property
+    def output(self) -> Global___TaskOutput:
+        """output: guildmesh.task.output.v1."""
+
     def __init__(
         self,
         *,
@@ -133,12 +143,14 @@ class TaskEvent(_message.Message):
         ready: Global___TaskReady | None = ...,
         waiting: Global___TaskWaiting | None = ...,
         signalled: Global___TaskSignalled | None = ...,
+        progressed: Global___TaskProgressed | None = ...,
+        output: Global___TaskOutput | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "change", b"change", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "ready", b"ready", "retried", b"retried", "signalled", b"signalled", "started", b"started", "step_completed", b"step_completed", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "change", b"change", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "output", b"output", "progressed", b"progressed", "ready", b"ready", "retried", b"retried", "signalled", b"signalled", "started", b"started", "step_completed", b"step_completed", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cancelled", b"cancelled", "change", b"change", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "kind", b"kind", "number", b"number", "parent_task_id", b"parent_task_id", "queue", b"queue", "ready", b"ready", "retried", b"retried", "signalled", b"signalled", "started", b"started", "step_completed", b"step_completed", "task_id", b"task_id", "tenant_id", b"tenant_id", "type", b"type", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cancelled", b"cancelled", "change", b"change", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "kind", b"kind", "number", b"number", "output", b"output", "parent_task_id", b"parent_task_id", "progressed", b"progressed", "queue", b"queue", "ready", b"ready", "retried", b"retried", "signalled", b"signalled", "started", b"started", "step_completed", b"step_completed", "task_id", b"task_id", "tenant_id", b"tenant_id", "type", b"type", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["created", "started", "step_completed", "retried", "completed", "failed", "cancelled", "ready", "waiting", "signalled"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["created", "started", "step_completed", "retried", "completed", "failed", "cancelled", "ready", "waiting", "signalled", "progressed", "output"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
@@ -381,6 +393,56 @@ class TaskStepCompleted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskStepCompleted: _TypeAlias = TaskStepCompleted  # noqa: Y015
+
+@_typing.final
+class TaskProgressed(_message.Message):
+    """TaskProgressed says how far the attempt is. A task has at most about one a second, for a change of 1 % at least; heartbeats are no events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    progress: _builtins.float
+    """progress from 0 to 1."""
+    def __init__(
+        self,
+        *,
+        progress: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskProgressed: _TypeAlias = TaskProgressed  # noqa: Y015
+
+@_typing.final
+class TaskOutput(_message.Message):
+    """TaskOutput is text that the attempt has put out: what a worker gathered for 100 ms, at most 4 KiB. The texts of an attempt, one after
+    another, are its output; another attempt begins anew.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """sequence of the text within the attempt, 1..N."""
+    text: _builtins.str
+    """text is never empty."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskOutput: _TypeAlias = TaskOutput  # noqa: Y015
 
 @_typing.final
 class TaskRetried(_message.Message):

@@ -92,6 +92,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_PAYLOAD_TOO_LARGE: an upload is larger than a payload may be."""
     ERROR_REASON_TOO_MANY_SCHEDULES: _ErrorReason.ValueType  # 57
     """ERROR_REASON_TOO_MANY_SCHEDULES: a tenant has as many schedules as it may have."""
+    ERROR_REASON_WATCH_POSITION_EXPIRED: _ErrorReason.ValueType  # 63
+    """ERROR_REASON_WATCH_POSITION_EXPIRED: the events from which a watcher wants to go on are no longer kept."""
+    ERROR_REASON_INVALID_RESUME_TOKEN: _ErrorReason.ValueType  # 64
+    """ERROR_REASON_INVALID_RESUME_TOKEN: what says where to go on was not given by a stream."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists the google.rpc.ErrorInfo reasons of the domain "scheduler.guildmesh.dev"."""
@@ -166,4 +170,8 @@ ERROR_REASON_PAYLOAD_TOO_LARGE: ErrorReason.ValueType  # 53
 """ERROR_REASON_PAYLOAD_TOO_LARGE: an upload is larger than a payload may be."""
 ERROR_REASON_TOO_MANY_SCHEDULES: ErrorReason.ValueType  # 57
 """ERROR_REASON_TOO_MANY_SCHEDULES: a tenant has as many schedules as it may have."""
+ERROR_REASON_WATCH_POSITION_EXPIRED: ErrorReason.ValueType  # 63
+"""ERROR_REASON_WATCH_POSITION_EXPIRED: the events from which a watcher wants to go on are no longer kept."""
+ERROR_REASON_INVALID_RESUME_TOKEN: ErrorReason.ValueType  # 64
+"""ERROR_REASON_INVALID_RESUME_TOKEN: what says where to go on was not given by a stream."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

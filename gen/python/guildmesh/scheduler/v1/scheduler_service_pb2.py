@@ -28,6 +28,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from guildmesh.common.v1 import policy_pb2 as guildmesh_dot_common_dot_v1_dot_policy__pb2
 from guildmesh.events.v1 import task_event_pb2 as guildmesh_dot_events_dot_v1_dot_task__event__pb2
@@ -36,7 +37,7 @@ from guildmesh.scheduler.v1 import task_pb2 as guildmesh_dot_scheduler_dot_v1_do
 from guildmesh.scheduler.v1 import task_graph_pb2 as guildmesh_dot_scheduler_dot_v1_dot_task__graph__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.guildmesh/scheduler/v1/scheduler_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\x1a guildmesh/common/v1/policy.proto\x1a$guildmesh/events/v1/task_event.proto\x1a\"guildmesh/scheduler/v1/queue.proto\x1a!guildmesh/scheduler/v1/task.proto\x1a\'guildmesh/scheduler/v1/task_graph.proto\"\xe6\x01\n\x11SubmitTaskRequest\x12&\n\x04task\x18\x01 \x01(\tB\x12\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x90N\xb8\xbb\x18\x01R\x04task\x12\x39\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructB\x06\xc0\xbb\x18\x80\x80@R\x07\x63ontext\x12*\n\x08priority\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\n(\x01H\x00R\x08priority\x88\x01\x01\x12)\n\x07timeout\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90\x1c(\nH\x01R\x07timeout\x88\x01\x01\x42\x0b\n\t_priorityB\n\n\x08_timeout\"E\n\x12SubmitTaskResponse\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n\x06status\x18\x02 \x01(\tR\x06status\"\xa9\x01\n\x11\x43reateTaskRequest\x12<\n\x04task\x18\x01 \x01(\x0b\x32\x1c.guildmesh.scheduler.v1.TaskB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\x04task\x12&\n\nrequest_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12.\n\x0eparent_attempt\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\rparentAttempt\"\xe3\x01\n\x0eRunTaskRequest\x12<\n\x04task\x18\x01 \x01(\x0b\x32\x1c.guildmesh.scheduler.v1.TaskB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\x04task\x12&\n\nrequest_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12.\n\x0eparent_attempt\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\rparentAttempt\x12;\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<2\x00R\x04wait\"z\n\x17\x42\x61tchCreateTasksRequest\x12_\n\x08requests\x18\x01 \x03(\x0b\x32).guildmesh.scheduler.v1.CreateTaskRequestB\x18\xe2\x41\x01\x02\xbaH\r\x92\x01\n\x08\x01\x10\xe8\x07\"\x03\xd8\x01\x03\xd0\xbb\x18\x01R\x08requests\"d\n\x18\x42\x61tchCreateTasksResponse\x12H\n\x07results\x18\x01 \x03(\x0b\x32..guildmesh.scheduler.v1.BatchCreateTasksResultR\x07results\"[\n\x16\x42\x61tchCreateTasksResult\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\"\x97\x01\n\x16\x43reateTaskGraphRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12U\n\x05nodes\x18\x02 \x03(\x0b\x32%.guildmesh.scheduler.v1.TaskGraphNodeB\x18\xe2\x41\x01\x02\xbaH\r\x92\x01\n\x08\x01\x10\x90N\"\x03\xd8\x01\x03\xd0\xbb\x18\x01R\x05nodes\"\\\n\x17\x43reateTaskGraphResponse\x12\x41\n\x07results\x18\x01 \x03(\x0b\x32\'.guildmesh.scheduler.v1.TaskGraphResultR\x07results\"8\n\x0eGetTaskRequest\x12&\n\x07task_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\x9c\x02\n\x10ListTasksRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12\x41\n\x05state\x18\x03 \x01(\x0e\x32!.guildmesh.scheduler.v1.TaskStateB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x05state\x12\x14\n\x05queue\x18\x04 \x01(\tR\x05queue\x12$\n\x0eparent_task_id\x18\x05 \x01(\tR\x0cparentTaskId\x12 \n\x06\x66ilter\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x06\x66ilter\x12\"\n\x08order_by\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18\x64R\x07orderBy\"o\n\x11ListTasksResponse\x12\x32\n\x05tasks\x18\x01 \x03(\x0b\x32\x1c.guildmesh.scheduler.v1.TaskR\x05tasks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"[\n\x11\x43\x61ncelTaskRequest\x12&\n\x07task_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x1e\n\x05\x63\x61use\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x05\x63\x61use\"\x99\x01\n\x11SignalTaskRequest\x12&\n\x07task_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12&\n\x06signal\x18\x02 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x06signal\x12\x34\n\x05value\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x05value\"q\n\x10WatchTaskRequest\x12&\n\x07task_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x35\n\x12\x61\x66ter_event_number\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x10\x61\x66terEventNumber\"z\n\x17StreamTaskEventsRequest\x12&\n\x07task_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x37\n\rlast_event_id\x18\x02 \x01(\tB\x13\xbaH\x10r\x0e\x32\x0c^[0-9]{0,9}$R\x0blastEventId\"\x13\n\x11ListQueuesRequest\"K\n\x12ListQueuesResponse\x12\x35\n\x06queues\x18\x01 \x03(\x0b\x32\x1d.guildmesh.scheduler.v1.QueueR\x06queues\"\x13\n\x11\x43ountTasksRequest\"\xe0\x01\n\x12\x43ountTasksResponse\x12N\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x36.guildmesh.scheduler.v1.CountTasksResponse.CountsEntryR\x06\x63ounts\x12?\n\x06queues\x18\x02 \x03(\x0b\x32\'.guildmesh.scheduler.v1.QueueTaskCountsR\x06queues\x1a\x39\n\x0b\x43ountsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\"\xaf\x01\n\x0fQueueTaskCounts\x12\x14\n\x05queue\x18\x01 \x01(\tR\x05queue\x12K\n\x06\x63ounts\x18\x02 \x03(\x0b\x32\x33.guildmesh.scheduler.v1.QueueTaskCounts.CountsEntryR\x06\x63ounts\x1a\x39\n\x0b\x43ountsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\x32\xf8\x0e\n\x10SchedulerService\x12\x84\x01\n\nSubmitTask\x12).guildmesh.scheduler.v1.SubmitTaskRequest\x1a*.guildmesh.scheduler.v1.SubmitTaskResponse\"\x1f\xaa\xbb\x18\x0b\x08\x02\x1a\x07gateway\x82\xd3\xe4\x93\x02\n\"\x05/task:\x01*\x12\x84\x01\n\nCreateTask\x12).guildmesh.scheduler.v1.CreateTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\"-\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x11\"\t/v1/tasks:\x04task\x12\x7f\n\x07RunTask\x12&.guildmesh.scheduler.v1.RunTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\".\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x12\"\r/v1/tasks:run:\x01*\x12\xad\x01\n\x10\x42\x61tchCreateTasks\x12/.guildmesh.scheduler.v1.BatchCreateTasksRequest\x1a\x30.guildmesh.scheduler.v1.BatchCreateTasksResponse\"6\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/tasks:batchCreate:\x01*\x12\xaa\x01\n\x0f\x43reateTaskGraph\x12..guildmesh.scheduler.v1.CreateTaskGraphRequest\x1a/.guildmesh.scheduler.v1.CreateTaskGraphResponse\"6\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/tasks:createGraph:\x01*\x12\x84\x01\n\x07GetTask\x12&.guildmesh.scheduler.v1.GetTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\"3\xaa\xbb\x18\x14\x08\x02\x1a\x07gateway\x1a\x05\x61gent \x01\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/tasks/{task_id}\x12\x8b\x01\n\tListTasks\x12(.guildmesh.scheduler.v1.ListTasksRequest\x1a).guildmesh.scheduler.v1.ListTasksResponse\")\xaa\xbb\x18\x14\x08\x02\x1a\x07gateway\x1a\x05\x61gent \x01\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/tasks\x12\x92\x01\n\nCancelTask\x12).guildmesh.scheduler.v1.CancelTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\";\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/tasks/{task_id}:cancel:\x01*\x12\x92\x01\n\nSignalTask\x12).guildmesh.scheduler.v1.SignalTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\";\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/tasks/{task_id}:signal:\x01*\x12\x92\x01\n\tWatchTask\x12(.guildmesh.scheduler.v1.WatchTaskRequest\x1a\x1e.guildmesh.events.v1.TaskEvent\"9\xaa\xbb\x18\x14\x08\x02\x1a\x07gateway\x1a\x05\x61gent \x01\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/tasks/{task_id}:watch0\x01\x12\x90\x01\n\x10StreamTaskEvents\x12/.guildmesh.scheduler.v1.StreamTaskEventsRequest\x1a\x14.google.api.HttpBody\"3\xaa\xbb\x18\r\x08\x02\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/tasks/{task_id}/events0\x01\x12\x98\x01\n\nListQueues\x12).guildmesh.scheduler.v1.ListQueuesRequest\x1a*.guildmesh.scheduler.v1.ListQueuesResponse\"3\xaa\xbb\x18\x1d\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x1a\x07monitor \x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/queues\x12v\n\nCountTasks\x12).guildmesh.scheduler.v1.CountTasksRequest\x1a*.guildmesh.scheduler.v1.CountTasksResponse\"\x11\xaa\xbb\x18\r\x08\x03\x1a\x07monitor \x01\x42\x39Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.guildmesh/scheduler/v1/scheduler_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a guildmesh/common/v1/policy.proto\x1a$guildmesh/events/v1/task_event.proto\x1a\"guildmesh/scheduler/v1/queue.proto\x1a!guildmesh/scheduler/v1/task.proto\x1a\'guildmesh/scheduler/v1/task_graph.proto\"\xe6\x01\n\x11SubmitTaskRequest\x12&\n\x04task\x18\x01 \x01(\tB\x12\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x90N\xb8\xbb\x18\x01R\x04task\x12\x39\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructB\x06\xc0\xbb\x18\x80\x80@R\x07\x63ontext\x12*\n\x08priority\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\n(\x01H\x00R\x08priority\x88\x01\x01\x12)\n\x07timeout\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90\x1c(\nH\x01R\x07timeout\x88\x01\x01\x42\x0b\n\t_priorityB\n\n\x08_timeout\"E\n\x12SubmitTaskResponse\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n\x06status\x18\x02 \x01(\tR\x06status\"\xa9\x01\n\x11\x43reateTaskRequest\x12<\n\x04task\x18\x01 \x01(\x0b\x32\x1c.guildmesh.scheduler.v1.TaskB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\x04task\x12&\n\nrequest_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12.\n\x0eparent_attempt\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\rparentAttempt\"\xe3\x01\n\x0eRunTaskRequest\x12<\n\x04task\x18\x01 \x01(\x0b\x32\x1c.guildmesh.scheduler.v1.TaskB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\x04task\x12&\n\nrequest_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12.\n\x0eparent_attempt\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\rparentAttempt\x12;\n\x04wait\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<2\x00R\x04wait\"z\n\x17\x42\x61tchCreateTasksRequest\x12_\n\x08requests\x18\x01 \x03(\x0b\x32).guildmesh.scheduler.v1.CreateTaskRequestB\x18\xe2\x41\x01\x02\xbaH\r\x92\x01\n\x08\x01\x10\xe8\x07\"\x03\xd8\x01\x03\xd0\xbb\x18\x01R\x08requests\"d\n\x18\x42\x61tchCreateTasksResponse\x12H\n\x07results\x18\x01 \x03(\x0b\x32..guildmesh.scheduler.v1.BatchCreateTasksResultR\x07results\"[\n\x16\x42\x61tchCreateTasksResult\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\"\x97\x01\n\x16\x43reateTaskGraphRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12U\n\x05nodes\x18\x02 \x03(\x0b\x32%.guildmesh.scheduler.v1.TaskGraphNodeB\x18\xe2\x41\x01\x02\xbaH\r\x92\x01\n\x08\x01\x10\x90N\"\x03\xd8\x01\x03\xd0\xbb\x18\x01R\x05nodes\"\\\n\x17\x43reateTaskGraphResponse\x12\x41\n\x07results\x18\x01 \x03(\x0b\x32\'.guildmesh.scheduler.v1.TaskGraphResultR\x07results\"8\n\x0eGetTaskRequest\x12&\n\x07task_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"\x9c\x02\n\x10ListTasksRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12\x41\n\x05state\x18\x03 \x01(\x0e\x32!.guildmesh.scheduler.v1.TaskStateB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x05state\x12\x14\n\x05queue\x18\x04 \x01(\tR\x05queue\x12$\n\x0eparent_task_id\x18\x05 \x01(\tR\x0cparentTaskId\x12 \n\x06\x66ilter\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x06\x66ilter\x12\"\n\x08order_by\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18\x64R\x07orderBy\"o\n\x11ListTasksResponse\x12\x32\n\x05tasks\x18\x01 \x03(\x0b\x32\x1c.guildmesh.scheduler.v1.TaskR\x05tasks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"[\n\x11\x43\x61ncelTaskRequest\x12&\n\x07task_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x1e\n\x05\x63\x61use\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x05\x63\x61use\"\x99\x01\n\x11SignalTaskRequest\x12&\n\x07task_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12&\n\x06signal\x18\x02 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x06signal\x12\x34\n\x05value\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x05value\"q\n\x10WatchTaskRequest\x12&\n\x07task_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x35\n\x12\x61\x66ter_event_number\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x10\x61\x66terEventNumber\"z\n\x17StreamTaskEventsRequest\x12&\n\x07task_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x37\n\rlast_event_id\x18\x02 \x01(\tB\x13\xbaH\x10r\x0e\x32\x0c^[0-9]{0,9}$R\x0blastEventId\"\x9d\x01\n\x11WatchTasksRequest\x12 \n\x06\x66ilter\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x06\x66ilter\x12+\n\x0cresume_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x90\x03R\x0bresumeToken\x12\x39\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\"m\n\x12WatchTasksResponse\x12\x34\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1e.guildmesh.events.v1.TaskEventR\x05\x65vent\x12!\n\x0cresume_token\x18\x02 \x01(\tR\x0bresumeToken\"\xa0\x01\n\x13StreamEventsRequest\x12 \n\x06\x66ilter\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x06\x66ilter\x12,\n\rlast_event_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x90\x03R\x0blastEventId\x12\x39\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\"\x13\n\x11ListQueuesRequest\"K\n\x12ListQueuesResponse\x12\x35\n\x06queues\x18\x01 \x03(\x0b\x32\x1d.guildmesh.scheduler.v1.QueueR\x06queues\"\x13\n\x11\x43ountTasksRequest\"\xe0\x01\n\x12\x43ountTasksResponse\x12N\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x36.guildmesh.scheduler.v1.CountTasksResponse.CountsEntryR\x06\x63ounts\x12?\n\x06queues\x18\x02 \x03(\x0b\x32\'.guildmesh.scheduler.v1.QueueTaskCountsR\x06queues\x1a\x39\n\x0b\x43ountsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\"\xaf\x01\n\x0fQueueTaskCounts\x12\x14\n\x05queue\x18\x01 \x01(\tR\x05queue\x12K\n\x06\x63ounts\x18\x02 \x03(\x0b\x32\x33.guildmesh.scheduler.v1.QueueTaskCounts.CountsEntryR\x06\x63ounts\x1a\x39\n\x0b\x43ountsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\x32\x8b\x11\n\x10SchedulerService\x12\x84\x01\n\nSubmitTask\x12).guildmesh.scheduler.v1.SubmitTaskRequest\x1a*.guildmesh.scheduler.v1.SubmitTaskResponse\"\x1f\xaa\xbb\x18\x0b\x08\x02\x1a\x07gateway\x82\xd3\xe4\x93\x02\n\"\x05/task:\x01*\x12\x84\x01\n\nCreateTask\x12).guildmesh.scheduler.v1.CreateTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\"-\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x11\"\t/v1/tasks:\x04task\x12\x7f\n\x07RunTask\x12&.guildmesh.scheduler.v1.RunTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\".\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x12\"\r/v1/tasks:run:\x01*\x12\xad\x01\n\x10\x42\x61tchCreateTasks\x12/.guildmesh.scheduler.v1.BatchCreateTasksRequest\x1a\x30.guildmesh.scheduler.v1.BatchCreateTasksResponse\"6\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/tasks:batchCreate:\x01*\x12\xaa\x01\n\x0f\x43reateTaskGraph\x12..guildmesh.scheduler.v1.CreateTaskGraphRequest\x1a/.guildmesh.scheduler.v1.CreateTaskGraphResponse\"6\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/tasks:createGraph:\x01*\x12\x84\x01\n\x07GetTask\x12&.guildmesh.scheduler.v1.GetTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\"3\xaa\xbb\x18\x14\x08\x02\x1a\x07gateway\x1a\x05\x61gent \x01\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/tasks/{task_id}\x12\x8b\x01\n\tListTasks\x12(.guildmesh.scheduler.v1.ListTasksRequest\x1a).guildmesh.scheduler.v1.ListTasksResponse\")\xaa\xbb\x18\x14\x08\x02\x1a\x07gateway\x1a\x05\x61gent \x01\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/tasks\x12\x92\x01\n\nCancelTask\x12).guildmesh.scheduler.v1.CancelTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\";\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/tasks/{task_id}:cancel:\x01*\x12\x92\x01\n\nSignalTask\x12).guildmesh.scheduler.v1.SignalTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\";\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/tasks/{task_id}:signal:\x01*\x12\x92\x01\n\tWatchTask\x12(.guildmesh.scheduler.v1.WatchTaskRequest\x1a\x1e.guildmesh.events.v1.TaskEvent\"9\xaa\xbb\x18\x14\x08\x02\x1a\x07gateway\x1a\x05\x61gent \x01\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/tasks/{task_id}:watch0\x01\x12\x90\x01\n\x10StreamTaskEvents\x12/.guildmesh.scheduler.v1.StreamTaskEventsRequest\x1a\x14.google.api.HttpBody\"3\xaa\xbb\x18\r\x08\x02\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/tasks/{task_id}/events0\x01\x12\x96\x01\n\nWatchTasks\x12).guildmesh.scheduler.v1.WatchTasksRequest\x1a*.guildmesh.scheduler.v1.WatchTasksResponse\"/\xaa\xbb\x18\x14\x08\x02\x1a\x07gateway\x1a\x05\x61gent \x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/tasks:watch0\x01\x12x\n\x0cStreamEvents\x12+.guildmesh.scheduler.v1.StreamEventsRequest\x1a\x14.google.api.HttpBody\"#\xaa\xbb\x18\r\x08\x02\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/events0\x01\x12\x98\x01\n\nListQueues\x12).guildmesh.scheduler.v1.ListQueuesRequest\x1a*.guildmesh.scheduler.v1.ListQueuesResponse\"3\xaa\xbb\x18\x1d\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x1a\x07monitor \x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/queues\x12v\n\nCountTasks\x12).guildmesh.scheduler.v1.CountTasksRequest\x1a*.guildmesh.scheduler.v1.CountTasksResponse\"\x11\xaa\xbb\x18\r\x08\x03\x1a\x07monitor \x01\x42\x39Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -100,6 +101,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMTASKEVENTSREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002\272H\006r\004\020\001\030@'
   _globals['_STREAMTASKEVENTSREQUEST'].fields_by_name['last_event_id']._loaded_options = None
   _globals['_STREAMTASKEVENTSREQUEST'].fields_by_name['last_event_id']._serialized_options = b'\272H\020r\0162\014^[0-9]{0,9}$'
+  _globals['_WATCHTASKSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_WATCHTASKSREQUEST'].fields_by_name['filter']._serialized_options = b'\272H\005r\003\030\320\017'
+  _globals['_WATCHTASKSREQUEST'].fields_by_name['resume_token']._loaded_options = None
+  _globals['_WATCHTASKSREQUEST'].fields_by_name['resume_token']._serialized_options = b'\272H\005r\003\030\220\003'
+  _globals['_STREAMEVENTSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_STREAMEVENTSREQUEST'].fields_by_name['filter']._serialized_options = b'\272H\005r\003\030\320\017'
+  _globals['_STREAMEVENTSREQUEST'].fields_by_name['last_event_id']._loaded_options = None
+  _globals['_STREAMEVENTSREQUEST'].fields_by_name['last_event_id']._serialized_options = b'\272H\005r\003\030\220\003'
   _globals['_COUNTTASKSRESPONSE_COUNTSENTRY']._loaded_options = None
   _globals['_COUNTTASKSRESPONSE_COUNTSENTRY']._serialized_options = b'8\001'
   _globals['_QUEUETASKCOUNTS_COUNTSENTRY']._loaded_options = None
@@ -126,56 +135,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULERSERVICE'].methods_by_name['WatchTask']._serialized_options = b'\252\273\030\024\010\002\032\007gateway\032\005agent \001\202\323\344\223\002\033\022\031/v1/tasks/{task_id}:watch'
   _globals['_SCHEDULERSERVICE'].methods_by_name['StreamTaskEvents']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['StreamTaskEvents']._serialized_options = b'\252\273\030\r\010\002\032\007gateway \001\202\323\344\223\002\034\022\032/v1/tasks/{task_id}/events'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['WatchTasks']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['WatchTasks']._serialized_options = b'\252\273\030\024\010\002\032\007gateway\032\005agent \001\202\323\344\223\002\021\022\017/v1/tasks:watch'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['StreamEvents']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['StreamEvents']._serialized_options = b'\252\273\030\r\010\002\032\007gateway \001\202\323\344\223\002\014\022\n/v1/events'
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListQueues']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListQueues']._serialized_options = b'\252\273\030\035\010\002\032\007gateway\032\005agent\032\007monitor \001\202\323\344\223\002\014\022\n/v1/queues'
   _globals['_SCHEDULERSERVICE'].methods_by_name['CountTasks']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['CountTasks']._serialized_options = b'\252\273\030\r\010\003\032\007monitor \001'
-  _globals['_SUBMITTASKREQUEST']._serialized_start=465
-  _globals['_SUBMITTASKREQUEST']._serialized_end=695
-  _globals['_SUBMITTASKRESPONSE']._serialized_start=697
-  _globals['_SUBMITTASKRESPONSE']._serialized_end=766
-  _globals['_CREATETASKREQUEST']._serialized_start=769
-  _globals['_CREATETASKREQUEST']._serialized_end=938
-  _globals['_RUNTASKREQUEST']._serialized_start=941
-  _globals['_RUNTASKREQUEST']._serialized_end=1168
-  _globals['_BATCHCREATETASKSREQUEST']._serialized_start=1170
-  _globals['_BATCHCREATETASKSREQUEST']._serialized_end=1292
-  _globals['_BATCHCREATETASKSRESPONSE']._serialized_start=1294
-  _globals['_BATCHCREATETASKSRESPONSE']._serialized_end=1394
-  _globals['_BATCHCREATETASKSRESULT']._serialized_start=1396
-  _globals['_BATCHCREATETASKSRESULT']._serialized_end=1487
-  _globals['_CREATETASKGRAPHREQUEST']._serialized_start=1490
-  _globals['_CREATETASKGRAPHREQUEST']._serialized_end=1641
-  _globals['_CREATETASKGRAPHRESPONSE']._serialized_start=1643
-  _globals['_CREATETASKGRAPHRESPONSE']._serialized_end=1735
-  _globals['_GETTASKREQUEST']._serialized_start=1737
-  _globals['_GETTASKREQUEST']._serialized_end=1793
-  _globals['_LISTTASKSREQUEST']._serialized_start=1796
-  _globals['_LISTTASKSREQUEST']._serialized_end=2080
-  _globals['_LISTTASKSRESPONSE']._serialized_start=2082
-  _globals['_LISTTASKSRESPONSE']._serialized_end=2193
-  _globals['_CANCELTASKREQUEST']._serialized_start=2195
-  _globals['_CANCELTASKREQUEST']._serialized_end=2286
-  _globals['_SIGNALTASKREQUEST']._serialized_start=2289
-  _globals['_SIGNALTASKREQUEST']._serialized_end=2442
-  _globals['_WATCHTASKREQUEST']._serialized_start=2444
-  _globals['_WATCHTASKREQUEST']._serialized_end=2557
-  _globals['_STREAMTASKEVENTSREQUEST']._serialized_start=2559
-  _globals['_STREAMTASKEVENTSREQUEST']._serialized_end=2681
-  _globals['_LISTQUEUESREQUEST']._serialized_start=2683
-  _globals['_LISTQUEUESREQUEST']._serialized_end=2702
-  _globals['_LISTQUEUESRESPONSE']._serialized_start=2704
-  _globals['_LISTQUEUESRESPONSE']._serialized_end=2779
-  _globals['_COUNTTASKSREQUEST']._serialized_start=2781
-  _globals['_COUNTTASKSREQUEST']._serialized_end=2800
-  _globals['_COUNTTASKSRESPONSE']._serialized_start=2803
-  _globals['_COUNTTASKSRESPONSE']._serialized_end=3027
-  _globals['_COUNTTASKSRESPONSE_COUNTSENTRY']._serialized_start=2970
-  _globals['_COUNTTASKSRESPONSE_COUNTSENTRY']._serialized_end=3027
-  _globals['_QUEUETASKCOUNTS']._serialized_start=3030
-  _globals['_QUEUETASKCOUNTS']._serialized_end=3205
-  _globals['_QUEUETASKCOUNTS_COUNTSENTRY']._serialized_start=2970
-  _globals['_QUEUETASKCOUNTS_COUNTSENTRY']._serialized_end=3027
-  _globals['_SCHEDULERSERVICE']._serialized_start=3208
-  _globals['_SCHEDULERSERVICE']._serialized_end=5120
+  _globals['_SUBMITTASKREQUEST']._serialized_start=498
+  _globals['_SUBMITTASKREQUEST']._serialized_end=728
+  _globals['_SUBMITTASKRESPONSE']._serialized_start=730
+  _globals['_SUBMITTASKRESPONSE']._serialized_end=799
+  _globals['_CREATETASKREQUEST']._serialized_start=802
+  _globals['_CREATETASKREQUEST']._serialized_end=971
+  _globals['_RUNTASKREQUEST']._serialized_start=974
+  _globals['_RUNTASKREQUEST']._serialized_end=1201
+  _globals['_BATCHCREATETASKSREQUEST']._serialized_start=1203
+  _globals['_BATCHCREATETASKSREQUEST']._serialized_end=1325
+  _globals['_BATCHCREATETASKSRESPONSE']._serialized_start=1327
+  _globals['_BATCHCREATETASKSRESPONSE']._serialized_end=1427
+  _globals['_BATCHCREATETASKSRESULT']._serialized_start=1429
+  _globals['_BATCHCREATETASKSRESULT']._serialized_end=1520
+  _globals['_CREATETASKGRAPHREQUEST']._serialized_start=1523
+  _globals['_CREATETASKGRAPHREQUEST']._serialized_end=1674
+  _globals['_CREATETASKGRAPHRESPONSE']._serialized_start=1676
+  _globals['_CREATETASKGRAPHRESPONSE']._serialized_end=1768
+  _globals['_GETTASKREQUEST']._serialized_start=1770
+  _globals['_GETTASKREQUEST']._serialized_end=1826
+  _globals['_LISTTASKSREQUEST']._serialized_start=1829
+  _globals['_LISTTASKSREQUEST']._serialized_end=2113
+  _globals['_LISTTASKSRESPONSE']._serialized_start=2115
+  _globals['_LISTTASKSRESPONSE']._serialized_end=2226
+  _globals['_CANCELTASKREQUEST']._serialized_start=2228
+  _globals['_CANCELTASKREQUEST']._serialized_end=2319
+  _globals['_SIGNALTASKREQUEST']._serialized_start=2322
+  _globals['_SIGNALTASKREQUEST']._serialized_end=2475
+  _globals['_WATCHTASKREQUEST']._serialized_start=2477
+  _globals['_WATCHTASKREQUEST']._serialized_end=2590
+  _globals['_STREAMTASKEVENTSREQUEST']._serialized_start=2592
+  _globals['_STREAMTASKEVENTSREQUEST']._serialized_end=2714
+  _globals['_WATCHTASKSREQUEST']._serialized_start=2717
+  _globals['_WATCHTASKSREQUEST']._serialized_end=2874
+  _globals['_WATCHTASKSRESPONSE']._serialized_start=2876
+  _globals['_WATCHTASKSRESPONSE']._serialized_end=2985
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=2988
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=3148
+  _globals['_LISTQUEUESREQUEST']._serialized_start=3150
+  _globals['_LISTQUEUESREQUEST']._serialized_end=3169
+  _globals['_LISTQUEUESRESPONSE']._serialized_start=3171
+  _globals['_LISTQUEUESRESPONSE']._serialized_end=3246
+  _globals['_COUNTTASKSREQUEST']._serialized_start=3248
+  _globals['_COUNTTASKSREQUEST']._serialized_end=3267
+  _globals['_COUNTTASKSRESPONSE']._serialized_start=3270
+  _globals['_COUNTTASKSRESPONSE']._serialized_end=3494
+  _globals['_COUNTTASKSRESPONSE_COUNTSENTRY']._serialized_start=3437
+  _globals['_COUNTTASKSRESPONSE_COUNTSENTRY']._serialized_end=3494
+  _globals['_QUEUETASKCOUNTS']._serialized_start=3497
+  _globals['_QUEUETASKCOUNTS']._serialized_end=3672
+  _globals['_QUEUETASKCOUNTS_COUNTSENTRY']._serialized_start=3437
+  _globals['_QUEUETASKCOUNTS_COUNTSENTRY']._serialized_end=3494
+  _globals['_SCHEDULERSERVICE']._serialized_start=3675
+  _globals['_SCHEDULERSERVICE']._serialized_end=5862
 # @@protoc_insertion_point(module_scope)

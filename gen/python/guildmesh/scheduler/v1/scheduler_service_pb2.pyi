@@ -8,8 +8,10 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
+from guildmesh.events.v1 import task_event_pb2 as _task_event_pb2
 from guildmesh.scheduler.v1 import queue_pb2 as _queue_pb2
 from guildmesh.scheduler.v1 import task_graph_pb2 as _task_graph_pb2
 from guildmesh.scheduler.v1 import task_pb2 as _task_pb2
@@ -504,6 +506,101 @@ class StreamTaskEventsRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamTaskEventsRequest: _TypeAlias = StreamTaskEventsRequest  # noqa: Y015
+
+@_typing.final
+class WatchTasksRequest(_message.Message):
+    """WatchTasksRequest says which events to stream, and from where."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    filter: _builtins.str
+    """filter (AIP-160): comparisons joined by AND, such as `type = failed AND queue = research`. `=` and `!=` for type (such as "completed"),
+    state (which the event led to), queue, kind and actor, `=` for task_id, parent_task_id, created_by, concurrency_key, schedule_id, replay_of and
+    for a label of the task (`labels.team = red`), all comparisons for attempt. Empty for all events.
+    """
+    resume_token: _builtins.str
+    """resume_token goes on behind an earlier response, also with another filter; empty to begin anew."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """start_time begins with the events that were published from then on, at most a week ago; unset for now. Not with resume_token."""
+
+    def __init__(
+        self,
+        *,
+        filter: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "resume_token", b"resume_token", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTasksRequest: _TypeAlias = WatchTasksRequest  # noqa: Y015
+
+@_typing.final
+class WatchTasksResponse(_message.Message):
+    """WatchTasksResponse is an event, or only where the stream is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """resume_token of the place behind all that was sent so far; good for a week, on every replica."""
+    @_builtins.property
+    def event(self) -> _task_event_pb2.TaskEvent:
+        """event is unset in the first response, and after 15 s without one."""
+
+    def __init__(
+        self,
+        *,
+        event: _task_event_pb2.TaskEvent | None = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTasksResponse: _TypeAlias = WatchTasksResponse  # noqa: Y015
+
+@_typing.final
+class StreamEventsRequest(_message.Message):
+    """StreamEventsRequest says which events to stream, and from where."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    LAST_EVENT_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    filter: _builtins.str
+    """filter as in WatchTasksRequest."""
+    last_event_id: _builtins.str
+    """last_event_id is the header Last-Event-ID, which the gateway passes on: a resume token; empty to begin anew."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """start_time as in WatchTasksRequest."""
+
+    def __init__(
+        self,
+        *,
+        filter: _builtins.str = ...,
+        last_event_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "last_event_id", b"last_event_id", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamEventsRequest: _TypeAlias = StreamEventsRequest  # noqa: Y015
 
 @_typing.final
 class ListQueuesRequest(_message.Message):

@@ -93,6 +93,16 @@ class SchedulerServiceStub:
                 request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.StreamTaskEventsRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.WatchTasks = channel.unary_stream(
+                '/guildmesh.scheduler.v1.SchedulerService/WatchTasks',
+                request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchTasksRequest.SerializeToString,
+                response_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchTasksResponse.FromString,
+                _registered_method=True)
+        self.StreamEvents = channel.unary_stream(
+                '/guildmesh.scheduler.v1.SchedulerService/StreamEvents',
+                request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.StreamEventsRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
         self.ListQueues = channel.unary_unary(
                 '/guildmesh.scheduler.v1.SchedulerService/ListQueues',
                 request_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListQueuesRequest.SerializeToString,
@@ -200,6 +210,25 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchTasks(self, request, context):
+        """WatchTasks streams the events of all tasks of the caller's tenant that meet a filter, those of each task in order of their numbers, from
+        now on, from a moment of the last week, or from where an earlier stream was. It does not end by itself. A slow reader slows nobody and misses
+        nothing. After a fault a stretch of events may come again, byte for byte: (task_id, number) tells.
+        Fails with INVALID_ARGUMENT, reason INVALID_FILTER or INVALID_RESUME_TOKEN; with FAILED_PRECONDITION, reason WATCH_POSITION_EXPIRED; with
+        UNAVAILABLE while Kafka does not answer; with UNAUTHENTICATED, reason TOKEN_EXPIRED, when the token ends that opened the stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamEvents(self, request, context):
+        """StreamEvents is WatchTasks as server-sent events: `id:` is the resume token, `event:` the type of the event, `data:` its JSON; a comment
+        every 15 s, with the token. `Last-Event-ID` resumes. Fails as WatchTasks does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListQueues(self, request, context):
         """ListQueues lists the queues that the caller's tasks may wait in, highest priority first: the tenant's own, at most 1,000, and those of every
         tenant whose names it has no queue of. QueueService changes them.
@@ -271,6 +300,16 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
             'StreamTaskEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamTaskEvents,
                     request_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.StreamTaskEventsRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'WatchTasks': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTasks,
+                    request_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchTasksRequest.FromString,
+                    response_serializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchTasksResponse.SerializeToString,
+            ),
+            'StreamEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamEvents,
+                    request_deserializer=guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.StreamEventsRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
             'ListQueues': grpc.unary_unary_rpc_method_handler(
@@ -581,6 +620,60 @@ class SchedulerService:
             target,
             '/guildmesh.scheduler.v1.SchedulerService/StreamTaskEvents',
             guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.StreamTaskEventsRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/guildmesh.scheduler.v1.SchedulerService/WatchTasks',
+            guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchTasksRequest.SerializeToString,
+            guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/guildmesh.scheduler.v1.SchedulerService/StreamEvents',
+            guildmesh_dot_scheduler_dot_v1_dot_scheduler__service__pb2.StreamEventsRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

@@ -81,6 +81,17 @@ class SchedulerServiceStub:
     """StreamTaskEvents is WatchTask as server-sent events: `id:` is the event number, `event:` its type, `data:` its JSON;
     a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
     """
+    WatchTasks: _grpc.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchTasksRequest, _scheduler_service_pb2.WatchTasksResponse]
+    """WatchTasks streams the events of all tasks of the caller's tenant that meet a filter, those of each task in order of their numbers, from
+    now on, from a moment of the last week, or from where an earlier stream was. It does not end by itself. A slow reader slows nobody and misses
+    nothing. After a fault a stretch of events may come again, byte for byte: (task_id, number) tells.
+    Fails with INVALID_ARGUMENT, reason INVALID_FILTER or INVALID_RESUME_TOKEN; with FAILED_PRECONDITION, reason WATCH_POSITION_EXPIRED; with
+    UNAVAILABLE while Kafka does not answer; with UNAUTHENTICATED, reason TOKEN_EXPIRED, when the token ends that opened the stream.
+    """
+    StreamEvents: _grpc.UnaryStreamMultiCallable[_scheduler_service_pb2.StreamEventsRequest, _httpbody_pb2.HttpBody]
+    """StreamEvents is WatchTasks as server-sent events: `id:` is the resume token, `event:` the type of the event, `data:` its JSON; a comment
+    every 15 s, with the token. `Last-Event-ID` resumes. Fails as WatchTasks does.
+    """
     ListQueues: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListQueuesRequest, _scheduler_service_pb2.ListQueuesResponse]
     """ListQueues lists the queues that the caller's tasks may wait in, highest priority first: the tenant's own, at most 1,000, and those of every
     tenant whose names it has no queue of. QueueService changes them.
@@ -137,6 +148,17 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     StreamTaskEvents: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.StreamTaskEventsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """StreamTaskEvents is WatchTask as server-sent events: `id:` is the event number, `event:` its type, `data:` its JSON;
     a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
+    """
+    WatchTasks: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchTasksRequest, _scheduler_service_pb2.WatchTasksResponse]  # type: ignore[assignment]
+    """WatchTasks streams the events of all tasks of the caller's tenant that meet a filter, those of each task in order of their numbers, from
+    now on, from a moment of the last week, or from where an earlier stream was. It does not end by itself. A slow reader slows nobody and misses
+    nothing. After a fault a stretch of events may come again, byte for byte: (task_id, number) tells.
+    Fails with INVALID_ARGUMENT, reason INVALID_FILTER or INVALID_RESUME_TOKEN; with FAILED_PRECONDITION, reason WATCH_POSITION_EXPIRED; with
+    UNAVAILABLE while Kafka does not answer; with UNAUTHENTICATED, reason TOKEN_EXPIRED, when the token ends that opened the stream.
+    """
+    StreamEvents: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.StreamEventsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """StreamEvents is WatchTasks as server-sent events: `id:` is the resume token, `event:` the type of the event, `data:` its JSON; a comment
+    every 15 s, with the token. `Last-Event-ID` resumes. Fails as WatchTasks does.
     """
     ListQueues: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListQueuesRequest, _scheduler_service_pb2.ListQueuesResponse]  # type: ignore[assignment]
     """ListQueues lists the queues that the caller's tasks may wait in, highest priority first: the tenant's own, at most 1,000, and those of every
@@ -257,6 +279,29 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """StreamTaskEvents is WatchTask as server-sent events: `id:` is the event number, `event:` its type, `data:` its JSON;
         a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchTasks(
+        self,
+        request: _scheduler_service_pb2.WatchTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_scheduler_service_pb2.WatchTasksResponse], _abc.AsyncIterator[_scheduler_service_pb2.WatchTasksResponse]]:
+        """WatchTasks streams the events of all tasks of the caller's tenant that meet a filter, those of each task in order of their numbers, from
+        now on, from a moment of the last week, or from where an earlier stream was. It does not end by itself. A slow reader slows nobody and misses
+        nothing. After a fault a stretch of events may come again, byte for byte: (task_id, number) tells.
+        Fails with INVALID_ARGUMENT, reason INVALID_FILTER or INVALID_RESUME_TOKEN; with FAILED_PRECONDITION, reason WATCH_POSITION_EXPIRED; with
+        UNAVAILABLE while Kafka does not answer; with UNAUTHENTICATED, reason TOKEN_EXPIRED, when the token ends that opened the stream.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamEvents(
+        self,
+        request: _scheduler_service_pb2.StreamEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """StreamEvents is WatchTasks as server-sent events: `id:` is the resume token, `event:` the type of the event, `data:` its JSON; a comment
+        every 15 s, with the token. `Last-Event-ID` resumes. Fails as WatchTasks does.
         """
 
     @_abc_1.abstractmethod

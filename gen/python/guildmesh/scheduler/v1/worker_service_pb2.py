@@ -29,7 +29,7 @@ from guildmesh.common.v1 import policy_pb2 as guildmesh_dot_common_dot_v1_dot_po
 from guildmesh.scheduler.v1 import task_pb2 as guildmesh_dot_scheduler_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+guildmesh/scheduler/v1/worker_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a guildmesh/common/v1/policy.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xc6\x03\n\x0bWorkRequest\x12\x39\n\x05hello\x18\x01 \x01(\x0b\x32#.guildmesh.scheduler.v1.WorkerHelloR\x05hello\x12$\n\x07\x63redits\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00R\x07\x63redits\x12\x45\n\nheartbeats\x18\x03 \x03(\x0b\x32%.guildmesh.scheduler.v1.TaskHeartbeatR\nheartbeats\x12\x36\n\x05steps\x18\x04 \x03(\x0b\x32 .guildmesh.scheduler.v1.TaskStepR\x05steps\x12H\n\x0b\x63ompletions\x18\x05 \x03(\x0b\x32&.guildmesh.scheduler.v1.TaskCompletionR\x0b\x63ompletions\x12?\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32#.guildmesh.scheduler.v1.TaskFailureR\x08\x66\x61ilures\x12\x14\n\x05\x64rain\x18\x07 \x01(\x08R\x05\x64rain\x12\x36\n\x05waits\x18\x08 \x03(\x0b\x32 .guildmesh.scheduler.v1.TaskWaitR\x05waits\"\xac\x01\n\x0bWorkerHello\x12\'\n\tworker_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x08workerId\x12(\n\x06queues\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x64\"\x06r\x04\x10\x01\x18?R\x06queues\x12)\n\x05kinds\x18\x03 \x03(\tB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01R\x05kinds\x12\x1f\n\x0b\x61ll_tenants\x18\x04 \x01(\x08R\nallTenants\"\x89\x01\n\rTaskHeartbeat\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x38\n\x08progress\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x08progress\x88\x01\x01\x42\x0b\n\t_progress\"\x9a\x01\n\x08TaskStep\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12#\n\x07step_id\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x06stepId\x12\x36\n\x06result\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\"\xe2\x01\n\x0eTaskCompletion\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x36\n\x06result\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\x12\x65\n\x0eresult_payload\x18\x08 \x01(\tB>\xbaH;r927^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})?$R\rresultPayload\"\xeb\x01\n\x0bTaskFailure\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12?\n\x05\x65rror\x18\x03 \x01(\x0b\x32!.guildmesh.scheduler.v1.TaskErrorB\x06\xbaH\x03\xc8\x01\x01R\x05\x65rror\x12\x1c\n\tretryable\x18\x04 \x01(\x08R\tretryable\x12J\n\x0bretry_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00R\nretryDelay\"\xc9\x01\n\x08TaskWait\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\"\n\x06signal\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x06signal\x12 \n\x06prompt\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x90NR\x06prompt\x12\x44\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f\x32\x00R\x07timeout\"\xdc\x03\n\x0cWorkResponse\x12?\n\x07welcome\x18\x01 \x01(\x0b\x32%.guildmesh.scheduler.v1.WorkerWelcomeR\x07welcome\x12\x39\n\x06leases\x18\x02 \x03(\x0b\x32!.guildmesh.scheduler.v1.TaskLeaseR\x06leases\x12<\n\x07\x63\x61ncels\x18\x03 \x03(\x0b\x32\".guildmesh.scheduler.v1.TaskCancelR\x07\x63\x61ncels\x12\x33\n\x04\x61\x63ks\x18\x04 \x03(\x0b\x32\x1f.guildmesh.scheduler.v1.TaskAckR\x04\x61\x63ks\x12?\n\x08refusals\x18\x05 \x03(\x0b\x32#.guildmesh.scheduler.v1.TaskRefusalR\x08refusals\x12\x14\n\x05\x64rain\x18\x06 \x01(\x08R\x05\x64rain\x12?\n\x08renewals\x18\x07 \x03(\x0b\x32#.guildmesh.scheduler.v1.TaskRenewalR\x08renewals\x12\x45\n\x0brenew_token\x18\x08 \x01(\x0b\x32$.guildmesh.scheduler.v1.TokenRenewalR\nrenewToken\"\x9b\x01\n\rWorkerWelcome\x12@\n\x0elease_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\rleaseDuration\x12H\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\"\xa3\x02\n\tTaskLease\x12\x30\n\x04task\x18\x01 \x01(\x0b\x32\x1c.guildmesh.scheduler.v1.TaskR\x04task\x12\x37\n\tremaining\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\tremaining\x12\x36\n\x05steps\x18\x03 \x03(\x0b\x32 .guildmesh.scheduler.v1.TaskStepR\x05steps\x12 \n\x0btraceparent\x18\x04 \x01(\tR\x0btraceparent\x12Q\n\x0c\x64\x65pendencies\x18\x05 \x03(\x0b\x32-.guildmesh.scheduler.v1.TaskDependencyOutcomeR\x0c\x64\x65pendencies\"\xb4\x02\n\x15TaskDependencyOutcome\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x37\n\x05state\x18\x03 \x01(\x0e\x32!.guildmesh.scheduler.v1.TaskStateR\x05state\x12.\n\x06result\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueR\x06result\x12\x37\n\x05\x65rror\x18\x05 \x01(\x0b\x32!.guildmesh.scheduler.v1.TaskErrorR\x05\x65rror\x12%\n\x0eresult_omitted\x18\x06 \x01(\x08R\rresultOmitted\x12%\n\x0eresult_payload\x18\x0b \x01(\tR\rresultPayload\"W\n\nTaskCancel\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\"U\n\x07TaskAck\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x17\n\x07step_id\x18\x03 \x01(\tR\x06stepId\"@\n\x0bTaskRenewal\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\"H\n\x0cTokenRenewal\x12\x38\n\nexpires_in\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\texpiresIn\"\x8b\x01\n\x0bTaskRefusal\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x04 \x01(\tR\x07message\x12\x17\n\x07step_id\x18\x05 \x01(\tR\x06stepId2~\n\rWorkerService\x12m\n\x04Work\x12#.guildmesh.scheduler.v1.WorkRequest\x1a$.guildmesh.scheduler.v1.WorkResponse\"\x16\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent(\x01\x30\x01\x42\x39Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+guildmesh/scheduler/v1/worker_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a guildmesh/common/v1/policy.proto\x1a!guildmesh/scheduler/v1/task.proto\"\x89\x04\n\x0bWorkRequest\x12\x39\n\x05hello\x18\x01 \x01(\x0b\x32#.guildmesh.scheduler.v1.WorkerHelloR\x05hello\x12$\n\x07\x63redits\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00R\x07\x63redits\x12\x45\n\nheartbeats\x18\x03 \x03(\x0b\x32%.guildmesh.scheduler.v1.TaskHeartbeatR\nheartbeats\x12\x36\n\x05steps\x18\x04 \x03(\x0b\x32 .guildmesh.scheduler.v1.TaskStepR\x05steps\x12H\n\x0b\x63ompletions\x18\x05 \x03(\x0b\x32&.guildmesh.scheduler.v1.TaskCompletionR\x0b\x63ompletions\x12?\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32#.guildmesh.scheduler.v1.TaskFailureR\x08\x66\x61ilures\x12\x14\n\x05\x64rain\x18\x07 \x01(\x08R\x05\x64rain\x12\x36\n\x05waits\x18\x08 \x03(\x0b\x32 .guildmesh.scheduler.v1.TaskWaitR\x05waits\x12\x41\n\x07outputs\x18\t \x03(\x0b\x32\'.guildmesh.scheduler.v1.TaskOutputChunkR\x07outputs\"\xac\x01\n\x0bWorkerHello\x12\'\n\tworker_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x08workerId\x12(\n\x06queues\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x64\"\x06r\x04\x10\x01\x18?R\x06queues\x12)\n\x05kinds\x18\x03 \x03(\tB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01R\x05kinds\x12\x1f\n\x0b\x61ll_tenants\x18\x04 \x01(\x08R\nallTenants\"\x89\x01\n\rTaskHeartbeat\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x38\n\x08progress\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x08progress\x88\x01\x01\x42\x0b\n\t_progress\"\x9a\x01\n\x08TaskStep\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12#\n\x07step_id\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x06stepId\x12\x36\n\x06result\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\"\x89\x01\n\x0fTaskOutputChunk\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12#\n\x08sequence\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01R\x08sequence\x12\x1e\n\x04text\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01(\x80 R\x04text\"\xe2\x01\n\x0eTaskCompletion\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x36\n\x06result\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueB\x06\xc0\xbb\x18\x80\x80@R\x06result\x12\x65\n\x0eresult_payload\x18\x08 \x01(\tB>\xbaH;r927^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})?$R\rresultPayload\"\xeb\x01\n\x0bTaskFailure\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12?\n\x05\x65rror\x18\x03 \x01(\x0b\x32!.guildmesh.scheduler.v1.TaskErrorB\x06\xbaH\x03\xc8\x01\x01R\x05\x65rror\x12\x1c\n\tretryable\x18\x04 \x01(\x08R\tretryable\x12J\n\x0bretry_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00R\nretryDelay\"\xc9\x01\n\x08TaskWait\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\"\n\x06signal\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x06signal\x12 \n\x06prompt\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x90NR\x06prompt\x12\x44\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f\x32\x00R\x07timeout\"\xa0\x04\n\x0cWorkResponse\x12?\n\x07welcome\x18\x01 \x01(\x0b\x32%.guildmesh.scheduler.v1.WorkerWelcomeR\x07welcome\x12\x39\n\x06leases\x18\x02 \x03(\x0b\x32!.guildmesh.scheduler.v1.TaskLeaseR\x06leases\x12<\n\x07\x63\x61ncels\x18\x03 \x03(\x0b\x32\".guildmesh.scheduler.v1.TaskCancelR\x07\x63\x61ncels\x12\x33\n\x04\x61\x63ks\x18\x04 \x03(\x0b\x32\x1f.guildmesh.scheduler.v1.TaskAckR\x04\x61\x63ks\x12?\n\x08refusals\x18\x05 \x03(\x0b\x32#.guildmesh.scheduler.v1.TaskRefusalR\x08refusals\x12\x14\n\x05\x64rain\x18\x06 \x01(\x08R\x05\x64rain\x12?\n\x08renewals\x18\x07 \x03(\x0b\x32#.guildmesh.scheduler.v1.TaskRenewalR\x08renewals\x12\x45\n\x0brenew_token\x18\x08 \x01(\x0b\x32$.guildmesh.scheduler.v1.TokenRenewalR\nrenewToken\x12\x42\n\x07outputs\x18\t \x03(\x0b\x32(.guildmesh.scheduler.v1.TaskOutputAnswerR\x07outputs\"\x9b\x01\n\rWorkerWelcome\x12@\n\x0elease_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\rleaseDuration\x12H\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\"\xa3\x02\n\tTaskLease\x12\x30\n\x04task\x18\x01 \x01(\x0b\x32\x1c.guildmesh.scheduler.v1.TaskR\x04task\x12\x37\n\tremaining\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\tremaining\x12\x36\n\x05steps\x18\x03 \x03(\x0b\x32 .guildmesh.scheduler.v1.TaskStepR\x05steps\x12 \n\x0btraceparent\x18\x04 \x01(\tR\x0btraceparent\x12Q\n\x0c\x64\x65pendencies\x18\x05 \x03(\x0b\x32-.guildmesh.scheduler.v1.TaskDependencyOutcomeR\x0c\x64\x65pendencies\"\xb4\x02\n\x15TaskDependencyOutcome\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x37\n\x05state\x18\x03 \x01(\x0e\x32!.guildmesh.scheduler.v1.TaskStateR\x05state\x12.\n\x06result\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueR\x06result\x12\x37\n\x05\x65rror\x18\x05 \x01(\x0b\x32!.guildmesh.scheduler.v1.TaskErrorR\x05\x65rror\x12%\n\x0eresult_omitted\x18\x06 \x01(\x08R\rresultOmitted\x12%\n\x0eresult_payload\x18\x0b \x01(\tR\rresultPayload\"W\n\nTaskCancel\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\"U\n\x07TaskAck\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x17\n\x07step_id\x18\x03 \x01(\tR\x06stepId\"\x93\x01\n\x10TaskOutputAnswer\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x1a\n\x08sequence\x18\x03 \x01(\x05R\x08sequence\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x05 \x01(\tR\x07message\"@\n\x0bTaskRenewal\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\"H\n\x0cTokenRenewal\x12\x38\n\nexpires_in\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\texpiresIn\"\x8b\x01\n\x0bTaskRefusal\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x04 \x01(\tR\x07message\x12\x17\n\x07step_id\x18\x05 \x01(\tR\x06stepId2~\n\rWorkerService\x12m\n\x04Work\x12#.guildmesh.scheduler.v1.WorkRequest\x1a$.guildmesh.scheduler.v1.WorkResponse\"\x16\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent(\x01\x30\x01\x42\x39Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,6 +51,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TASKSTEP'].fields_by_name['step_id']._serialized_options = b'\272H\007r\005\020\001\030\377\001'
   _globals['_TASKSTEP'].fields_by_name['result']._loaded_options = None
   _globals['_TASKSTEP'].fields_by_name['result']._serialized_options = b'\300\273\030\200\200@'
+  _globals['_TASKOUTPUTCHUNK'].fields_by_name['sequence']._loaded_options = None
+  _globals['_TASKOUTPUTCHUNK'].fields_by_name['sequence']._serialized_options = b'\272H\004\032\002(\001'
+  _globals['_TASKOUTPUTCHUNK'].fields_by_name['text']._loaded_options = None
+  _globals['_TASKOUTPUTCHUNK'].fields_by_name['text']._serialized_options = b'\272H\007r\005\020\001(\200 '
   _globals['_TASKCOMPLETION'].fields_by_name['result']._loaded_options = None
   _globals['_TASKCOMPLETION'].fields_by_name['result']._serialized_options = b'\300\273\030\200\200@'
   _globals['_TASKCOMPLETION'].fields_by_name['result_payload']._loaded_options = None
@@ -68,37 +72,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERSERVICE'].methods_by_name['Work']._loaded_options = None
   _globals['_WORKERSERVICE'].methods_by_name['Work']._serialized_options = b'\252\273\030\022\010\002\032\007gateway\032\005agent'
   _globals['_WORKREQUEST']._serialized_start=232
-  _globals['_WORKREQUEST']._serialized_end=686
-  _globals['_WORKERHELLO']._serialized_start=689
-  _globals['_WORKERHELLO']._serialized_end=861
-  _globals['_TASKHEARTBEAT']._serialized_start=864
-  _globals['_TASKHEARTBEAT']._serialized_end=1001
-  _globals['_TASKSTEP']._serialized_start=1004
-  _globals['_TASKSTEP']._serialized_end=1158
-  _globals['_TASKCOMPLETION']._serialized_start=1161
-  _globals['_TASKCOMPLETION']._serialized_end=1387
-  _globals['_TASKFAILURE']._serialized_start=1390
-  _globals['_TASKFAILURE']._serialized_end=1625
-  _globals['_TASKWAIT']._serialized_start=1628
-  _globals['_TASKWAIT']._serialized_end=1829
-  _globals['_WORKRESPONSE']._serialized_start=1832
-  _globals['_WORKRESPONSE']._serialized_end=2308
-  _globals['_WORKERWELCOME']._serialized_start=2311
-  _globals['_WORKERWELCOME']._serialized_end=2466
-  _globals['_TASKLEASE']._serialized_start=2469
-  _globals['_TASKLEASE']._serialized_end=2760
-  _globals['_TASKDEPENDENCYOUTCOME']._serialized_start=2763
-  _globals['_TASKDEPENDENCYOUTCOME']._serialized_end=3071
-  _globals['_TASKCANCEL']._serialized_start=3073
-  _globals['_TASKCANCEL']._serialized_end=3160
-  _globals['_TASKACK']._serialized_start=3162
-  _globals['_TASKACK']._serialized_end=3247
-  _globals['_TASKRENEWAL']._serialized_start=3249
-  _globals['_TASKRENEWAL']._serialized_end=3313
-  _globals['_TOKENRENEWAL']._serialized_start=3315
-  _globals['_TOKENRENEWAL']._serialized_end=3387
-  _globals['_TASKREFUSAL']._serialized_start=3390
-  _globals['_TASKREFUSAL']._serialized_end=3529
-  _globals['_WORKERSERVICE']._serialized_start=3531
-  _globals['_WORKERSERVICE']._serialized_end=3657
+  _globals['_WORKREQUEST']._serialized_end=753
+  _globals['_WORKERHELLO']._serialized_start=756
+  _globals['_WORKERHELLO']._serialized_end=928
+  _globals['_TASKHEARTBEAT']._serialized_start=931
+  _globals['_TASKHEARTBEAT']._serialized_end=1068
+  _globals['_TASKSTEP']._serialized_start=1071
+  _globals['_TASKSTEP']._serialized_end=1225
+  _globals['_TASKOUTPUTCHUNK']._serialized_start=1228
+  _globals['_TASKOUTPUTCHUNK']._serialized_end=1365
+  _globals['_TASKCOMPLETION']._serialized_start=1368
+  _globals['_TASKCOMPLETION']._serialized_end=1594
+  _globals['_TASKFAILURE']._serialized_start=1597
+  _globals['_TASKFAILURE']._serialized_end=1832
+  _globals['_TASKWAIT']._serialized_start=1835
+  _globals['_TASKWAIT']._serialized_end=2036
+  _globals['_WORKRESPONSE']._serialized_start=2039
+  _globals['_WORKRESPONSE']._serialized_end=2583
+  _globals['_WORKERWELCOME']._serialized_start=2586
+  _globals['_WORKERWELCOME']._serialized_end=2741
+  _globals['_TASKLEASE']._serialized_start=2744
+  _globals['_TASKLEASE']._serialized_end=3035
+  _globals['_TASKDEPENDENCYOUTCOME']._serialized_start=3038
+  _globals['_TASKDEPENDENCYOUTCOME']._serialized_end=3346
+  _globals['_TASKCANCEL']._serialized_start=3348
+  _globals['_TASKCANCEL']._serialized_end=3435
+  _globals['_TASKACK']._serialized_start=3437
+  _globals['_TASKACK']._serialized_end=3522
+  _globals['_TASKOUTPUTANSWER']._serialized_start=3525
+  _globals['_TASKOUTPUTANSWER']._serialized_end=3672
+  _globals['_TASKRENEWAL']._serialized_start=3674
+  _globals['_TASKRENEWAL']._serialized_end=3738
+  _globals['_TOKENRENEWAL']._serialized_start=3740
+  _globals['_TOKENRENEWAL']._serialized_end=3812
+  _globals['_TASKREFUSAL']._serialized_start=3815
+  _globals['_TASKREFUSAL']._serialized_end=3954
+  _globals['_WORKERSERVICE']._serialized_start=3956
+  _globals['_WORKERSERVICE']._serialized_end=4082
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,7 @@ class WorkRequest(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     WAITS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
     credits: _builtins.int
     """credits are added to the number of tasks the scheduler may lease to this stream."""
     drain: _builtins.bool
@@ -63,6 +64,10 @@ class WorkRequest(_message.Message):
     def waits(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskWait]:
         """waits end attempts until a signal comes."""
 
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskOutputChunk]:
+        """outputs are texts that running tasks put out. They are written after the steps of the same message, and before what ends attempts."""
+
     def __init__(
         self,
         *,
@@ -74,10 +79,11 @@ class WorkRequest(_message.Message):
         failures: _abc.Iterable[Global___TaskFailure] | None = ...,
         drain: _builtins.bool = ...,
         waits: _abc.Iterable[Global___TaskWait] | None = ...,
+        outputs: _abc.Iterable[Global___TaskOutputChunk] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completions", b"completions", "credits", b"credits", "drain", b"drain", "failures", b"failures", "heartbeats", b"heartbeats", "hello", b"hello", "steps", b"steps", "waits", b"waits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completions", b"completions", "credits", b"credits", "drain", b"drain", "failures", b"failures", "heartbeats", b"heartbeats", "hello", b"hello", "outputs", b"outputs", "steps", b"steps", "waits", b"waits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -188,6 +194,42 @@ class TaskStep(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskStep: _TypeAlias = TaskStep  # noqa: Y015
+
+@_typing.final
+class TaskOutputChunk(_message.Message):
+    """TaskOutputChunk is a text that an attempt has put out, an event of the task. Gather what comes within 100 ms or 4 KiB, and hold the
+    task back while several chunks have no answer: that keeps a fast one from swamping the scheduler.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """task_id of the task."""
+    attempt: _builtins.int
+    """attempt that put it out."""
+    sequence: _builtins.int
+    """sequence of the chunk within the attempt, 1..N without gaps; a repeat is acknowledged again."""
+    text: _builtins.str
+    """text, at most 4 KiB as UTF-8."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "sequence", b"sequence", "task_id", b"task_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskOutputChunk: _TypeAlias = TaskOutputChunk  # noqa: Y015
 
 @_typing.final
 class TaskCompletion(_message.Message):
@@ -324,6 +366,7 @@ class WorkResponse(_message.Message):
     DRAIN_FIELD_NUMBER: _builtins.int
     RENEWALS_FIELD_NUMBER: _builtins.int
     RENEW_TOKEN_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
     drain: _builtins.bool
     """drain asks the worker to reconnect: this scheduler is stopping."""
     @_builtins.property
@@ -354,6 +397,10 @@ class WorkResponse(_message.Message):
     def renew_token(self) -> Global___TokenRenewal:
         """renew_token asks for another stream with a fresh token; never sent to a worker that came without a token."""
 
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskOutputAnswer]:
+        """outputs answers each chunk of output."""
+
     def __init__(
         self,
         *,
@@ -365,10 +412,11 @@ class WorkResponse(_message.Message):
         drain: _builtins.bool = ...,
         renewals: _abc.Iterable[Global___TaskRenewal] | None = ...,
         renew_token: Global___TokenRenewal | None = ...,
+        outputs: _abc.Iterable[Global___TaskOutputAnswer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["renew_token", b"renew_token", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "cancels", b"cancels", "drain", b"drain", "leases", b"leases", "refusals", b"refusals", "renew_token", b"renew_token", "renewals", b"renewals", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "cancels", b"cancels", "drain", b"drain", "leases", b"leases", "outputs", b"outputs", "refusals", b"refusals", "renew_token", b"renew_token", "renewals", b"renewals", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -561,6 +609,44 @@ class TaskAck(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskAck: _TypeAlias = TaskAck  # noqa: Y015
+
+@_typing.final
+class TaskOutputAnswer(_message.Message):
+    """TaskOutputAnswer says that a chunk of output is durable, or why it was not accepted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """task_id of the task."""
+    attempt: _builtins.int
+    """attempt it was about."""
+    sequence: _builtins.int
+    """sequence of the chunk."""
+    reason: _builtins.str
+    """reason is empty for a durable chunk; else STALE_ATTEMPT or INVALID_ARGUMENT."""
+    message: _builtins.str
+    """message says what to do."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "message", b"message", "reason", b"reason", "sequence", b"sequence", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskOutputAnswer: _TypeAlias = TaskOutputAnswer  # noqa: Y015
 
 @_typing.final
 class TaskRenewal(_message.Message):

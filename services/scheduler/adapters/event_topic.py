@@ -1,0 +1,156 @@
+"""The events topic of Kafka, read from a place on: what was committed there, in its order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from guildmesh.events.v1.task_event_pb2 import TaskEvent
+
+from services.common.errors import DependencyUnavailable
+from services.scheduler.domain.errors import WatchPositionExpired
+from services.scheduler.domain.ports import Record
+from services.scheduler.domain.positions import Positions
+from services.scheduler.domain.published import Published
+from services.scheduler.domain.shards import SHARDS
+from services.scheduler.domain.task import State
+
+_CONNECT_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
+_PARTITION_BYTES = 64 << 10
+_CLUSTER = "Kafka cluster"
+_STATES = {
+    "started": State.RUNNING,
+    "waiting": State.WAITING,
+    "completed": State.COMPLETED,
+    "failed": State.FAILED,
+    "cancelled": State.CANCELLED,
+}
+
+
+class EventTopic:
+    """Implements the port of this name."""
+
+    def __init__(self, bootstrap_servers: str, topic: str) -> None:
+        self._bootstrap_servers = bootstrap_servers
+        self._topic = topic
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[TopicReader]:
+        """See EventTopic of the ports."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap_servers,
+            client_id="guildmesh-watch",
+            isolation_level="read_committed",
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=_PARTITION_BYTES,
+            request_timeout_ms=int(_ANSWER_SECONDS * 1000),
+            retry_backoff_ms=50,
+        )
+        partitions = [TopicPartition(self._topic, partition) for partition in range(SHARDS)]
+        consumer.assign(partitions)
+        try:
+            with _away():
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await consumer.start()
+            yield TopicReader(consumer, partitions)
+        finally:
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await consumer.stop()
+
+    def parse(self, record: Record) -> Published:
+        """See EventTopic of the ports."""
+        event = TaskEvent.FromString(record.value)
+        change = event.WhichOneof("change") or ""
+        return Published(
+            partition=record.partition,
+            offset=record.offset,
+            value=record.value,
+            task_id=event.task_id,
+            number=event.number,
+            type=change,
+            state=_state_after(event, change),
+            queue=event.queue,
+            kind=event.kind,
+            attempt=event.attempt,
+            actor=event.actor,
+            parent_task_id=event.parent_task_id,
+        )
+
+
+class TopicReader:
+    """Implements the port of this name."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
+        self._consumer = consumer
+        self._partitions = partitions
+
+    async def bounds(self) -> tuple[Positions, Positions]:
+        """See TopicReader of the ports."""
+        with _away():
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                begin = await self._consumer.beginning_offsets(self._partitions)
+                end = await self._consumer.end_offsets(self._partitions)
+        return tuple(begin[each] for each in self._partitions), tuple(end[each] for each in self._partitions)
+
+    async def at(self, moment: datetime) -> Positions:
+        """See TopicReader of the ports."""
+        with _away():
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                milliseconds = int(moment.timestamp() * 1000)
+                found = await self._consumer.offsets_for_times(dict.fromkeys(self._partitions, milliseconds))
+                ends = await self._consumer.end_offsets(self._partitions)
+        return tuple(ends[each] if found[each] is None else found[each].offset for each in self._partitions)
+
+    def seek(self, positions: Positions) -> None:
+        """See TopicReader of the ports."""
+        for partition, offset in zip(self._partitions, positions, strict=True):
+            self._consumer.seek(partition, offset)
+
+    async def read(self, most: int, seconds: float) -> tuple[list[Record], Positions]:
+        """See TopicReader of the ports."""
+        with _away():
+            found = await self._consumer.getmany(timeout_ms=int(seconds * 1000), max_records=most)
+            records = [
+                Record(each.partition, each.offset, _tenant_of(each.headers), each.value)
+                for batch in found.values()
+                for each in batch
+            ]
+            return records, await self._positions()
+
+    async def _positions(self) -> Positions:
+        return tuple([await self._consumer.position(partition) for partition in self._partitions])
+
+
+@contextlib.contextmanager
+def _away() -> Iterator[None]:
+    try:
+        yield
+    except OffsetOutOfRangeError as error:
+        raise WatchPositionExpired from error
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise DependencyUnavailable(_CLUSTER) from error
+
+
+def _tenant_of(headers: Sequence[tuple[str, bytes]]) -> str:
+    return next((value.decode() for name, value in headers if name == "ce_tenantid"), "")
+
+
+def _state_after(event: TaskEvent, change: str) -> State | None:
+    """The state that an event led to, None when that is the one before."""
+    match change:
+        case "created":
+            if event.created.dependency_ids:
+                return State.BLOCKED
+            return State.SCHEDULED if event.created.HasField("next_start_time") else State.PENDING
+        case "ready" | "retried":
+            part = event.ready if change == "ready" else event.retried
+            return State.SCHEDULED if part.HasField("next_start_time") else State.PENDING
+    return _STATES.get(change)
