@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 
-from bench import fairness, tasks
+from bench import event_log, fairness, tasks
 from bench.dispatch import run as dispatch
 from bench.errors import BenchFailed
 from bench.options import parse
 from bench.report import tell
 
-_BENCHMARKS = {"tasks": tasks.run, "dispatch": dispatch.run, "fairness": fairness.run}
+_BENCHMARKS = {"tasks": tasks.run, "dispatch": dispatch.run, "fairness": fairness.run, "events": event_log.run}
 
 
 def main() -> int:

@@ -50,7 +50,8 @@ class Client:
 
         `batch` and `single` submit them; `latency` takes one after the other, each by one call that gives its result, and
         `latency_watched` by a call that creates it and one that watches it. `tenants` makes so many of them and the queues that
-        have limits, `limited` submits batches of these tenants, by turns, to these queues.
+        have limits, `limited` submits batches of these tenants, by turns, to these queues. `paced` submits as many a second as
+        `rate` says, one by one or, with `batches`, in batches.
         """
         tasks, seconds = int(command["tasks"]), float(command["seconds"])
         if command["do"] == "batch":
@@ -61,6 +62,9 @@ class Client:
             self._tenants = await make_tenants(self._channel, self._metadata, tasks)
             await make_queues(self._channel, self._metadata, [tenant.tenant_id for tenant in self._tenants])
             return {}
+        if command["do"] == "paced":
+            submit, size = (self._batch, BATCH) if command["batches"] else (self._single, 1)
+            return await self._paced(submit, size, tasks, float(command["rate"]))
         if command["do"] == "single":
             return await self._submit(self._single, SINGLES_IN_FLIGHT, 1, tasks, seconds)
         return await self._latency(self._watched if command["do"] == "latency_watched" else self._run, tasks, seconds)
@@ -81,6 +85,25 @@ class Client:
         async with asyncio.TaskGroup() as group:
             for _ in range(in_flight):
                 group.create_task(lane())
+        return {"begun": begun, "ended": time.monotonic(), "ids": ids}
+
+    async def _paced(self, submit: Callable[[], Awaitable[list[str]]], size: int, tasks: int, rate: float) -> Answer:
+        """Each call at its own moment, whether those before it have been answered or not; late when too many are open."""
+        open_calls = asyncio.Semaphore(SINGLES_IN_FLIGHT)
+        ids: list[str] = []
+
+        async def call() -> None:
+            try:
+                ids.extend(await submit())
+            finally:
+                open_calls.release()
+
+        begun = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for number in range(tasks // size):
+                await asyncio.sleep(max(0.0, begun + number * size / rate - time.monotonic()))
+                await open_calls.acquire()
+                group.create_task(call())
         return {"begun": begun, "ended": time.monotonic(), "ids": ids}
 
     async def _batch(self) -> list[str]:

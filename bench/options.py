@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-NAMES = ("tasks", "dispatch", "fairness")
+NAMES = ("tasks", "dispatch", "fairness", "events")
 PEERS = ("ours", "celery", "river")
 MEASURES = ("batch", "kafka", "single", "latency", "limited")
 _QUICK = 10

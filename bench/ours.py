@@ -68,6 +68,29 @@ class Ours:
             raise BenchFailed(f"{len(ids):,} tasks gave {seen['records']:,} records of {seen['tasks']:,} tasks on Kafka")
         return _told("batches of 100, to the last event on Kafka", len(ids), float(seen["at"]), submitted, spent)
 
+    def paced(self, title: str, reader: Child, tasks: int, rate: float, *, batches: bool) -> Answer:
+        """Submits at a rate, and gives what the reader of the events topic tells about it, with the moments of submitting.
+
+        Raises:
+            BenchFailed: a task was not completed once, or its events were not each on Kafka once.
+        """
+        self.tables.wait_quiet(_QUIET_SECONDS)
+        reader.ask(30, do="begin")
+        self.worker.ask(10, do="clear")
+        waiting = 3 * tasks / rate + 60
+        with self._watched(title, self.worker) as used:
+            submitted = self.client.ask(waiting, do="paced", tasks=tasks, seconds=0, rate=rate, batches=batches)
+            ids = submitted.pop("ids")
+            told = reader.ask(waiting + 10, do="expect", tasks=len(ids), seconds=waiting)
+            spent = used.told(len(ids))
+        self._check(ids, self.worker)
+        if not told["exact"]:
+            raise BenchFailed(f"{len(ids):,} tasks gave {told['records']:,} records on Kafka, not each of the three events once")
+        p50, p99 = (told[share] * 1000 for share in ("p50", "p99"))
+        tell(f"  {title}: p50 {p50:.1f} ms, p99 {p99:.1f} ms from commit to consumer ({len(ids):,} tasks)")
+        tell(f"    {spent}")
+        return {**told, **submitted}
+
     def prepare_limited(self, tenants: int) -> None:
         """Makes tenants, and queues with limits, and starts a worker of all tenants."""
         begun = time.monotonic()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 from services.embedded.parts.java import find_java
 from services.embedded.parts.kafka_jars import kafka_jars
+from tools.kafka_tools import kafka_tools_jar
 
-TOOLS = ("org.apache.kafka", "kafka-tools", "4.1.0")
-TOOLS_SHA256 = "1c2836cee57a947d2db461410ac5008ca80facbd19b7ed9d284ca883782ea741"
 _SEPARATOR = "\x1f"
 
 
@@ -31,7 +28,7 @@ def console_consumer(bootstrap_servers: str, topic: str, *, key: str, count: int
         TimeoutError: there were fewer after `timeout` seconds.
     """
     command = [
-        str(find_java()), "-Xmx128m", "-cp", os.pathsep.join(str(jar) for jar in [*kafka_jars(), _tools_jar()]),
+        str(find_java()), "-Xmx128m", "-cp", os.pathsep.join(str(jar) for jar in [*kafka_jars(), kafka_tools_jar()]),
         "org.apache.kafka.tools.consumer.ConsoleConsumer",
         "--bootstrap-server", bootstrap_servers, "--topic", topic, "--from-beginning",
         "--isolation-level", "read_committed", "--timeout-ms", str(int(timeout * 1000)),
@@ -50,17 +47,3 @@ def console_consumer(bootstrap_servers: str, topic: str, *, key: str, count: int
                     return found
         errors = process.stderr.read() if process.stderr else ""
     raise TimeoutError(f"the console consumer saw {len(found)} of {count} records of {key}: {errors[-2000:]}")
-
-
-def _tools_jar() -> Path:
-    from jgo.config import GlobalSettings
-    from jgo.constants import MAVEN_CENTRAL_URL
-    from jgo.maven import MavenContext
-
-    settings = GlobalSettings.load()
-    repositories = dict(settings.repositories) | {"central": MAVEN_CENTRAL_URL}
-    group, artifact, version = TOOLS
-    context = MavenContext(repo_cache=settings.repo_cache, remote_repos=repositories, timeout=30)
-    jar = Path(context.project(group, artifact).at_version(version).artifact().resolve())
-    assert hashlib.sha256(jar.read_bytes()).hexdigest() == TOOLS_SHA256
-    return jar

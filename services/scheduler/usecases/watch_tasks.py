@@ -85,7 +85,7 @@ class WatchTasks:
                 for event in events:
                     position[event.partition] = max(position[event.partition], event.offset + 1)
                 if reached is not None:
-                    position = [max(mine, other) for mine, other in zip(position, reached, strict=True)]
+                    position = _further(position, reached)
                 if place is None or place < channel.end:
                     continue
                 left = self._keep_alive if ends is None else min(self._keep_alive, ends - asyncio.get_running_loop().time())
@@ -94,7 +94,7 @@ class WatchTasks:
                 except TimeoutError:
                     # Also where only others' events came: else the place would become too old.
                     if place == channel.end:
-                        position = [max(mine, other) for mine, other in zip(position, self._tail.newest, strict=True)]
+                        position = _further(position, self._tail.newest)
                     yield Seen(None, tuple(position))
 
     async def _behind(self, tenant_id: str, wanted: EventFilter, position: Positions) -> tuple[list[Published], Positions | None]:
@@ -107,6 +107,11 @@ class WatchTasks:
             return [], None
         mine = (self._topic.parse(record) for record in records if record.tenant_id == tenant_id)
         return [event for event in mine if wanted.meets(event)], reached
+
+
+def _further(position: Sequence[int], other: Positions) -> list[int]:
+    """The further one of two places in each partition; the other is empty while the topic is not read."""
+    return [max(mine, theirs) for mine, theirs in zip(position, other, strict=True)] if other else list(position)
 
 
 def _place_in(channel: Channel, position: Sequence[int]) -> int | None:
