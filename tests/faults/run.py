@@ -26,14 +26,16 @@ from services.common.failpoints import POINTS
 from services.embedded.parts.postgres import Postgres
 from services.embedded.running import RunningPart
 from tests.faults import bad, cells, failpoints, suites
+from tests.faults.channels.scene import channels
 from tests.faults.cluster import ROOT, Cluster, Shape, running_cluster
 from tests.faults.outcome import Outcome
 from tests.faults.scenes import SCENES
 from tests.faults.servers import Servers, servers_of
-from tests.support.servers import running_kafka, running_postgres
+from tests.support.mesh import running_mesh
+from tests.support.servers import running_kafka, running_postgres, server_folder
 
 DEFAULT_REPORT = ROOT / ".cache" / "faults"
-SUITES = ("kills", "pauses", "silence", "failpoints", "cells", "known bad")
+SUITES = ("kills", "pauses", "silence", "channels", "failpoints", "cells", "known bad")
 # After so many rounds a cluster is thrown away: its tables, topics and logs have grown.
 _ROUNDS_A_CLUSTER = 120
 
@@ -147,6 +149,12 @@ def jobs(seeds: int) -> Iterator[Job]:
         yield Job("pauses", "20 pauses of a relay", seed, pauses)
         yield Job("pauses", "20 pauses of a scheduler", seed, scheduler_pauses)
         yield Job("silence", "6 silences", seed, silence)
+
+        async def all_channels(bench: Bench, seed: int = seed) -> Outcome:
+            with server_folder("mesh") as folder, running_mesh(folder) as mesh:
+                return await channels(mesh, bench.folder(), tasks=200, steps=500, kills=20, seed=seed)
+
+        yield Job("channels", "200 tasks with 500 events, 20 kills", seed, all_channels)
     for name in cells.CELLS:
 
         async def cell(bench: Bench, name: str = name) -> Outcome:

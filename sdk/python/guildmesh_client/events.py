@@ -50,7 +50,7 @@ class _Patience:
         # Of a token that has ended there may be a fresh one.
         renewed = renewable and self._heard and error.code() is grpc.StatusCode.UNAUTHENTICATED
         in_vain = not self._heard and asyncio.get_running_loop().time() > self._until
-        if in_vain or not (renewed or error.code() in _PASSING):
+        if in_vain or not (renewed or _passes(error)):
             raise error
         await asyncio.sleep(self._pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -102,6 +102,11 @@ async def watch_tasks(
             await patience.bear(error, renewable=callable(metadata))
         else:
             await asyncio.sleep(_FIRST_PAUSE)
+
+
+def _passes(error: grpc.aio.AioRpcError) -> bool:
+    """Whether another stream may do better. A proxy whose server dies in the middle of one can only reset it: INTERNAL."""
+    return error.code() in _PASSING or (error.code() is grpc.StatusCode.INTERNAL and "RST_STREAM" in (error.details() or ""))
 
 
 def _is_repeat(numbers: OrderedDict[str, int], event: task_event_pb2.TaskEvent) -> bool:
