@@ -42,6 +42,7 @@ class Stream:
         self._reports: deque[Report] = deque()
         self._drain = False
         self._ended = False
+        self._closed = False
         self._told = asyncio.Event()
         self._told.set()
 
@@ -83,6 +84,11 @@ class Stream:
     def end(self) -> None:
         """Says that nothing more will be told, after what waits has been."""
         self._ended = True
+        self._told.set()
+
+    def close(self) -> None:
+        """Tells nothing more: the stream is gone. Who waits for the next message of an ended call would wait for ever."""
+        self._closed = True
         self._told.set()
 
     @asynccontextmanager
@@ -133,6 +139,8 @@ class Stream:
         while True:
             await self._told.wait()
             self._told.clear()
+            if self._closed:
+                return
             self._offer()
             while self._waiting():
                 yield self._next()

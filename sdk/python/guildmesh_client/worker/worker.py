@@ -313,6 +313,7 @@ class Worker:
             del self._connections[stream]
             beating.cancel()
             call.cancel()
+            stream.close()
             await asyncio.gather(beating, return_exceptions=True)
             await connection.release()
         return None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh_client.worker.stream import Stream
 
@@ -34,3 +36,14 @@ async def test_a_wake_has_an_offer_made_with_nothing_else_to_tell() -> None:
     assert (await anext(messages)).credits == 0
     stream.wake()
     assert (await anext(messages)).credits == 1
+
+
+async def test_a_closed_stream_has_no_next_message_and_nobody_waits_for_one() -> None:
+    stream = Stream(pb.WorkerHello())
+    requests = stream.requests()
+    await anext(requests)
+    waiting = asyncio.ensure_future(anext(requests, None))
+    await asyncio.sleep(0)
+    stream.give_credits(3)
+    stream.close()
+    assert await waiting is None
