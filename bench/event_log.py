@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 
+import psutil
+
 from bench.child import Answer, Child
+from bench.errors import BenchFailed
 from bench.events import KINDS
 from bench.kafka_alone import broker_rate
 from bench.machine import speed
@@ -27,6 +31,8 @@ LEAST_HELD = 0.99
 MOST_P50_MS = 20.0
 MOST_LAG_SECONDS = 2.0
 """p99 of any second of the minute: the lag is bounded while it is under that."""
+WATCHERS = 2_000
+WATCHED_SECONDS = 20.0
 _ALONE_RECORDS = 400_000
 _BROKER_RECORDS = 2_000_000
 
@@ -45,6 +51,10 @@ class Line:
     broker_per_s: int
     held_vs_aiokafka: float
     record_bytes: int
+    watchers: int
+    watchers_p50_ms: float
+    watchers_p99_ms: float
+    watchers_mib: int
     speed: float
     load_before: float
 
@@ -60,6 +70,7 @@ def run(options: Options) -> int:
             gentle, held = _measure(running, reader, seconds)
         finally:
             reader.stop()
+        watched = _watchers(running, WATCHERS // 10 if options.quick else WATCHERS)
         alone, broker = _references(described, int(held["bytes"]), 10 if options.quick else 1)
     rate, worst, drain = _rate(held, seconds), max(second[3] for second in held["seconds"]), held["at"] - held["ended"]
     line = Line(
@@ -73,6 +84,10 @@ def run(options: Options) -> int:
         broker_per_s=round(broker),
         held_vs_aiokafka=round(rate / alone, 2),
         record_bytes=int(held["bytes"]),
+        watchers=int(watched["watchers"]),
+        watchers_p50_ms=round(watched["p50"] * 1000, 1),
+        watchers_p99_ms=round(watched["p99"] * 1000, 1),
+        watchers_mib=round(watched["megabytes"]),
         speed=round(machine, 1),
         load_before=round(load, 2),
     )
@@ -92,6 +107,28 @@ def _measure(running: Ours, reader: Child, seconds: int) -> tuple[Answer, Answer
     for second, events, p50, p99 in held["seconds"]:
         tell(f"    second {second}: {events:,} events, p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
     return gentle, held
+
+
+def _watchers(running: Ours, watchers: int) -> Answer:
+    environment = {**os.environ, "GUILDMESH_TOKEN": running.mesh.token}
+    child = Child("bench.watchers", running.mesh.target, environment=environment)
+    scheduler = psutil.Process(running.parts["scheduler"])
+    try:
+        before = scheduler.memory_info().rss
+        child.tell(watchers=watchers, seconds=WATCHED_SECONDS)
+        time.sleep(WATCHED_SECONDS / 2)
+        during = scheduler.memory_info().rss
+        told = child.answer(10 * WATCHED_SECONDS)
+    finally:
+        child.stop()
+    if not told["exact"]:
+        raise BenchFailed(f"not every one of {watchers:,} watchers had each event of its task")
+    megabytes = (during - before) / 2**20
+    tell(
+        f"  {watchers:,} watchers: p50 {told['p50'] * 1000:.1f} ms, p99 {told['p99'] * 1000:.1f} ms from commit to watcher;"
+        f" the scheduler grew by {megabytes:.0f} MiB"
+    )
+    return {**told, "megabytes": megabytes}
 
 
 def _rate(held: Answer, seconds: int) -> float:
