@@ -51,7 +51,7 @@ class Client:
         `batch` and `single` submit them; `latency` takes one after the other, each by one call that gives its result, and
         `latency_watched` by a call that creates it and one that watches it. `tenants` makes so many of them and the queues that
         have limits, `limited` submits batches of these tenants, by turns, to these queues. `paced` submits as many a second as
-        `rate` says, one by one or, with `batches`, in batches.
+        `rate` says, `at_once` so many: 1, a few by as many calls of the client library, or a batch.
         """
         tasks, seconds = int(command["tasks"]), float(command["seconds"])
         if command["do"] == "batch":
@@ -63,8 +63,8 @@ class Client:
             await make_queues(self._channel, self._metadata, [tenant.tenant_id for tenant in self._tenants])
             return {}
         if command["do"] == "paced":
-            submit, size = (self._batch, BATCH) if command["batches"] else (self._single, 1)
-            return await self._paced(submit, size, tasks, float(command["rate"]))
+            at_once = int(command["at_once"])
+            return await self._paced(self._batch if at_once == BATCH else self._single, at_once, tasks, float(command["rate"]))
         if command["do"] == "single":
             return await self._submit(self._single, SINGLES_IN_FLIGHT, 1, tasks, seconds)
         return await self._latency(self._watched if command["do"] == "latency_watched" else self._run, tasks, seconds)
@@ -90,6 +90,7 @@ class Client:
     async def _paced(self, submit: Callable[[], Awaitable[list[str]]], size: int, tasks: int, rate: float) -> Answer:
         """Each call at its own moment, whether those before it have been answered or not; late when too many are open."""
         open_calls = asyncio.Semaphore(SINGLES_IN_FLIGHT)
+        calls = size if size < BATCH else 1
         ids: list[str] = []
 
         async def call() -> None:
@@ -102,8 +103,9 @@ class Client:
         async with asyncio.TaskGroup() as group:
             for number in range(tasks // size):
                 await asyncio.sleep(max(0.0, begun + number * size / rate - time.monotonic()))
-                await open_calls.acquire()
-                group.create_task(call())
+                for _ in range(calls):
+                    await open_calls.acquire()
+                    group.create_task(call())
         return {"begun": begun, "ended": time.monotonic(), "ids": ids}
 
     async def _batch(self) -> list[str]:

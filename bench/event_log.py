@@ -21,9 +21,12 @@ from bench.mesh import Mesh, mesh
 from bench.options import Options
 from bench.ours import Ours, ours
 from bench.report import tell
+from bench.tenants import BATCH
 
 GENTLE_TASKS_PER_S = 500
 GENTLE_SECONDS = 20
+BURST = 10
+"""tasks that are asked for at the same moment, by as many calls of the client library."""
 HELD_EVENTS_PER_S = 16_000
 HELD_SECONDS = 60
 LEAST_HELD = 0.99
@@ -43,6 +46,8 @@ class Line:
 
     commit_to_consumer_p50_ms: float
     commit_to_consumer_p99_ms: float
+    one_by_one_p50_ms: float
+    one_by_one_p99_ms: float
     held_events_per_s: int
     held_p50_ms: float
     held_worst_second_p99_ms: float
@@ -67,7 +72,7 @@ def run(options: Options) -> int:
     with mesh() as described, ours(described, options.profile) as running:
         reader = Child("bench.event_reader", described.kafka)
         try:
-            gentle, held = _measure(running, reader, seconds)
+            gentle, single, held = _measure(running, reader, seconds)
         finally:
             reader.stop()
         watched = _watchers(running, WATCHERS // 10 if options.quick else WATCHERS)
@@ -76,6 +81,8 @@ def run(options: Options) -> int:
     line = Line(
         commit_to_consumer_p50_ms=round(gentle["p50"] * 1000, 1),
         commit_to_consumer_p99_ms=round(gentle["p99"] * 1000, 1),
+        one_by_one_p50_ms=round(single["p50"] * 1000, 1),
+        one_by_one_p99_ms=round(single["p99"] * 1000, 1),
         held_events_per_s=round(rate),
         held_p50_ms=round(held["p50"] * 1000, 1),
         held_worst_second_p99_ms=round(worst * 1000, 1),
@@ -96,17 +103,17 @@ def run(options: Options) -> int:
     return 0 if good else 1
 
 
-def _measure(running: Ours, reader: Child, seconds: int) -> tuple[Answer, Answer]:
-    gentle = running.paced(
-        f"{GENTLE_TASKS_PER_S} tasks/s", reader, GENTLE_TASKS_PER_S * GENTLE_SECONDS, GENTLE_TASKS_PER_S, batches=False
-    )
+def _measure(running: Ours, reader: Child, seconds: int) -> tuple[Answer, Answer, Answer]:
+    tasks = GENTLE_TASKS_PER_S * GENTLE_SECONDS
+    gentle = running.paced(f"{GENTLE_TASKS_PER_S} tasks/s, {BURST} at once", reader, tasks, GENTLE_TASKS_PER_S, BURST)
+    single = running.paced(f"{GENTLE_TASKS_PER_S} tasks/s, one by one", reader, tasks, GENTLE_TASKS_PER_S, 1)
     # A whole batch more, so that the rate is not a little under what is asked for.
     rate = HELD_EVENTS_PER_S / len(KINDS) * 1.01
     tasks = int(rate * seconds) // 100 * 100
-    held = running.paced(f"{HELD_EVENTS_PER_S:,} events/s", reader, tasks, rate, batches=True)
+    held = running.paced(f"{HELD_EVENTS_PER_S:,} events/s", reader, tasks, rate, BATCH)
     for second, events, p50, p99 in held["seconds"]:
         tell(f"    second {second}: {events:,} events, p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
-    return gentle, held
+    return gentle, single, held
 
 
 def _watchers(running: Ours, watchers: int) -> Answer:

@@ -68,7 +68,7 @@ class Ours:
             raise BenchFailed(f"{len(ids):,} tasks gave {seen['records']:,} records of {seen['tasks']:,} tasks on Kafka")
         return _told("batches of 100, to the last event on Kafka", len(ids), float(seen["at"]), submitted, spent)
 
-    def paced(self, title: str, reader: Child, tasks: int, rate: float, *, batches: bool) -> Answer:
+    def paced(self, title: str, reader: Child, tasks: int, rate: float, at_once: int) -> Answer:
         """Submits at a rate, and gives what the reader of the events topic tells about it, with the moments of submitting.
 
         Raises:
@@ -79,7 +79,7 @@ class Ours:
         self.worker.ask(10, do="clear")
         waiting = 3 * tasks / rate + 60
         with self._watched(title, self.worker) as used:
-            submitted = self.client.ask(waiting, do="paced", tasks=tasks, seconds=0, rate=rate, batches=batches)
+            submitted = self.client.ask(waiting, do="paced", tasks=tasks, seconds=0, rate=rate, at_once=at_once)
             ids = submitted.pop("ids")
             told = reader.ask(waiting + 10, do="expect", tasks=len(ids), seconds=waiting)
             spent = used.told(len(ids))
