@@ -21,15 +21,17 @@ _READ = "SELECT clock_timestamp()"
 class DatabaseClock:
     """The time of one database."""
 
-    def __init__(self) -> None:
+    def __init__(self, fresh_seconds: float = _FRESH_SECONDS) -> None:
+        """With `fresh_seconds`, for which a reading is carried on, 0 the database is asked each time: then it is never behind."""
+        self._fresh_seconds = fresh_seconds
         self._reading: datetime | None = None
         self._read_at = 0.0
 
     async def read(self, connection: asyncpg.Connection) -> datetime:
-        """The database's time; asks for it when it has not for a second."""
+        """The database's time; asks for it when it has not for a while."""
         asked = time.monotonic()
         passed = asked - self._read_at
-        if self._reading is not None and passed <= _FRESH_SECONDS:
+        if self._reading is not None and passed < self._fresh_seconds:
             return self._reading + timedelta(seconds=passed)
         reading: datetime = await connection.fetchval(_READ)
         received = time.monotonic()

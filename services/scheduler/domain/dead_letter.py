@@ -51,9 +51,11 @@ class Replays:
     """What a call that replays many came to."""
 
     replayed: Sequence[tuple[str, str]]
-    """the failed task and its new one, the oldest first."""
+    """the failed task and its new one: the oldest first, but each behind those of them that it depends on."""
     left: int
     """how many more there are, counted up to a limit; 0 only when there are none."""
+    failed_before: datetime
+    """only what failed before this was meant, by the database's clock."""
 
 
 def replay_request_id(task_id: str, request_id: str) -> str:

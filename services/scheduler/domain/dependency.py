@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -52,3 +53,18 @@ class Outcome:
     error_message: str | None = None
     omitted: bool = False
     """whether there is a result that is not here."""
+
+
+def dependencies_first(task_ids: Iterable[str], needs: Mapping[str, Iterable[str]]) -> list[str]:
+    """These tasks in their order, but each behind those of them that it needs, in `needs`, which has no cycle."""
+    wanted = dict.fromkeys(task_ids)
+    ordered: dict[str, None] = {}
+    for first in wanted:
+        path = [first]
+        while path:
+            needed = [each for each in needs.get(path[-1], ()) if each in wanted and each not in ordered]
+            if needed:
+                path += needed[::-1]
+            else:
+                ordered[path.pop()] = None
+    return list(ordered)

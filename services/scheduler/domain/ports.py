@@ -384,7 +384,10 @@ class DeadLetterStore(Protocol):
 
 
 class TaskReplayer(Protocol):
-    """Creates tasks like those that failed, for one tenant, each with what is kept of it in one transaction."""
+    """Creates tasks like those that failed, for one tenant, each with what is kept of it in one transaction.
+
+    A replay depends on the replays of what its task depended on, as far as that was replayed.
+    """
 
     async def replay(self, tenant_id: str, task_id: str, subject: str, *, again: bool, request_id: str) -> Task:
         """The task that repeats a failed one; unless `again`, the one that does already.
@@ -396,8 +399,12 @@ class TaskReplayer(Protocol):
             QueueNotFound: as CreateTask.
         """
 
-    async def replay_many(self, tenant_id: str, queue: str, wanted: Conditions, limit: int, subject: str) -> Replays:
-        """Replays at most `limit` dead letters of a queue that were not, the oldest first, each once.
+    async def replay_many(
+        self, tenant_id: str, queue: str, wanted: Conditions, failed_before: datetime | None, limit: int, subject: str
+    ) -> Replays:
+        """Replays at most `limit` dead letters of a queue that were not, each once, and each behind those that it depends on.
+
+        Only what failed before `failed_before` by the database's clock, which is at the latest the beginning of the call.
 
         Raises:
             QueueNotFound: as CreateTask.

@@ -46,13 +46,11 @@ class Wake:
     """tasks that one replica decides on, which wait now or wait no more; told to others by `encode_decided`."""
     over: list[str] | None = field(default_factory=list)
     """tasks that one replica decides on, which have ended; told to others in the same way."""
-    echo: bool = False
-    """whether it is what PostgreSQL says of `decided`, and may have been told within the process as well."""
     queues: set[str] | None = field(default_factory=set)
     """tenants whose queues have changed, or of whose queues one replica decides now or does no more; `*` for the shared ones;
     told to others by triggers."""
     origin: str = ""
-    """process that made the change and has woken its own already."""
+    """process that made the change and has woken its own already; empty for what everybody is to hear."""
     events: list[tuple[tuple[str, str], StoredEvent, Run]] = field(default_factory=list)
     """the new events of the tasks (tenant and id) that someone watches in this process, with their runs; not told to others."""
     counted: bool = False
@@ -119,7 +117,10 @@ def _payloads(origin: str, ids: list[str]) -> list[str]:
 
 
 def decode_decided(payload: str) -> Wake:
-    """The wake of a payload on DISPATCH_CHANNEL; an unreadable one wakes everyone."""
+    """The wake of a payload on DISPATCH_CHANNEL; an unreadable one wakes everyone.
+
+    It is nobody's, so that whoever made the change hears of it, too: of a commit whose answer was lost nobody was told there.
+    """
     if payload.startswith(_OWNER):
         return Wake(queues={payload.removeprefix(_OWNER)})
     origin, _, packed = payload.partition(" ")
@@ -128,8 +129,8 @@ def decode_decided(payload: str) -> Wake:
     except ValueError:
         return everything()
     if origin.endswith(_OVER):
-        return Wake(over=ids, origin=origin.removesuffix(_OVER), echo=True)
-    return Wake(decided=ids, origin=origin, echo=True)
+        return Wake(over=ids)
+    return Wake(decided=ids)
 
 
 def _pack_id(task_id: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Any
 
 from guildmesh.scheduler.v1 import dead_letter_pb2, task_pb2
@@ -11,7 +12,7 @@ from guildmesh.scheduler.v1 import dead_letter_service_pb2_grpc as pb_grpc
 
 from services.common.context import current_call
 from services.scheduler.domain.dead_letter_filter import parse_dead_letter_filter
-from services.scheduler.server.convert import task_message
+from services.scheduler.server.convert import moment, task_message
 from services.scheduler.server.dead_letter_convert import dead_letter_message
 from services.scheduler.usecases.delete_dead_letters import DeleteDeadLetters
 from services.scheduler.usecases.get_dead_letter import GetDeadLetter
@@ -60,11 +61,14 @@ class DeadLetterServicer(pb_grpc.DeadLetterServiceServicer):
     async def ReplayDeadLetters(self, request: pb.ReplayDeadLettersRequest, context: Any) -> pb.ReplayDeadLettersResponse:
         """Replays many."""
         principal, wanted = current_call().principal, parse_dead_letter_filter(request.filter)
+        before = moment(request.failed_before, "failed_before") if request.HasField("failed_before") else None
         done = await self._use_cases.replay_dead_letters.execute(
-            principal.tenant_id, request.queue, wanted, request.limit, principal.subject
+            principal.tenant_id, request.queue, wanted, before, request.limit, principal.subject
         )
         replays = [pb.DeadLetterReplay(task_id=task_id, replay_task_id=replay_id) for task_id, replay_id in done.replayed]
-        return pb.ReplayDeadLettersResponse(replays=replays, left=done.left)
+        answer = pb.ReplayDeadLettersResponse(replays=replays, left=done.left)
+        answer.failed_before.FromDatetime(done.failed_before.astimezone(UTC))
+        return answer
 
     async def DeleteDeadLetters(self, request: pb.DeleteDeadLettersRequest, context: Any) -> pb.DeleteDeadLettersResponse:
         """Dismisses many."""

@@ -171,7 +171,7 @@ class Batches:
             except Exception:
                 if log.decides and log.wake.over:
                     # Whether they have ended is not known, and nobody else tells.
-                    self._waker.wake(Wake(decided=log.wake.over, origin=log.origin, echo=True))
+                    self._waker.wake(Wake(decided=log.wake.over, origin=log.origin))
                 raise
             await fail_point(after)
             if log:

@@ -65,10 +65,14 @@ WHERE (task_id, tenant_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
 # The tasks of a batch have much in common: what is the same for many is sent once, as a profile, and $9 has the number of each
 # task's profile in two bytes; $10 has its shard in one, and $5 its priority. Parents and times, which most batches do not have,
 # come last.
-# The queue of a profile is looked for once: one that was deleted since this process read it is NULL, which no task can have.
+# The queue of a profile is looked for once: one that was deleted since this process read it, or closed in order to be deleted, is
+# NULL, which no task can have.
 _INSERT = """
 WITH profiles AS MATERIALIZED (
-  SELECT p.*, (SELECT q.queue FROM queues q WHERE q.queue = p.wanted AND q.tenant_id IN (p.tenant_id, '*') LIMIT 1) AS queue
+  SELECT p.*, (
+    SELECT q.queue FROM queues q WHERE q.queue = p.wanted AND q.tenant_id IN (p.tenant_id, '*')
+      AND (q.closed_until IS NULL OR q.closed_until < clock_timestamp()) LIMIT 1
+  ) AS queue
   FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $6::int[], $7::smallint[], $8::text[],
       $18::smallint[], $16::text[])
     WITH ORDINALITY AS p (tenant_id, wanted, kind, queue_priority, timeout_ms, max_attempts, traceparent,

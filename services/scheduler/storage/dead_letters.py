@@ -51,7 +51,7 @@ UPDATE dead_letters u SET dismiss_time = clock_timestamp() FROM found
 WHERE u.task_id = found.task_id AND u.tenant_id = $1 AND u.dismiss_time IS NULL
 """
 _LEFT = f"""
-SELECT count(*) FROM (SELECT FROM dead_letters d WHERE {{along}} AND {KEPT}{{besides}}{{without}} LIMIT {COUNTED}) counted
+SELECT count(*) FROM (SELECT FROM dead_letters d WHERE {{along}} AND {KEPT}{{besides}} LIMIT {COUNTED}) counted
 """
 _TYPES = {"attempts": "int", "fail_time": "timestamptz"}
 _OPERATORS = {"!=": "<>"}
@@ -65,12 +65,13 @@ class Wanted:
     queue: str
     conditions: Conditions
     after: LetterPlace | None = None
+    task_ids: Sequence[str] | None = None
+    """only those of these tasks."""
     arguments: list[object] = field(default_factory=list)
     along: str = ""
     """conditions that the index answers."""
     besides: str = ""
     """the others, each with AND before it."""
-    _without: str = ""
 
     def __post_init__(self) -> None:
         along = [f"tenant_id = {self._given(self.tenant_id)}", f"queue = {self._given(self.queue)}", "dismiss_time IS NULL"]
@@ -87,15 +88,13 @@ class Wanted:
         if self.after is not None:
             moment, task_id = self._given(self.after.fail_time, "timestamptz"), self._given(self.after.task_id, "uuid")
             along.append(f"fail_time <= {moment} AND (fail_time < {moment} OR task_id < {task_id})")
+        if self.task_ids is not None:
+            self.besides += f" AND task_id = ANY({self._given(list(self.task_ids), 'uuid[]')})"
         self.along = " AND ".join(along)
 
     def statement(self, text: str, limit: int = 0) -> str:
         """A statement about these."""
-        return text.format(along=self.along, besides=self.besides, limit=limit, without=self._without)
-
-    def leave_out(self, task_ids: Sequence[str]) -> None:
-        """Has `left_of` not count the dead letters of some tasks."""
-        self._without = f" AND d.task_id <> ALL({self._given(list(task_ids), 'uuid[]')})"
+        return text.format(along=self.along, besides=self.besides, limit=limit)
 
     def _given(self, value: object, type_: str = "text") -> str:
         self.arguments.append(value)

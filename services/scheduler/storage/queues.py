@@ -8,6 +8,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 
 import asyncpg
 from guildmesh.scheduler.v1.task_pb2 import RetryPolicy as RetryMessage
@@ -15,6 +16,7 @@ from guildmesh.scheduler.v1.task_pb2 import Task as TaskMessage
 
 from services.common.db.driver import Driver
 from services.common.db.engine_role import EngineDriver
+from services.common.errors import ConcurrentChange, DomainError
 from services.common.failpoints import fail_point
 from services.scheduler.domain.errors import EtagMismatch, QueueExists, QueueNotEmpty, QueueNotFound, TooManyQueues
 from services.scheduler.domain.queue import EVERY_TENANT, MOST_QUEUES, Queue
@@ -59,6 +61,15 @@ UPDATE queues SET {", ".join(f"{name} = ${place}" for place, name in enumerate(_
 WHERE tenant_id = $1 AND queue = $2 RETURNING {COLUMNS}
 """
 _DELETE = "DELETE FROM queues WHERE tenant_id = $1 AND queue = $2"
+# For longer than a look through all tasks may take. Whoever dies meanwhile leaves it open again after that.
+_CLOSE = """
+UPDATE queues SET closed_until = clock_timestamp() + interval '15 s' WHERE tenant_id = $1 AND queue = $2 RETURNING closed_until
+"""
+_OPEN = "UPDATE queues SET closed_until = NULL WHERE tenant_id = $1 AND queue = $2 AND closed_until = $3"
+# Once opened, by time or by somebody else, it is closed until another moment if at all.
+_DELETE_CLOSED = """
+DELETE FROM queues WHERE tenant_id = $1 AND queue = $2 AND closed_until = $3 AND closed_until > clock_timestamp() RETURNING queue
+"""
 # No index is in order of the queues: it would cost each task two entries, and queues are deleted hardly ever.
 _SCAN = "SET LOCAL enable_seqscan = on"
 _HAS_TASKS = "SELECT EXISTS (SELECT FROM tasks WHERE tenant_id = $1 AND queue = $2)"
@@ -133,6 +144,35 @@ class StoredQueues:
         # Most queues that cannot be deleted are found without keeping anybody from creating tasks.
         async with self._as_owner(owner) as connection:
             await _check_empty(connection, owner, queue)
+        closed_until = None
+        async with self._alone(owner, queue, etag) as connection:
+            # Mostly no queue of this name has tasks, and a look at all tasks would take half a second of a million.
+            if await count_open_tasks(connection, queue) == 0:
+                await connection.execute(_DELETE, owner, queue)
+            else:
+                closed_until = await connection.fetchval(_CLOSE, owner, queue)
+            await fail_point("scheduler.delete_queue.before_commit", connection.terminate)
+        if closed_until is not None:
+            await self._delete_closed(owner, queue, etag, closed_until)
+        await fail_point("scheduler.delete_queue.after_commit")
+
+    async def _delete_closed(self, owner: str, queue: str, etag: str, closed_until: datetime) -> None:
+        """Deletes a queue that takes no tasks any more; nobody waits while it is looked whether it has some."""
+        try:
+            async with self._as_owner(owner) as connection:
+                await _check_empty(connection, owner, queue)
+            async with self._alone(owner, queue, etag) as connection:
+                if await connection.fetchval(_DELETE_CLOSED, owner, queue, closed_until) is None:
+                    raise ConcurrentChange
+                await fail_point("scheduler.delete_queue.before_commit", connection.terminate)
+        except DomainError:
+            async with self._told(owner) as connection:
+                await connection.execute(_OPEN, owner, queue, closed_until)
+            raise
+
+    @asynccontextmanager
+    async def _alone(self, owner: str, queue: str, etag: str) -> AsyncIterator[asyncpg.Connection]:
+        """One transaction beside which nobody creates tasks; raises QueueNotFound or EtagMismatch."""
         # For the counts, which are every tenant's, as the engine; each statement names the owner.
         async with self._told(owner, engine=True) as connection:
             await connection.execute(_SHUT)
@@ -141,12 +181,7 @@ class StoredQueues:
                 raise QueueNotFound(queue, ())
             if etag not in ("", queue_of(row).etag):
                 raise EtagMismatch("queue", queue=queue)
-            # Mostly no queue of this name has tasks, and a look at all tasks would take half a second of a million.
-            if await count_open_tasks(connection, queue) != 0:
-                await _check_empty(connection, owner, queue)
-            await connection.execute(_DELETE, owner, queue)
-            await fail_point("scheduler.delete_queue.before_commit", connection.terminate)
-        await fail_point("scheduler.delete_queue.after_commit")
+            yield connection
 
     async def _with_force(self, queues: Sequence[Queue]) -> Sequence[Queue]:
         """The queues, as they were committed before this, with whether their limits are in force.

@@ -10,8 +10,12 @@ from services.scheduler.domain.head import Head, LaneKey, Page, Place, Seen
 from services.scheduler.domain.limits import QueueKey
 
 _HEAD = """t.task_id::text, t.queue_tenant, t.queue, t.tenant_id, t.kind, t.concurrency_key, t.priority, t.position, t.attempt"""
-_SEEN = f"{_HEAD}, t.state, COALESCE(extract(epoch FROM clock_timestamp() - t.lease_expires), 0)::float8"
 _WAITS = "t.state = 1 AND t.queue_tenant IS NOT NULL"
+# What has no time left waits for its end by the sweeper alone, as for the statement that starts tasks.
+_IN_TIME = """(t.deadline IS NULL OR t.deadline > statement_timestamp())
+    AND (t.start_by IS NULL OR t.start_by > statement_timestamp())"""
+_SEEN = f"""{_HEAD}, t.state, COALESCE(extract(epoch FROM clock_timestamp() - t.lease_expires), 0)::float8,
+  t.state = 1 AND {_IN_TIME}"""
 _LANE = "queue_tenant, queue, tenant_id, kind"
 _RUNNING = f"SELECT {_SEEN} FROM tasks t WHERE t.state = 2 AND t.queue_tenant IS NOT NULL"  # noqa: S608 - constants only
 _LOOK = f"SELECT {_SEEN} FROM tasks t WHERE t.task_id = ANY($1::uuid[]) AND t.queue_tenant IS NOT NULL"  # noqa: S608
@@ -29,6 +33,7 @@ WITH RECURSIVE lanes AS (
 SELECT h.* FROM lanes l CROSS JOIN LATERAL (
   SELECT {_HEAD} FROM tasks t
   WHERE {_WAITS} AND t.queue_tenant = l.queue_tenant AND t.queue = l.queue AND t.tenant_id = l.tenant_id AND t.kind = l.kind
+    AND {_IN_TIME}
   ORDER BY (-t.priority), t.position LIMIT $1
 ) h
 """  # noqa: S608 - constants only
@@ -38,6 +43,7 @@ SELECT h.* FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[]
 CROSS JOIN LATERAL (
   SELECT {_HEAD} FROM tasks t
   WHERE {_WAITS} AND t.queue_tenant = l.queue_tenant AND t.queue = l.queue AND t.tenant_id = l.tenant_id AND t.kind = l.kind
+    AND {_IN_TIME}
     AND ((-t.priority), t.position) > (l.place, l.position)
   ORDER BY (-t.priority), t.position LIMIT $7
 ) h
@@ -46,6 +52,7 @@ _OF_KEYS = f"""
 SELECT h.* FROM unnest($1::text[], $2::text[], $3::text[]) AS k (queue_tenant, queue, key) CROSS JOIN LATERAL (
   SELECT {_HEAD} FROM tasks t
   WHERE {_WAITS} AND t.queue_tenant = k.queue_tenant AND t.queue = k.queue AND t.concurrency_key = k.key
+    AND {_IN_TIME}
   ORDER BY (-t.priority), t.position LIMIT $4
 ) h
 """  # noqa: S608 - constants only
@@ -62,7 +69,7 @@ async def look(connection: asyncpg.Connection, task_ids: Sequence[str], lease_se
 
 
 async def read_lanes(connection: asyncpg.Connection, window: int) -> list[Page]:
-    """The first tasks of each lane in which any wait."""
+    """The first tasks of each lane in which any wait that have time left."""
     pages: dict[LaneKey, list[Head]] = {}
     for row in await connection.fetch(_LANES, window):
         head = _head(row)
@@ -98,4 +105,4 @@ def _seen(row: asyncpg.Record, lease_seconds: float) -> Seen:
     running = row[9] == 2
     # Since its last renewal, which is the latest that is known of when it runs.
     seconds = max(0.0, row[10] + lease_seconds) if running else 0.0
-    return Seen(_head(row), running, row[9] == 1, seconds)
+    return Seen(_head(row), running, row[11], seconds)

@@ -3,7 +3,6 @@
 What is known of a replay is written in the transaction that creates its task, under the lock of the dead letter's row: so each is
 replayed once, however many ask at once and wherever one of them dies.
 """
-# ruff: noqa: S608 - the names in the statements are ours, the values are arguments
 
 from __future__ import annotations
 
@@ -12,7 +11,6 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 import asyncpg
-from guildmesh.scheduler.v1.task_pb2 import Task as TaskMessage
 
 from services.common.db.clock import DatabaseClock
 from services.common.db.driver import Driver
@@ -26,14 +24,14 @@ from services.scheduler.domain.task import NewTask, State, Task
 from services.scheduler.domain.task_filter import Condition
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.create_batch import create_tasks
-from services.scheduler.storage.dead_letters import KEPT, Wanted, left_of
+from services.scheduler.storage.dead_letters import Wanted, left_of
 from services.scheduler.storage.decided_queues import DecidedQueues
+from services.scheduler.storage.replay_choice import choose_letters
+from services.scheduler.storage.replay_dependencies import ReplayDependencies
 from services.scheduler.storage.schedule_runs import fill_queues
 from services.scheduler.storage.tasks import GET_TASK, READ_TASKS, task_of
 from services.scheduler.storage.waking import Waker
 
-BYTES = 16 << 20
-"""of specs and contexts that one call replays, the first of which may be larger."""
 _OPEN = Condition("replayed", "=", 0)
 _LOCK = """
 SELECT replay_task_id, clock_timestamp() AS now FROM dead_letters WHERE tenant_id = $1 AND task_id = $2 FOR UPDATE
@@ -45,24 +43,10 @@ SELECT tenant_id, task_id, queue, kind, finish_time, COALESCE(error_reason, 'UNK
 FROM finished_tasks WHERE tenant_id = $1 AND task_id = $2 AND state = 4
 ON CONFLICT DO NOTHING
 """
-# In one order for all, so that two that replay the same wait for each other instead of deadlocking; who waited skips what the
-# other did.
-_LOCK_MANY = f"""
-SELECT task_id FROM dead_letters d WHERE {{along}} AND {KEPT}{{besides}}
-ORDER BY fail_time, task_id LIMIT {{limit}} FOR UPDATE OF d
-"""
-_SIZES = """
-SELECT task_id, octet_length(spec) + COALESCE(octet_length(context), 0) AS bytes FROM finished_tasks
-WHERE tenant_id = $1 AND task_id = ANY($2::uuid[])
-"""
 _KEEP = """
 UPDATE dead_letters d SET replay_task_id = r.replay_task_id, replay_time = $4
 FROM unnest($2::uuid[], $3::uuid[]) AS r (task_id, replay_task_id)
 WHERE d.tenant_id = $1 AND d.task_id = r.task_id AND d.task_id = ANY($2)
-"""
-_THERE = """
-SELECT task_id::text FROM tasks WHERE tenant_id = $1 AND task_id = ANY($2::uuid[])
-UNION ALL SELECT task_id::text FROM finished_tasks WHERE tenant_id = $1 AND task_id = ANY($2::uuid[])
 """
 _NOW = "SELECT clock_timestamp()"
 
@@ -86,7 +70,8 @@ class FailedTasks:
         self._lease = lease
         self._retention_days = retention_days
         self._make_replay = make_replay
-        self._clock = DatabaseClock()
+        # What fails at once has failed after the call began.
+        self._clock = DatabaseClock(fresh_seconds=0)
 
     async def replay(self, tenant_id: str, task_id: str, subject: str, *, again: bool, request_id: str) -> Task:
         """The task that repeats a failed one; see TaskReplayer."""
@@ -105,33 +90,38 @@ class FailedTasks:
                 if replay is None:
                     raise ReplayNotKept(task_id, str(row["replay_task_id"]))
                 return replay
-            await _forget_lost_dependencies(connection, tenant_id, [task])
+            (await ReplayDependencies.read(connection, tenant_id, [task])).mend(task)
             derived = replay_request_id(task_id, request_id) if again and request_id else ""
             new = self._make_replay(task, row["now"], subject, derived)
             [replay] = await self._create(connection, log, [new])
             await connection.execute(_KEEP, tenant_id, [task_id], [replay.task_id], row["now"])
         return replay
 
-    async def replay_many(self, tenant_id: str, queue: str, conditions: Conditions, limit: int, subject: str) -> Replays:
+    async def replay_many(
+        self, tenant_id: str, queue: str, conditions: Conditions, failed_before: datetime | None, limit: int, subject: str
+    ) -> Replays:
         """Replays at most `limit` dead letters that were not; see TaskReplayer."""
-        wanted = Wanted(tenant_id, queue, (*conditions, _OPEN))
         async with self._transaction(tenant_id) as (connection, log):
-            rows = await connection.fetch(wanted.statement(_LOCK_MANY, limit), *wanted.arguments)
-            task_ids = await _within(connection, tenant_id, [str(row["task_id"]) for row in rows])
-            now: datetime = await connection.fetchval(_NOW)
+            begin: datetime = await connection.fetchval(_NOW)
+            before = begin if failed_before is None else min(failed_before, begin)
+            meant = (*conditions, _OPEN, Condition("fail_time", "<", before))
+            task_ids = await choose_letters(connection, tenant_id, queue, meant, limit)
             found = await connection.fetch(READ_TASKS, task_ids, [tenant_id] * len(task_ids))
             tasks = {task.task_id: task for task in map(task_of, found)}
-            task_ids = [task_id for task_id in task_ids if task_id in tasks]
-            await _forget_lost_dependencies(connection, tenant_id, list(tasks.values()))
-            replays = await self._create(
-                connection, log, [self._make_replay(tasks[task_id], now, subject, "") for task_id in task_ids]
-            )
-            pairs = [(task_id, replay.task_id) for task_id, replay in zip(task_ids, replays, strict=True)]
-            await connection.execute(_KEEP, tenant_id, task_ids, [replay_id for _, replay_id in pairs], now)
-            # A replay may have failed at once, as what it depends on has: who repeats this until nothing is left would never end.
-            wanted.leave_out([replay_id for _, replay_id in pairs])
-            left = await left_of(connection, wanted)
-        return Replays(pairs, left)
+            dependencies = await ReplayDependencies.read(connection, tenant_id, list(tasks.values()))
+            new = {}
+            for task in (tasks[task_id] for task_id in task_ids if task_id in tasks):
+                dependencies.mend(task)
+                new[task.task_id] = self._make_replay(task, begin, subject, "")
+                dependencies.replayed(task.task_id, new[task.task_id])
+            needed = {dependency.task_id for replay in new.values() for dependency in replay.dependencies}
+            for replay in new.values():
+                replay.has_dependants = replay.task_id in needed
+            await self._create(connection, log, list(new.values()))
+            pairs = [(task_id, replay.task_id) for task_id, replay in new.items()]
+            await connection.execute(_KEEP, tenant_id, list(new), [replay_id for _, replay_id in pairs], begin)
+            left = await left_of(connection, Wanted(tenant_id, queue, meant))
+        return Replays(pairs, left, before)
 
     @asynccontextmanager
     async def _transaction(self, tenant_id: str) -> AsyncIterator[tuple[asyncpg.Connection, ChangeLog]]:
@@ -158,34 +148,6 @@ class FailedTasks:
         return tasks
 
 
-async def _forget_lost_dependencies(connection: asyncpg.Connection, tenant_id: str, tasks: Sequence[Task]) -> None:
-    """Leaves out what tasks depended on and what is not kept any more: nobody could depend on it again."""
-    specs = {task.task_id: spec for task in tasks if (spec := TaskMessage.FromString(task.spec)).dependencies}
-    if not specs:
-        return
-    wanted = {dependency.task_id for spec in specs.values() for dependency in spec.dependencies}
-    there = {row[0] for row in await connection.fetch(_THERE, tenant_id, sorted(wanted))}
-    for task in tasks:
-        if (changed := specs.get(task.task_id)) is not None:
-            kept = [dependency for dependency in changed.dependencies if dependency.task_id.lower() in there]
-            del changed.dependencies[:]
-            changed.dependencies.extend(kept)
-            task.spec = changed.SerializeToString()
-
-
 async def _read(connection: asyncpg.Connection, tenant_id: str, task_id: str) -> Task | None:
     row = await connection.fetchrow(GET_TASK, tenant_id, task_id)
     return None if row is None else task_of(row)
-
-
-async def _within(connection: asyncpg.Connection, tenant_id: str, task_ids: Sequence[str]) -> list[str]:
-    """The first of these tasks, as many as are not too large for one call together."""
-    sizes = {str(row["task_id"]): row["bytes"] for row in await connection.fetch(_SIZES, tenant_id, task_ids)}
-    chosen: list[str] = []
-    size = 0
-    for task_id in task_ids:
-        size += sizes.get(task_id, 0)
-        if chosen and size > BYTES:
-            break
-        chosen.append(task_id)
-    return chosen

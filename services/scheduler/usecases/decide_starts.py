@@ -76,6 +76,8 @@ class DecideStarts:
         self._keep = KeepQueues(queues, settle_seconds)
         self._peers: list[Peer] = []
         self._changed: dict[str, None] = {}
+        self._converted: set[str] = set()
+        """those of them that were not decided on before."""
         self._over: list[str] = []
         """tasks that have ended since the last turn."""
         self._lost = False
@@ -214,6 +216,9 @@ class DecideStarts:
             self._tick_at = now + _TICK_SECONDS
             self._ready.tick()
         await self._learn()
+        self._converted &= self._changed.keys()
+        if not self._converted:
+            await self._keep.settle(self._epoch_of())
         if await self._decide():
             self._something.set()
         self._tell()
@@ -221,6 +226,7 @@ class DecideStarts:
     async def _take_over(self) -> bool:
         """Begins an epoch, then reads what waits and runs; whether this process still is the one to."""
         self._changed, self._over, self._lost = {}, [], False
+        self._converted = set()
         epoch = await self._decisions.take_over(self._name)
         if epoch is None:
             self._owner = False
@@ -249,6 +255,7 @@ class DecideStarts:
         self._ready.limit(known.limits)
         self._limits_version = known.version
         self._changed |= dict.fromkeys(changed)
+        self._converted |= set(changed)
         if self._keep.busy:
             self._look_at = 0.0
             self._something.set()

@@ -98,11 +98,8 @@ class Hub:
             callback(wake)
 
     def notified(self, wake: Wake) -> None:
-        """Wakes for a notification, unless this process made the change and has woken its own.
-
-        What is decided on comes in any case: of a commit whose answer was lost nobody has been told within the process.
-        """
-        if wake.origin != self.origin or wake.echo:
+        """Wakes for a notification, unless this process made the change and has woken its own."""
+        if wake.origin != self.origin:
             self.wake(wake)
 
 

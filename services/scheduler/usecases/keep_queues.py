@@ -46,11 +46,13 @@ class KeepQueues:
         """queues for which all tasks are gone through, and since when."""
         self._after: str | None = None
         """the task up to which that is done."""
+        self._settled: list[QueueKey] = []
+        """queues for which it was done for the last time."""
         self.begin()
 
     def begin(self) -> None:
         """An epoch has begun: what is on the list is looked at anew, and who waits where."""
-        self._known = {}
+        self._known, self._settled = {}, []
         self._due, self._after = {_NOBODY: time.monotonic()}, None
 
     @property
@@ -85,7 +87,7 @@ class KeepQueues:
                 queue.needed = now
         for key in set(self._known) - set(known.decided):
             del self._known[key]
-        changed = await self._walk(epoch, now)
+        changed = await self._walk(now)
         idle = [
             key
             for key, queue in self._known.items()
@@ -95,7 +97,13 @@ class KeepQueues:
             await self._store.release(epoch, idle)
         return known, changed
 
-    async def _walk(self, epoch: int, now: float) -> list[str]:
+    async def settle(self, epoch: int) -> None:
+        """Notes of which queues nothing can start past their limits: whoever decides knows of all that `keep` has told of."""
+        settled, self._settled = self._settled, []
+        if settled:
+            await self._store.settle(epoch, settled)
+
+    async def _walk(self, now: float) -> list[str]:
         """Goes some way through all tasks when it is time to for some queue; the rest of the way is for the next call."""
         if not self._due:
             self._due = {key: now for key, queue in self._known.items() if queue.walks and queue.walks[0] <= now}
@@ -107,22 +115,19 @@ class KeepQueues:
             for tenant_id, name, kind in step.waiting:
                 self.waits(tenant_id, name, kind)
             if self._after is None:
-                await self._walked(epoch)
+                self._walked()
                 break
         return changed
 
-    async def _walked(self, epoch: int) -> None:
+    def _walked(self) -> None:
         """All tasks have been gone through."""
         due, self._due = self._due, {}
-        settled = []
         for key, begun in due.items():
             queue = self._known.get(key)
             if queue is not None:
                 queue.walks = [moment for moment in queue.walks if moment > begun]
                 if not queue.walks:
-                    settled.append(key)
-        if settled:
-            await self._store.settle(epoch, settled)
+                    self._settled.append(key)
 
     def _together(self) -> Sequence[tuple[str, str]]:
         """Tenants and queues of which several have waited of late and are not decided for."""

@@ -233,3 +233,28 @@ async def test_a_worker_elsewhere_gets_the_whole_task_by_its_attempt(driver: Dri
     (read,) = await replica.decisions.started([Start(1, "w", task_id, 1)])
     assert (read.run.task_id, read.run.worker_id, read.spec, read.run.queue_tenant) == (task_id, "w", b"", "*")
     assert await replica.decisions.started([Start(1, "w", task_id, 2)]) == []
+
+
+@pytest.mark.parametrize("limit", ["deadline", "start_by"])
+async def test_what_has_no_time_left_is_not_tried_again_whether_or_not_it_was_ended(
+    driver: Driver, queue: str, task_id: str, rows: QueueRows, limit: str
+) -> None:
+    replica = Replica(driver, "r")
+    epoch = await replica.take_over()
+    (seen,) = await replica.decisions.look([task_id])
+    lane, key = seen.head.lane, (("*", queue), "x")
+    before = (-100, 0)
+
+    async def found() -> list[str]:
+        """What would be started, by whichever way it is read."""
+        (looked,) = await replica.decisions.look([task_id])
+        _, lanes = await replica.decisions.everything(WINDOW)
+        pages = await replica.decisions.pages([(lane, before)], WINDOW)
+        [of_key] = await replica.decisions.of_keys([key], WINDOW)
+        ways = {"look": looked.waiting, "lanes": any(page.heads for page in lanes if page.lane == lane)}
+        return [way for way, there in (ways | {"pages": pages[0].heads, "of_keys": of_key}).items() if there]
+
+    assert await found() == ["look", "lanes", "pages", "of_keys"]
+    rows.query(f"UPDATE scheduler.tasks SET {limit} = clock_timestamp() WHERE task_id = %s", task_id)
+    assert await replica.decisions.start(await replica.fence(epoch), to_start(task_id)) == []
+    assert await found() == []

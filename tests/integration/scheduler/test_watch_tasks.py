@@ -289,9 +289,13 @@ async def test_killing_scheduler_and_relay_hides_no_event_from_a_watcher(mesh: M
     async def echo(task: Task) -> Any:
         return "done"
 
-    token, repeats, kills, restarts = "", 0, 0, 0
+    repeats, kills, restarts = 0, 0, 0
     seen: dict[str, int] = {}
     over: set[str] = set()
+    # It begins with what is published from now on, so it has to be there before anything is.
+    first = mesh.stub.WatchTasks(pb.WatchTasksRequest(filter=f"kind = {mesh.kind}"), metadata=metadata(ADA))
+    token = (await first.read()).resume_token
+    first.cancel()
     working = asyncio.create_task(worker.run())
     creating = asyncio.create_task(create_many(mesh, 120))
     try:

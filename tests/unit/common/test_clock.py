@@ -55,3 +55,10 @@ async def test_a_reading_that_was_late_to_be_heard_is_not_carried_on(monotonic: 
     assert await clock.read(connection) == NOW
     assert await clock.read(connection) == NOW + timedelta(hours=1)
     assert connection.asked == 2
+
+
+async def test_a_clock_that_is_never_behind_asks_each_time(monotonic: list[float]) -> None:
+    connection: Any = Connection(monotonic)
+    clock = DatabaseClock(fresh_seconds=0)
+    for moment in connection.times:
+        assert await clock.read(connection) == moment

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from services.scheduler.domain.limits import Limits, QueueKey
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.task import Lease
 from services.scheduler.domain.wake import Wake, decode_decided, encode_decided, everything
+from services.scheduler.usecases import decide_starts, keep_queues
 from services.scheduler.usecases.decide_starts import DecideStarts, Peer
 from services.scheduler.usecases.hub import Hub
 from tests.support.runs import NOW, a_run
@@ -45,6 +48,9 @@ class Table:
         self.looked: list[list[str]] = []
         self.trouble: list[Exception] = []
         self.lost_answer: Exception | None = None
+        self.settled = True
+        self.converted: list[str] = []
+        """tasks that a walk through all of them finds, once."""
 
     def _head(self, task_id: str, attempt: int) -> Head:
         return Head(task_id, LANE, None, (-5, int(task_id[-4:])), attempt)
@@ -95,16 +101,18 @@ class Table:
         return []
 
     async def queues(self) -> KnownQueues:
-        return KnownQueues(dict(self.limits), frozenset(self.limits), dict.fromkeys(self.limits, True), self.version)
+        return KnownQueues(dict(self.limits), frozenset(self.limits), dict.fromkeys(self.limits, self.settled), self.version)
 
     async def decide_on(self, *_: object) -> None: ...
 
-    async def settle(self, *_: object) -> None: ...
+    async def settle(self, *_: object) -> None:
+        self.settled = True
 
     async def release(self, *_: object) -> None: ...
 
     async def convert(self, after: str) -> Converted:
-        return Converted(None, [], [])
+        found, self.converted = self.converted, []
+        return Converted(None, found, [])
 
 
 def task(number: int) -> str:
@@ -188,6 +196,32 @@ async def test_what_only_postgres_tells_of_is_looked_at_whatever_this_process_ha
         world.table.waiting[task(1)] = world.table.running.pop(task(1))
         world.echo(1)
         await world.until(lambda: world.decide.startable(ANY) == 1)
+
+
+async def test_limits_are_said_to_be_in_force_when_it_knows_of_all_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = SimpleNamespace(monotonic=lambda: time.monotonic() * 1000)
+    monkeypatch.setattr(keep_queues, "time", quick)
+    monkeypatch.setattr(decide_starts, "_LOOK_SECONDS", 0.005)
+    # As many as it looks at in a few turns.
+    monkeypatch.setattr(decide_starts, "_MOST_LOOKED_AT", 2)
+    async with deciding() as world:
+        before = range(1, 8)
+        world.table.limits[Q] = Limits(max_running=20)
+        world.table.settled = False
+        world.table.running = {task(number): 1 for number in before}
+        world.table.converted = list(world.table.running)
+        looked: list[int] = []
+
+        async def settle(*_: object) -> None:
+            looked.append(len({task_id for asked in world.table.looked for task_id in asked}))
+            world.table.settled = True
+
+        monkeypatch.setattr(world.table, "settle", settle)
+        # Whoever decides next looks at the list anew.
+        world.decide.doubt()
+        world.table.running = {}
+        await world.until(lambda: world.table.settled)
+        assert looked == [7]
 
 
 @pytest.mark.parametrize("error", [EpochOver(), DependencyUnavailable("database"), RuntimeError("a fault of ours")])

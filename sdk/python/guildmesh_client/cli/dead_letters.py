@@ -79,7 +79,7 @@ def show_dead_letter(task_id: Annotated[str, typer.Argument(help="The id of the 
 @app.command("replay")
 def replay(
     task_id: Annotated[str, typer.Argument(help="The id of one task that failed; none for those of a queue.")] = "",
-    queue: Annotated[str, typer.Option("--queue", "-q", help="All of this queue that were not replayed, the oldest first.")] = "",
+    queue: Annotated[str, typer.Option("--queue", "-q", help="All of this queue that had failed and were not replayed.")] = "",
     filter_: Filter = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="How many at most; 0 for all.")] = 0,
     again: Annotated[bool, typer.Option("--again", help="Replay one once more that was.")] = False,
@@ -100,13 +100,15 @@ def replay(
             task = stub.ReplayTask(request, metadata=connection.metadata, timeout=_SECONDS)
             out.print(task.task_id, highlight=False)
             return
+        many = pb.ReplayDeadLettersRequest(queue=queue, filter=filter_)
         while True:
-            most = min(limit - replayed, _MOST_REPLAYS) if limit else _MOST_REPLAYS
-            many = pb.ReplayDeadLettersRequest(queue=queue, filter=filter_, limit=most)
+            many.limit = min(limit - replayed, _MOST_REPLAYS) if limit else _MOST_REPLAYS
             done = stub.ReplayDeadLetters(many, metadata=connection.metadata, timeout=_SECONDS)
             for one in done.replays:
                 out.print(one.replay_task_id, highlight=False)
             replayed += len(done.replays)
+            # What fails anew meanwhile is not meant.
+            many.failed_before.CopyFrom(done.failed_before)
             # Whoever replays the same at once may leave nothing for this call.
             if not done.left or not done.replays or replayed == limit > 0:
                 break

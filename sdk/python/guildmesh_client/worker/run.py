@@ -19,7 +19,9 @@ _PROGRESS_SECONDS = 1.0
 class Run:
     """One attempt that runs, and the end of its lease."""
 
-    __slots__ = ("_beaten_at", "_ends", "_heard", "_known", "_over", "_quiet", "_sent", "_until", "beaten", "running", "task")
+    __slots__ = (
+        "_beaten_at", "_ends", "_heard", "_known", "_over", "_quiet", "_sent", "_timer", "_until", "beaten", "running", "task",
+    )  # fmt: skip
 
     running: asyncio.Task[None]
     """what runs its function, once it has been started."""
@@ -38,12 +40,17 @@ class Run:
         self._quiet: float | None = None
         if task.message.HasField("heartbeat_timeout"):
             self._quiet = task.message.heartbeat_timeout.ToMilliseconds() / 1000
+        self._timer: asyncio.TimerHandle | None = None
         # When progress was told that was sent last, and that the scheduler surely knows; and its last certain sign of life.
         self._sent = self._known = self._heard = self._beaten_at = task.told_at
 
     def start(self, work: Coroutine[object, object, None]) -> None:
         """Runs `work`, which is to say itself when it is over."""
         self.running = asyncio.get_running_loop().create_task(work)
+        if self._quiet is not None or self._ends < float("inf"):
+            # To the moment, since the spare of a short limit is less than what lies between two looks at all runs.
+            self._keep_limits()
+            self.running.add_done_callback(lambda _: self._stop_timer())
 
     @property
     def keeps_its_lease(self) -> bool:
@@ -87,16 +94,28 @@ class Run:
             self.running.add_done_callback(lambda _: self._over(self))
 
     def check(self, now: float, spare: float) -> None:
-        """Cancels the function when its lease ends within `spare` seconds, or one of the attempt's own limits has passed.
+        """Cancels the function when its lease ends within `spare` seconds."""
+        if not self.task.stop_reason and self._until <= now + spare:
+            log.warning("task %s attempt %d: the lease ends without a renewal", self.task.task_id, self.task.attempt)
+            self.stop("LEASE_ENDED")
+
+    def _keep_limits(self) -> None:
+        """Cancels the function when one of the attempt's own limits has passed, or looks again when the next one may have.
 
         The scheduler sees to the limits, too; but what it says may not arrive, and the next attempt must not run beside this one.
         """
         if self.task.stop_reason:
             return
-        if self._until <= now + spare:
-            log.warning("task %s attempt %d: the lease ends without a renewal", self.task.task_id, self.task.attempt)
-            self.stop("LEASE_ENDED")
-        elif self._ends <= now:
+        loop = asyncio.get_running_loop()
+        quiet_ends = float("inf") if self._quiet is None else self._heard + self._quiet * (1 - _SPARE)
+        now = loop.time()
+        if self._ends <= now:
             self.stop("ATTEMPT_TIMEOUT")
-        elif self._quiet is not None and self._heard + self._quiet * (1 - _SPARE) <= now:
+        elif quiet_ends <= now:
             self.stop("HEARTBEAT_TIMEOUT")
+        else:
+            self._timer = loop.call_at(min(self._ends, quiet_ends), self._keep_limits)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()

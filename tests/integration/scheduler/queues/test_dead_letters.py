@@ -15,7 +15,7 @@ from guildmesh.scheduler.v1 import task_pb2
 
 from services.common.context import Principal
 from services.common.grpcx.status import error_info
-from services.scheduler.storage import dead_letters, replays
+from services.scheduler.storage import dead_letters, replay_choice
 from tests.integration.scheduler.conftest import unique
 from tests.integration.scheduler.queues.conftest import Client, Tables, ids, refused
 from tests.support.service import metadata
@@ -193,7 +193,7 @@ async def test_many_are_replayed_call_by_call_each_once_the_oldest_first(
     assert ([replay.task_id for replay in done.replays], done.left) == (left[:3], 5)
     assert (await client.scheduler.get(done.replays[0].replay_task_id)).replay_of == left[0]
     # As many as are not too large together, and one at least.
-    monkeypatch.setattr(replays, "BYTES", 1)
+    monkeypatch.setattr(replay_choice, "BYTES", 1)
     done = await client.replay_many(filter=filter)
     assert ([replay.task_id for replay in done.replays], done.left) == (left[3:4], 4)
     monkeypatch.undo()
@@ -209,17 +209,127 @@ async def test_many_are_replayed_call_by_call_each_once_the_oldest_first(
     tables.sound()
 
 
-async def test_a_replay_that_fails_at_once_is_not_counted_among_what_is_left(client: Client, tables: Tables) -> None:
-    [first] = await client.fail(1)
-    needs = [task_pb2.TaskDependency(task_id=first)]
-    second = await client.scheduler.create("after", kind="nobody", dependencies=needs, by=client.user)
-    done = await client.replay_many()
-    # Whoever repeats the call until nothing is left comes to an end.
-    assert ([replay.task_id for replay in done.replays], done.left) == ([first, second.task_id], 0)
-    again = await client.scheduler.get(done.replays[1].replay_task_id, by=client.user)
-    assert (again.status, again.error.reason) == ("failed", "DEPENDENCY_FAILED")
-    assert ids(await client.listed(filter="replayed = false")) == [again.task_id]
+async def fail_graph(client: Client, number: int) -> list[str]:
+    """A task, and others of which each waits for the one before, fail with the first; gives their ids in this order."""
+    made = [await client.scheduler.create("0", by=client.user)]
+    for place in range(1, number):
+        needs = [task_pb2.TaskDependency(task_id=made[-1].task_id, name="before" if place % 2 else "")]
+        made.append(await client.scheduler.create(str(place), dependencies=needs, by=client.user))
+    async with client.scheduler.worker() as worker:
+        await worker.fail(await worker.lease(), retryable=False)
+    return [task.task_id for task in made]
+
+
+async def until_nothing_is_left(client: Client, **fields: Any) -> dict[str, str]:
+    """Replays call by call as the guide says; gives each replay by the task that it repeats, in the order they were made."""
+    told: dict[str, str] = {}
+    left, more = 1, dict(fields)
+    while left:
+        done = await client.replay_many(**more)
+        assert not told.keys() & {replay.task_id for replay in done.replays}
+        told |= {replay.task_id: replay.replay_task_id for replay in done.replays}
+        left, more["failed_before"] = done.left, done.failed_before
+    return told
+
+
+@pytest.mark.parametrize("limit", [1, 2, 1000])
+async def test_a_graph_that_failed_runs_again_in_its_order_however_many_calls_replay_it(
+    client: Client, tables: Tables, limit: int
+) -> None:
+    failed = await fail_graph(client, 4)
+    told = await until_nothing_is_left(client, limit=limit)
+    assert list(told) == failed
+    for place, task_id in enumerate(failed):
+        replay = await client.scheduler.get(told[task_id], by=client.user)
+        assert [each.task_id for each in replay.dependencies] == [told[needed] for needed in failed[:place][-1:]]
+        assert replay.status == ("blocked" if place else "pending")
+    async with client.scheduler.worker() as worker:
+        for place, task_id in enumerate(failed):
+            lease = await worker.lease()
+            assert lease.task.task_id == told[task_id]
+            # Its worker finds what it needs by the name that it knows.
+            named = [] if not place else [("before" if place % 2 else failed[place - 1], float(place - 1))]
+            assert [(end.name, end.result.number_value) for end in lease.dependencies] == named
+            await worker.complete(lease, place)
     tables.sound()
+
+
+async def test_replaying_until_nothing_is_left_ends_though_all_fails_anew(client: Client, tables: Tables) -> None:
+    failed = await fail_graph(client, 3)
+    async with client.scheduler.worker() as worker:
+
+        async def fail_each() -> None:
+            while True:
+                await worker.fail(await worker.lease(), retryable=False)
+
+        failing = asyncio.create_task(fail_each())
+        done = await client.replay_many(limit=1)
+        first = done.replays[0].replay_task_id
+        await client.scheduler.watch(first)
+        # What failed anew is older than what is left is replayed, and is not meant.
+        told = await until_nothing_is_left(client, limit=1, failed_before=done.failed_before)
+        assert [done.replays[0].task_id, *told] == failed
+        for replay_id in told.values():
+            assert (await client.scheduler.watch(replay_id))[-1].failed.reason == "DEPENDENCY_FAILED"
+        anew = [first, *told.values()]
+        assert sorted(ids(await client.listed(filter="replayed = false"))) == sorted(anew)
+        # They are for the next who replays, each behind the newest of what it depends on.
+        again = await until_nothing_is_left(client)
+        assert next(iter(again)) == first
+        assert sorted(again) == sorted(anew)
+        failing.cancel()
+    tables.sound()
+
+
+async def test_what_failed_before_its_dependency_is_replayed_behind_it(client: Client, tables: Tables) -> None:
+    first = await client.scheduler.create(by=client.user)
+    needs = [task_pb2.TaskDependency(task_id=first.task_id)]
+    second = await client.scheduler.create("after", dependencies=needs, total_timeout=timedelta(seconds=1), by=client.user)
+    await client.scheduler.watch(second.task_id)
+    async with client.scheduler.worker() as worker:
+        await worker.fail(await worker.lease(), retryable=False)
+    assert ids(await client.listed()) == [first.task_id, second.task_id]
+    assert list(await until_nothing_is_left(client, limit=1)) == [first.task_id, second.task_id]
+    tables.sound()
+
+
+async def test_what_the_filter_leaves_out_stays_failed_and_what_needs_it_fails_at_once(client: Client, tables: Tables) -> None:
+    first, second = await fail_graph(client, 2)
+    told = await until_nothing_is_left(client, filter="reason = DEPENDENCY_FAILED", limit=1)
+    again = await client.scheduler.get(told[second], by=client.user)
+    assert (list(told), again.status, again.error.reason) == ([second], "failed", "DEPENDENCY_FAILED")
+    assert set(ids(await client.listed(filter="replayed = false"))) == {first, again.task_id}
+    # Then all of it: what stands for the second depends on what stands for the first.
+    both = await until_nothing_is_left(client)
+    assert list(both) == [first, again.task_id]
+    last = await client.scheduler.get(both[again.task_id], by=client.user)
+    assert [each.task_id for each in last.dependencies] == [both[first]]
+    # One that is not kept any more is done without, as its dependant might be.
+    tables.query("UPDATE dead_letters SET replay_task_id = gen_random_uuid() WHERE task_id = %s", first)
+    assert list((await client.replay(again.task_id, again=True)).dependencies) == []
+    tables.query("UPDATE dead_letters SET replay_task_id = %s WHERE task_id = %s", both[first], first)
+
+
+async def test_one_replayed_again_is_the_same_for_a_repeat_though_its_dependency_was_replayed(
+    client: Client, tables: Tables
+) -> None:
+    first, second = await fail_graph(client, 2)
+    again = await client.replay(second, again=True, request_id="twice")
+    await client.replay(first)
+    assert (await client.replay(second, again=True, request_id="twice")).task_id == again.task_id
+    tables.sound()
+
+
+async def test_only_what_failed_before_a_moment_is_replayed(client: Client) -> None:
+    failed = await client.fail(3)
+    letters = {letter.task_id: letter for letter in await client.listed()}
+    done = await client.replay_many(failed_before=letters[failed[2]].fail_time)
+    assert [replay.task_id for replay in done.replays] == failed[:2]
+    assert (done.left, done.failed_before) == (0, letters[failed[2]].fail_time)
+    done = await client.replay_many(failed_before=Timestamp(seconds=250_000_000_000))
+    assert [replay.task_id for replay in done.replays] == failed[2:]
+    assert done.failed_before.ToDatetime(UTC) < datetime.now(UTC) + timedelta(minutes=1)
+    assert (await refused(client.replay_many(failed_before=Timestamp(seconds=10**12))))[0] is INVALID
 
 
 async def test_a_replay_whose_queue_is_gone_changes_nothing(client: Client, tables: Tables) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from guildmesh.scheduler.v1 import scheduler_service_pb2 as tasks_pb
 from services.common.context import Principal
 from services.scheduler.bootstrap import open_service
 from services.scheduler.storage import batches
+from services.scheduler.storage import queues as stored
 from services.scheduler.usecases.queues import Queues
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique
 from tests.integration.scheduler.queues.conftest import Client, Tables, refused
@@ -200,6 +201,73 @@ async def test_creates_and_deletions_at_once_leave_no_task_without_its_queue(
     """
     assert tables.one(lost) == 0
     assert outcomes >= {"created"}, "nothing happened"
+
+
+@pytest.fixture
+async def when_closed(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[[Callable[[], Awaitable[None]]], None]]:
+    """Has something done when the queue `q`, of whose name another tenant has a task, is closed and was found empty."""
+    bob = Principal("bob", unique("globex"), frozenset({"admin"}))
+    for by in (None, bob):
+        await client.create("q", by)
+    await client.scheduler.create(queue="q", by=bob)
+    looks = 0
+    look = stored._check_empty
+
+    def then(do: Callable[[], Awaitable[None]]) -> None:
+        async def counted(*arguments: Any) -> None:
+            nonlocal looks
+            looks += 1
+            await look(*arguments)
+            if looks == 2:
+                await do()
+
+        monkeypatch.setattr(stored, "_check_empty", counted)
+
+    yield then
+    assert looks >= 2
+
+
+async def test_nobody_waits_while_it_is_looked_whether_a_closed_queue_has_tasks(client: Client, when_closed: Any) -> None:
+    async def create() -> None:
+        async with asyncio.timeout(5):
+            assert await refused(client.scheduler.create(queue="q")) == (grpc.StatusCode.NOT_FOUND, "QUEUE_NOT_FOUND")
+            await client.scheduler.create()
+
+    when_closed(create)
+    await client.delete("q")
+    assert await refused(client.get("q")) == (grpc.StatusCode.NOT_FOUND, "QUEUE_NOT_FOUND")
+
+
+async def test_a_queue_that_was_open_in_between_is_looked_at_again(client: Client, tables: Tables, when_closed: Any) -> None:
+    async def open_it() -> None:
+        await asyncio.to_thread(
+            tables.query, "UPDATE queues SET closed_until = NULL WHERE tenant_id = %s AND queue = 'q'", client.user.tenant_id
+        )
+        await client.scheduler.create(queue="q")
+
+    when_closed(open_it)
+    assert await refused(client.delete("q")) == NOT_EMPTY
+    # It is not left closed.
+    await client.scheduler.create(queue="q")
+
+
+async def test_a_closed_queue_whose_deletion_died_opens_by_itself(client: Client, tables: Tables, when_closed: Any) -> None:
+    async def die() -> None:
+        raise RuntimeError("as if its process had")
+
+    when_closed(die)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await client.delete("q")
+    assert await refused(client.scheduler.create(queue="q")) == (grpc.StatusCode.NOT_FOUND, "QUEUE_NOT_FOUND")
+    closed = "SELECT closed_until - clock_timestamp() FROM queues WHERE tenant_id = %s AND queue = 'q'"
+    assert timedelta() < tables.one(closed, client.user.tenant_id) < timedelta(seconds=16)
+    tables.query("UPDATE queues SET closed_until = clock_timestamp() WHERE tenant_id = %s AND queue = 'q'", client.user.tenant_id)
+    task = await client.scheduler.create(queue="q")
+    assert await refused(client.delete("q")) == NOT_EMPTY
+    await client.scheduler.cancel(task.task_id)
+    await client.delete("q")
 
 
 async def test_the_statement_that_creates_tasks_is_planned_once_a_connection(

@@ -11,6 +11,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	_ "guildmesh.dev/gen/go/guildmesh/common/v1"
 	reflect "reflect"
 	sync "sync"
@@ -272,7 +273,9 @@ type ReplayDeadLettersRequest struct {
 	// filter as in ListDeadLettersRequest; empty for all.
 	Filter string `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
 	// limit is how many to replay at most, up to 1,000; 0 means 1,000. Large contexts may make it fewer: about 16 MiB of them are taken a call.
-	Limit         int32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit int32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// failed_before: only what failed before this moment, by the database's clock. Without it, or when it is to come, the beginning of the call.
+	FailedBefore  *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=failed_before,json=failedBefore,proto3" json:"failed_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -328,14 +331,23 @@ func (x *ReplayDeadLettersRequest) GetLimit() int32 {
 	return 0
 }
 
+func (x *ReplayDeadLettersRequest) GetFailedBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FailedBefore
+	}
+	return nil
+}
+
 // ReplayDeadLettersResponse tells what was replayed, and what is left to do.
 type ReplayDeadLettersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// replays of this call, the oldest dead letter first.
+	// replays of this call, the oldest dead letter first, but each behind those of them that it depends on.
 	Replays []*DeadLetterReplay `protobuf:"bytes,1,rep,name=replays,proto3" json:"replays,omitempty"`
-	// left is how many dead letters meet the filter and were not replayed, besides those of `replays` that have failed at once, such as for a
-	// dependency that has failed; counted up to 100,000. 0 only when there are none.
-	Left          int64 `protobuf:"varint,2,opt,name=left,proto3" json:"left,omitempty"`
+	// left is how many dead letters meet the filter, failed before `failed_before` and were not replayed; counted up to 100,000. 0 only when there
+	// are none.
+	Left int64 `protobuf:"varint,2,opt,name=left,proto3" json:"left,omitempty"`
+	// failed_before is for the next call.
+	FailedBefore  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=failed_before,json=failedBefore,proto3" json:"failed_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -382,6 +394,13 @@ func (x *ReplayDeadLettersResponse) GetLeft() int64 {
 		return x.Left
 	}
 	return 0
+}
+
+func (x *ReplayDeadLettersResponse) GetFailedBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FailedBefore
+	}
+	return nil
 }
 
 // DeadLetterReplay is a dead letter and its new task.
@@ -553,7 +572,7 @@ var File_guildmesh_scheduler_v1_dead_letter_service_proto protoreflect.FileDescr
 
 const file_guildmesh_scheduler_v1_dead_letter_service_proto_rawDesc = "" +
 	"\n" +
-	"0guildmesh/scheduler/v1/dead_letter_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a guildmesh/common/v1/policy.proto\x1a(guildmesh/scheduler/v1/dead_letter.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xb8\x01\n" +
+	"0guildmesh/scheduler/v1/dead_letter_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\x1a(guildmesh/scheduler/v1/dead_letter.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xb8\x01\n" +
 	"\x16ListDeadLettersRequest\x127\n" +
 	"\x05queue\x18\x01 \x01(\tB!\xe2A\x01\x02\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x05queue\x12$\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12\x1d\n" +
@@ -569,15 +588,17 @@ const file_guildmesh_scheduler_v1_dead_letter_service_proto_rawDesc = "" +
 	"\atask_id\x18\x01 \x01(\tB\r\xe2A\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x14\n" +
 	"\x05again\x18\x02 \x01(\bR\x05again\x12&\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\trequestId\"\x97\x01\n" +
+	"request_id\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\trequestId\"\xd8\x01\n" +
 	"\x18ReplayDeadLettersRequest\x127\n" +
 	"\x05queue\x18\x01 \x01(\tB!\xe2A\x01\x02\xbaH\x1ar\x182\x16^[a-z][a-z0-9-]{0,62}$R\x05queue\x12 \n" +
 	"\x06filter\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xd0\x0fR\x06filter\x12 \n" +
 	"\x05limit\x18\x03 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\x05limit\"s\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\x05limit\x12?\n" +
+	"\rfailed_before\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\ffailedBefore\"\xb4\x01\n" +
 	"\x19ReplayDeadLettersResponse\x12B\n" +
 	"\areplays\x18\x01 \x03(\v2(.guildmesh.scheduler.v1.DeadLetterReplayR\areplays\x12\x12\n" +
-	"\x04left\x18\x02 \x01(\x03R\x04left\"Q\n" +
+	"\x04left\x18\x02 \x01(\x03R\x04left\x12?\n" +
+	"\rfailed_before\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\ffailedBefore\"Q\n" +
 	"\x10DeadLetterReplay\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12$\n" +
 	"\x0ereplay_task_id\x18\x02 \x01(\tR\freplayTaskId\"u\n" +
@@ -619,26 +640,29 @@ var file_guildmesh_scheduler_v1_dead_letter_service_proto_goTypes = []any{
 	(*DeleteDeadLettersRequest)(nil),  // 7: guildmesh.scheduler.v1.DeleteDeadLettersRequest
 	(*DeleteDeadLettersResponse)(nil), // 8: guildmesh.scheduler.v1.DeleteDeadLettersResponse
 	(*DeadLetter)(nil),                // 9: guildmesh.scheduler.v1.DeadLetter
-	(*Task)(nil),                      // 10: guildmesh.scheduler.v1.Task
+	(*timestamppb.Timestamp)(nil),     // 10: google.protobuf.Timestamp
+	(*Task)(nil),                      // 11: guildmesh.scheduler.v1.Task
 }
 var file_guildmesh_scheduler_v1_dead_letter_service_proto_depIdxs = []int32{
 	9,  // 0: guildmesh.scheduler.v1.ListDeadLettersResponse.dead_letters:type_name -> guildmesh.scheduler.v1.DeadLetter
-	6,  // 1: guildmesh.scheduler.v1.ReplayDeadLettersResponse.replays:type_name -> guildmesh.scheduler.v1.DeadLetterReplay
-	0,  // 2: guildmesh.scheduler.v1.DeadLetterService.ListDeadLetters:input_type -> guildmesh.scheduler.v1.ListDeadLettersRequest
-	2,  // 3: guildmesh.scheduler.v1.DeadLetterService.GetDeadLetter:input_type -> guildmesh.scheduler.v1.GetDeadLetterRequest
-	3,  // 4: guildmesh.scheduler.v1.DeadLetterService.ReplayTask:input_type -> guildmesh.scheduler.v1.ReplayTaskRequest
-	4,  // 5: guildmesh.scheduler.v1.DeadLetterService.ReplayDeadLetters:input_type -> guildmesh.scheduler.v1.ReplayDeadLettersRequest
-	7,  // 6: guildmesh.scheduler.v1.DeadLetterService.DeleteDeadLetters:input_type -> guildmesh.scheduler.v1.DeleteDeadLettersRequest
-	1,  // 7: guildmesh.scheduler.v1.DeadLetterService.ListDeadLetters:output_type -> guildmesh.scheduler.v1.ListDeadLettersResponse
-	9,  // 8: guildmesh.scheduler.v1.DeadLetterService.GetDeadLetter:output_type -> guildmesh.scheduler.v1.DeadLetter
-	10, // 9: guildmesh.scheduler.v1.DeadLetterService.ReplayTask:output_type -> guildmesh.scheduler.v1.Task
-	5,  // 10: guildmesh.scheduler.v1.DeadLetterService.ReplayDeadLetters:output_type -> guildmesh.scheduler.v1.ReplayDeadLettersResponse
-	8,  // 11: guildmesh.scheduler.v1.DeadLetterService.DeleteDeadLetters:output_type -> guildmesh.scheduler.v1.DeleteDeadLettersResponse
-	7,  // [7:12] is the sub-list for method output_type
-	2,  // [2:7] is the sub-list for method input_type
-	2,  // [2:2] is the sub-list for extension type_name
-	2,  // [2:2] is the sub-list for extension extendee
-	0,  // [0:2] is the sub-list for field type_name
+	10, // 1: guildmesh.scheduler.v1.ReplayDeadLettersRequest.failed_before:type_name -> google.protobuf.Timestamp
+	6,  // 2: guildmesh.scheduler.v1.ReplayDeadLettersResponse.replays:type_name -> guildmesh.scheduler.v1.DeadLetterReplay
+	10, // 3: guildmesh.scheduler.v1.ReplayDeadLettersResponse.failed_before:type_name -> google.protobuf.Timestamp
+	0,  // 4: guildmesh.scheduler.v1.DeadLetterService.ListDeadLetters:input_type -> guildmesh.scheduler.v1.ListDeadLettersRequest
+	2,  // 5: guildmesh.scheduler.v1.DeadLetterService.GetDeadLetter:input_type -> guildmesh.scheduler.v1.GetDeadLetterRequest
+	3,  // 6: guildmesh.scheduler.v1.DeadLetterService.ReplayTask:input_type -> guildmesh.scheduler.v1.ReplayTaskRequest
+	4,  // 7: guildmesh.scheduler.v1.DeadLetterService.ReplayDeadLetters:input_type -> guildmesh.scheduler.v1.ReplayDeadLettersRequest
+	7,  // 8: guildmesh.scheduler.v1.DeadLetterService.DeleteDeadLetters:input_type -> guildmesh.scheduler.v1.DeleteDeadLettersRequest
+	1,  // 9: guildmesh.scheduler.v1.DeadLetterService.ListDeadLetters:output_type -> guildmesh.scheduler.v1.ListDeadLettersResponse
+	9,  // 10: guildmesh.scheduler.v1.DeadLetterService.GetDeadLetter:output_type -> guildmesh.scheduler.v1.DeadLetter
+	11, // 11: guildmesh.scheduler.v1.DeadLetterService.ReplayTask:output_type -> guildmesh.scheduler.v1.Task
+	5,  // 12: guildmesh.scheduler.v1.DeadLetterService.ReplayDeadLetters:output_type -> guildmesh.scheduler.v1.ReplayDeadLettersResponse
+	8,  // 13: guildmesh.scheduler.v1.DeadLetterService.DeleteDeadLetters:output_type -> guildmesh.scheduler.v1.DeleteDeadLettersResponse
+	9,  // [9:14] is the sub-list for method output_type
+	4,  // [4:9] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_dead_letter_service_proto_init() }

@@ -25,12 +25,13 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from guildmesh.common.v1 import policy_pb2 as guildmesh_dot_common_dot_v1_dot_policy__pb2
 from guildmesh.scheduler.v1 import dead_letter_pb2 as guildmesh_dot_scheduler_dot_v1_dot_dead__letter__pb2
 from guildmesh.scheduler.v1 import task_pb2 as guildmesh_dot_scheduler_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0guildmesh/scheduler/v1/dead_letter_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a guildmesh/common/v1/policy.proto\x1a(guildmesh/scheduler/v1/dead_letter.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xb8\x01\n\x16ListDeadLettersRequest\x12\x37\n\x05queue\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$R\x05queue\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12 \n\x06\x66ilter\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x06\x66ilter\"\x88\x01\n\x17ListDeadLettersResponse\x12\x45\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\".guildmesh.scheduler.v1.DeadLetterR\x0b\x64\x65\x61\x64Letters\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\">\n\x14GetDeadLetterRequest\x12&\n\x07task_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"y\n\x11ReplayTaskRequest\x12&\n\x07task_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x14\n\x05\x61gain\x18\x02 \x01(\x08R\x05\x61gain\x12&\n\nrequest_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\"\x97\x01\n\x18ReplayDeadLettersRequest\x12\x37\n\x05queue\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$R\x05queue\x12 \n\x06\x66ilter\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x06\x66ilter\x12 \n\x05limit\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x05limit\"s\n\x19ReplayDeadLettersResponse\x12\x42\n\x07replays\x18\x01 \x03(\x0b\x32(.guildmesh.scheduler.v1.DeadLetterReplayR\x07replays\x12\x12\n\x04left\x18\x02 \x01(\x03R\x04left\"Q\n\x10\x44\x65\x61\x64LetterReplay\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12$\n\x0ereplay_task_id\x18\x02 \x01(\tR\x0creplayTaskId\"u\n\x18\x44\x65leteDeadLettersRequest\x12\x37\n\x05queue\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$R\x05queue\x12 \n\x06\x66ilter\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x06\x66ilter\"I\n\x19\x44\x65leteDeadLettersResponse\x12\x18\n\x07\x64\x65leted\x18\x01 \x01(\x03R\x07\x64\x65leted\x12\x12\n\x04left\x18\x02 \x01(\x03R\x04left2\xd9\x06\n\x11\x44\x65\x61\x64LetterService\x12\xa4\x01\n\x0fListDeadLetters\x12..guildmesh.scheduler.v1.ListDeadLettersRequest\x1a/.guildmesh.scheduler.v1.ListDeadLettersResponse\"0\xaa\xbb\x18\x14\x08\x02\x1a\x07gateway\x1a\x05\x61gent \x01\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/dead-letters\x12\x9d\x01\n\rGetDeadLetter\x12,.guildmesh.scheduler.v1.GetDeadLetterRequest\x1a\".guildmesh.scheduler.v1.DeadLetter\":\xaa\xbb\x18\x14\x08\x02\x1a\x07gateway\x1a\x05\x61gent \x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/dead-letters/{task_id}\x12\x92\x01\n\nReplayTask\x12).guildmesh.scheduler.v1.ReplayTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\";\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/tasks/{task_id}:replay:\x01*\x12\xb2\x01\n\x11ReplayDeadLetters\x12\x30.guildmesh.scheduler.v1.ReplayDeadLettersRequest\x1a\x31.guildmesh.scheduler.v1.ReplayDeadLettersResponse\"8\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/dead-letters:replay:\x01*\x12\xb2\x01\n\x11\x44\x65leteDeadLetters\x12\x30.guildmesh.scheduler.v1.DeleteDeadLettersRequest\x1a\x31.guildmesh.scheduler.v1.DeleteDeadLettersResponse\"8\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/dead-letters:delete:\x01*B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0guildmesh/scheduler/v1/dead_letter_service.proto\x12\x16guildmesh.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\x1a(guildmesh/scheduler/v1/dead_letter.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xb8\x01\n\x16ListDeadLettersRequest\x12\x37\n\x05queue\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$R\x05queue\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12 \n\x06\x66ilter\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x06\x66ilter\"\x88\x01\n\x17ListDeadLettersResponse\x12\x45\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\".guildmesh.scheduler.v1.DeadLetterR\x0b\x64\x65\x61\x64Letters\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\">\n\x14GetDeadLetterRequest\x12&\n\x07task_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\"y\n\x11ReplayTaskRequest\x12&\n\x07task_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x06taskId\x12\x14\n\x05\x61gain\x18\x02 \x01(\x08R\x05\x61gain\x12&\n\nrequest_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\"\xd8\x01\n\x18ReplayDeadLettersRequest\x12\x37\n\x05queue\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$R\x05queue\x12 \n\x06\x66ilter\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x06\x66ilter\x12 \n\x05limit\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x05limit\x12?\n\rfailed_before\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x66\x61iledBefore\"\xb4\x01\n\x19ReplayDeadLettersResponse\x12\x42\n\x07replays\x18\x01 \x03(\x0b\x32(.guildmesh.scheduler.v1.DeadLetterReplayR\x07replays\x12\x12\n\x04left\x18\x02 \x01(\x03R\x04left\x12?\n\rfailed_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x66\x61iledBefore\"Q\n\x10\x44\x65\x61\x64LetterReplay\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12$\n\x0ereplay_task_id\x18\x02 \x01(\tR\x0creplayTaskId\"u\n\x18\x44\x65leteDeadLettersRequest\x12\x37\n\x05queue\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$R\x05queue\x12 \n\x06\x66ilter\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x06\x66ilter\"I\n\x19\x44\x65leteDeadLettersResponse\x12\x18\n\x07\x64\x65leted\x18\x01 \x01(\x03R\x07\x64\x65leted\x12\x12\n\x04left\x18\x02 \x01(\x03R\x04left2\xd9\x06\n\x11\x44\x65\x61\x64LetterService\x12\xa4\x01\n\x0fListDeadLetters\x12..guildmesh.scheduler.v1.ListDeadLettersRequest\x1a/.guildmesh.scheduler.v1.ListDeadLettersResponse\"0\xaa\xbb\x18\x14\x08\x02\x1a\x07gateway\x1a\x05\x61gent \x01\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/dead-letters\x12\x9d\x01\n\rGetDeadLetter\x12,.guildmesh.scheduler.v1.GetDeadLetterRequest\x1a\".guildmesh.scheduler.v1.DeadLetter\":\xaa\xbb\x18\x14\x08\x02\x1a\x07gateway\x1a\x05\x61gent \x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/dead-letters/{task_id}\x12\x92\x01\n\nReplayTask\x12).guildmesh.scheduler.v1.ReplayTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\";\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/tasks/{task_id}:replay:\x01*\x12\xb2\x01\n\x11ReplayDeadLetters\x12\x30.guildmesh.scheduler.v1.ReplayDeadLettersRequest\x1a\x31.guildmesh.scheduler.v1.ReplayDeadLettersResponse\"8\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/dead-letters:replay:\x01*\x12\xb2\x01\n\x11\x44\x65leteDeadLetters\x12\x30.guildmesh.scheduler.v1.DeleteDeadLettersRequest\x1a\x31.guildmesh.scheduler.v1.DeleteDeadLettersResponse\"8\xaa\xbb\x18\x12\x08\x02\x1a\x07gateway\x1a\x05\x61gent\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/dead-letters:delete:\x01*B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -70,24 +71,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEADLETTERSERVICE'].methods_by_name['ReplayDeadLetters']._serialized_options = b'\252\273\030\022\010\002\032\007gateway\032\005agent\202\323\344\223\002\034\"\027/v1/dead-letters:replay:\001*'
   _globals['_DEADLETTERSERVICE'].methods_by_name['DeleteDeadLetters']._loaded_options = None
   _globals['_DEADLETTERSERVICE'].methods_by_name['DeleteDeadLetters']._serialized_options = b'\252\273\030\022\010\002\032\007gateway\032\005agent\202\323\344\223\002\034\"\027/v1/dead-letters:delete:\001*'
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=280
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=464
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=467
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=603
-  _globals['_GETDEADLETTERREQUEST']._serialized_start=605
-  _globals['_GETDEADLETTERREQUEST']._serialized_end=667
-  _globals['_REPLAYTASKREQUEST']._serialized_start=669
-  _globals['_REPLAYTASKREQUEST']._serialized_end=790
-  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_start=793
-  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_end=944
-  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_start=946
-  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_end=1061
-  _globals['_DEADLETTERREPLAY']._serialized_start=1063
-  _globals['_DEADLETTERREPLAY']._serialized_end=1144
-  _globals['_DELETEDEADLETTERSREQUEST']._serialized_start=1146
-  _globals['_DELETEDEADLETTERSREQUEST']._serialized_end=1263
-  _globals['_DELETEDEADLETTERSRESPONSE']._serialized_start=1265
-  _globals['_DELETEDEADLETTERSRESPONSE']._serialized_end=1338
-  _globals['_DEADLETTERSERVICE']._serialized_start=1341
-  _globals['_DEADLETTERSERVICE']._serialized_end=2198
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=313
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=497
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=500
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=636
+  _globals['_GETDEADLETTERREQUEST']._serialized_start=638
+  _globals['_GETDEADLETTERREQUEST']._serialized_end=700
+  _globals['_REPLAYTASKREQUEST']._serialized_start=702
+  _globals['_REPLAYTASKREQUEST']._serialized_end=823
+  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_start=826
+  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_end=1042
+  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_start=1045
+  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_end=1225
+  _globals['_DEADLETTERREPLAY']._serialized_start=1227
+  _globals['_DEADLETTERREPLAY']._serialized_end=1308
+  _globals['_DELETEDEADLETTERSREQUEST']._serialized_start=1310
+  _globals['_DELETEDEADLETTERSREQUEST']._serialized_end=1427
+  _globals['_DELETEDEADLETTERSRESPONSE']._serialized_start=1429
+  _globals['_DELETEDEADLETTERSRESPONSE']._serialized_end=1502
+  _globals['_DEADLETTERSERVICE']._serialized_start=1505
+  _globals['_DEADLETTERSERVICE']._serialized_end=2362
 # @@protoc_insertion_point(module_scope)

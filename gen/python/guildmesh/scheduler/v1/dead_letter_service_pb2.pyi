@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from guildmesh.scheduler.v1 import dead_letter_pb2 as _dead_letter_pb2
 import builtins as _builtins
@@ -146,22 +147,28 @@ class ReplayDeadLettersRequest(_message.Message):
     QUEUE_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    FAILED_BEFORE_FIELD_NUMBER: _builtins.int
     queue: _builtins.str
     """queue whose dead letters are meant."""
     filter: _builtins.str
     """filter as in ListDeadLettersRequest; empty for all."""
     limit: _builtins.int
     """limit is how many to replay at most, up to 1,000; 0 means 1,000. Large contexts may make it fewer: about 16 MiB of them are taken a call."""
+    @_builtins.property
+    def failed_before(self) -> _timestamp_pb2.Timestamp:
+        """failed_before: only what failed before this moment, by the database's clock. Without it, or when it is to come, the beginning of the call."""
+
     def __init__(
         self,
         *,
         queue: _builtins.str = ...,
         filter: _builtins.str = ...,
         limit: _builtins.int = ...,
+        failed_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failed_before", b"failed_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "limit", b"limit", "queue", b"queue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_before", b"failed_before", "filter", b"filter", "limit", b"limit", "queue", b"queue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -175,23 +182,29 @@ class ReplayDeadLettersResponse(_message.Message):
 
     REPLAYS_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
+    FAILED_BEFORE_FIELD_NUMBER: _builtins.int
     left: _builtins.int
-    """left is how many dead letters meet the filter and were not replayed, besides those of `replays` that have failed at once, such as for a
-    dependency that has failed; counted up to 100,000. 0 only when there are none.
+    """left is how many dead letters meet the filter, failed before `failed_before` and were not replayed; counted up to 100,000. 0 only when there
+    are none.
     """
     @_builtins.property
     def replays(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetterReplay]:
-        """replays of this call, the oldest dead letter first."""
+        """replays of this call, the oldest dead letter first, but each behind those of them that it depends on."""
+
+    @_builtins.property
+    def failed_before(self) -> _timestamp_pb2.Timestamp:
+        """failed_before is for the next call."""
 
     def __init__(
         self,
         *,
         replays: _abc.Iterable[Global___DeadLetterReplay] | None = ...,
         left: _builtins.int = ...,
+        failed_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failed_before", b"failed_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["left", b"left", "replays", b"replays"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_before", b"failed_before", "left", b"left", "replays", b"replays"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

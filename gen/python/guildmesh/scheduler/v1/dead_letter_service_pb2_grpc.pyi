@@ -43,14 +43,16 @@ class DeadLetterServiceStub:
     """GetDeadLetter gives one dead letter (AIP-131). Fails with NOT_FOUND, reason DEAD_LETTER_NOT_FOUND."""
     ReplayTask: _grpc.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ReplayTaskRequest, _task_pb2.Task]
     """ReplayTask creates a task like one that FAILED (AIP-136): the same description, context, kind, queue, labels, limits and policies, created by
-    the caller. It has no parent and starts at once: parent_task_id, schedule_time and delay are left out, as is a deadline that is over. A
+    the caller. It has no parent and starts at once: parent_task_id, schedule_time and delay are left out, as is a deadline that is over. It
+    depends on what its task depended on: where that failed and was replayed, on its replay; what is not kept any more is left out. A
     repeat gives the same task, unless `again` is set. Fails with NOT_FOUND, reason TASK_NOT_FOUND or QUEUE_NOT_FOUND; with FAILED_PRECONDITION,
     reason TASK_NOT_FAILED, or REPLAY_NOT_KEPT when it was replayed and that task has been kept long enough.
     """
     ReplayDeadLetters: _grpc.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ReplayDeadLettersRequest, _dead_letter_service_pb2.ReplayDeadLettersResponse]
-    """ReplayDeadLetters replays dead letters of a queue that were not, the oldest first, each once and as ReplayTask does, in one transaction; repeat
-    the call until `left` is 0. Nothing is lost or replayed twice when a call is repeated because its answer was lost, or when several callers do
-    the same. Fails with INVALID_ARGUMENT, reason INVALID_FILTER; with NOT_FOUND, reason QUEUE_NOT_FOUND.
+    """ReplayDeadLetters replays dead letters of a queue that were not, each once and as ReplayTask does, in one transaction: the oldest first, but a
+    dependency before what depends on it, so that a graph runs again in its order. Repeat the call with the `failed_before` of its first answer
+    until `left` is 0: what fails anew meanwhile is not meant. Nothing is lost or replayed twice when a call is repeated because its answer was
+    lost, or when several callers do the same. Fails with INVALID_ARGUMENT, reason INVALID_FILTER; with NOT_FOUND, reason QUEUE_NOT_FOUND.
     """
     DeleteDeadLetters: _grpc.UnaryUnaryMultiCallable[_dead_letter_service_pb2.DeleteDeadLettersRequest, _dead_letter_service_pb2.DeleteDeadLettersResponse]
     """DeleteDeadLetters dismisses dead letters of a queue, at most 10,000 a call: they are not listed any more, their tasks stay and can still be
@@ -70,14 +72,16 @@ class DeadLetterServiceAsyncStub(DeadLetterServiceStub):
     """GetDeadLetter gives one dead letter (AIP-131). Fails with NOT_FOUND, reason DEAD_LETTER_NOT_FOUND."""
     ReplayTask: _aio.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ReplayTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
     """ReplayTask creates a task like one that FAILED (AIP-136): the same description, context, kind, queue, labels, limits and policies, created by
-    the caller. It has no parent and starts at once: parent_task_id, schedule_time and delay are left out, as is a deadline that is over. A
+    the caller. It has no parent and starts at once: parent_task_id, schedule_time and delay are left out, as is a deadline that is over. It
+    depends on what its task depended on: where that failed and was replayed, on its replay; what is not kept any more is left out. A
     repeat gives the same task, unless `again` is set. Fails with NOT_FOUND, reason TASK_NOT_FOUND or QUEUE_NOT_FOUND; with FAILED_PRECONDITION,
     reason TASK_NOT_FAILED, or REPLAY_NOT_KEPT when it was replayed and that task has been kept long enough.
     """
     ReplayDeadLetters: _aio.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ReplayDeadLettersRequest, _dead_letter_service_pb2.ReplayDeadLettersResponse]  # type: ignore[assignment]
-    """ReplayDeadLetters replays dead letters of a queue that were not, the oldest first, each once and as ReplayTask does, in one transaction; repeat
-    the call until `left` is 0. Nothing is lost or replayed twice when a call is repeated because its answer was lost, or when several callers do
-    the same. Fails with INVALID_ARGUMENT, reason INVALID_FILTER; with NOT_FOUND, reason QUEUE_NOT_FOUND.
+    """ReplayDeadLetters replays dead letters of a queue that were not, each once and as ReplayTask does, in one transaction: the oldest first, but a
+    dependency before what depends on it, so that a graph runs again in its order. Repeat the call with the `failed_before` of its first answer
+    until `left` is 0: what fails anew meanwhile is not meant. Nothing is lost or replayed twice when a call is repeated because its answer was
+    lost, or when several callers do the same. Fails with INVALID_ARGUMENT, reason INVALID_FILTER; with NOT_FOUND, reason QUEUE_NOT_FOUND.
     """
     DeleteDeadLetters: _aio.UnaryUnaryMultiCallable[_dead_letter_service_pb2.DeleteDeadLettersRequest, _dead_letter_service_pb2.DeleteDeadLettersResponse]  # type: ignore[assignment]
     """DeleteDeadLetters dismisses dead letters of a queue, at most 10,000 a call: they are not listed any more, their tasks stay and can still be
@@ -112,7 +116,8 @@ class DeadLetterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_task_pb2.Task, _abc.Awaitable[_task_pb2.Task]]:
         """ReplayTask creates a task like one that FAILED (AIP-136): the same description, context, kind, queue, labels, limits and policies, created by
-        the caller. It has no parent and starts at once: parent_task_id, schedule_time and delay are left out, as is a deadline that is over. A
+        the caller. It has no parent and starts at once: parent_task_id, schedule_time and delay are left out, as is a deadline that is over. It
+        depends on what its task depended on: where that failed and was replayed, on its replay; what is not kept any more is left out. A
         repeat gives the same task, unless `again` is set. Fails with NOT_FOUND, reason TASK_NOT_FOUND or QUEUE_NOT_FOUND; with FAILED_PRECONDITION,
         reason TASK_NOT_FAILED, or REPLAY_NOT_KEPT when it was replayed and that task has been kept long enough.
         """
@@ -123,9 +128,10 @@ class DeadLetterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dead_letter_service_pb2.ReplayDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dead_letter_service_pb2.ReplayDeadLettersResponse, _abc.Awaitable[_dead_letter_service_pb2.ReplayDeadLettersResponse]]:
-        """ReplayDeadLetters replays dead letters of a queue that were not, the oldest first, each once and as ReplayTask does, in one transaction; repeat
-        the call until `left` is 0. Nothing is lost or replayed twice when a call is repeated because its answer was lost, or when several callers do
-        the same. Fails with INVALID_ARGUMENT, reason INVALID_FILTER; with NOT_FOUND, reason QUEUE_NOT_FOUND.
+        """ReplayDeadLetters replays dead letters of a queue that were not, each once and as ReplayTask does, in one transaction: the oldest first, but a
+        dependency before what depends on it, so that a graph runs again in its order. Repeat the call with the `failed_before` of its first answer
+        until `left` is 0: what fails anew meanwhile is not meant. Nothing is lost or replayed twice when a call is repeated because its answer was
+        lost, or when several callers do the same. Fails with INVALID_ARGUMENT, reason INVALID_FILTER; with NOT_FOUND, reason QUEUE_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
