@@ -34,7 +34,7 @@ _OFTEN = 5
 
 @pytest.fixture
 def world(scheduler_settings: MakeSettings, empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    # A process that stands still for so long loses its transaction, as a busy machine may have this one do; no model foresees that.
+    # A process that stands still for so long loses its transaction, as on a busy machine; no model foresees that.
     patient = dispatch_owners._HOLD.replace("'750'", "'30000'").replace("'2000'", "'30000'")
     assert patient != dispatch_owners._HOLD
     monkeypatch.setattr(dispatch_owners, "_HOLD", patient)
