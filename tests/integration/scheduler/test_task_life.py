@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from services.common.db.driver import open_driver
 from services.common.db.migrations import migrate
+from services.scheduler.storage import dispatch_owners
 from tests.integration.scheduler.conftest import MakeSettings
 from tests.integration.scheduler.task_life.machine import machine_over
 from tests.integration.scheduler.task_life.world import World
@@ -24,13 +25,19 @@ STEPS = int(os.environ.get("GUILDMESH_LIFE_STEPS", "8"))
 _WANTED = (
     *("accepted", "refused", "created", "started", "leased again", "step_completed", "retried", "completed", "failed"),
     *("cancelled", "ready", "waiting", "signalled", "blocked", "unblocked", "ended by a dependency"),
-    *("decided", "held back", "taken over", "replayed", "replayed before", "run", "skipped"),
+    *("decided", "held back", "taken over", "replayed", "replayed before", "stands for another", "run", "skipped"),
+    *("decided no more", "started at once within limits", "let through by a rate", "held back by a rate"),
+    *("output", "progressed", "put out before", "put out too soon"),
 )
 _OFTEN = 5
 
 
 @pytest.fixture
-def world(scheduler_settings: MakeSettings, empty_database_url: str) -> Iterator[World]:
+def world(scheduler_settings: MakeSettings, empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    # A process that stands still for so long loses its transaction, as on a busy machine; no model foresees that.
+    patient = dispatch_owners._HOLD.replace("'750'", "'30000'").replace("'2000'", "'30000'")
+    assert patient != dispatch_owners._HOLD
+    monkeypatch.setattr(dispatch_owners, "_HOLD", patient)
     own = scheduler_settings(database_url=SecretStr(empty_database_url), db_pool_size=6)
     migrate(own, package="services.scheduler.storage.migrations", schema="scheduler")
     with asyncio.Runner() as runner:
@@ -63,4 +70,4 @@ def test_the_life_of_tasks_follows_the_model(world: World) -> None:
         missing = [kind for kind in _WANTED if world.seen[kind] < _OFTEN]
         if not missing:
             break
-    assert missing == []
+    assert missing == [], world.seen

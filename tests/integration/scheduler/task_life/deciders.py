@@ -54,13 +54,17 @@ class Decider:
         return self.started
 
     async def create(
-        self, batches: Batches, tasks: Sequence[NewTask], taken: Sequence[bool], worker_id: str
+        self, batches: Batches, tasks: Sequence[NewTask], taken: Sequence[bool], decided: Sequence[bool], worker_id: str
     ) -> Sequence[Task | DomainError]:
-        """Creates tasks of a queue of their tenant, as CreateTask does; those that a worker takes start if limits leave room."""
+        """Creates tasks of queues of their tenant, as CreateTask does.
+
+        Those that a worker takes start, and if one replica decides for their queue, if its limits leave room.
+        """
         starts = NewStarts(self.decide, self.decide.fence)
-        starts.concern()
-        for place, (task, takes) in enumerate(zip(tasks, taken, strict=True)):
-            task.worker_id = worker_id if takes and starts.begin(place, task, task.tenant_id) else None
+        for place, (task, takes, asks) in enumerate(zip(tasks, taken, decided, strict=True)):
+            if asks:
+                starts.concern()
+            task.worker_id = worker_id if takes and (not asks or starts.begin(place, task, task.tenant_id)) else None
         try:
             answers = await batches.create(tasks, starts.fence)
         except (EpochOver, LimitsChanged):

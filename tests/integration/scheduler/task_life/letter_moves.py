@@ -9,9 +9,10 @@ from services.scheduler.domain.task import State
 from services.scheduler.domain.task_filter import Condition
 from tests.integration.scheduler.task_life.life import TENANT
 from tests.integration.scheduler.task_life.model import Model
+from tests.integration.scheduler.task_life.queue_model import QueueModel
 from tests.integration.scheduler.task_life.task_moves import TaskMoves
 
-_MANY = 1000
+_MANY, _SOME = 1000, 2
 _OPEN = (Condition("replayed", "=", 0),)
 
 
@@ -33,29 +34,50 @@ class LetterMoves(TaskMoves):
             self._replayed(model, replay.task_id)
 
     def replay_all(self) -> None:
-        """All that were not, the oldest first."""
-        wanted = {m.task_id for m in self.models.values() if m.state is State.FAILED and not m.replay and not m.dismissed}
-        replays = self.world.do(self.world.failed.replay_many(TENANT, self.kind, (), _MANY, "ada"))
-        assert {task_id for task_id, _ in replays.replayed} == wanted
-        assert len(replays.replayed) == len(wanted)
-        assert replays.left == 0
-        for task_id, replay_id in replays.replayed:
-            self._replayed(self.models[task_id], replay_id)
+        """All that were not, queue by queue, some at a time: what they depend on first, and nothing that fails anew."""
+        for queue in self.queues:
+            wanted = {model.task_id for model in self._open_in(queue)}
+            before = None
+            while True:
+                replays = self.world.do(self.world.failed.replay_many(TENANT, queue.name, (), before, _SOME, "ada"))
+                assert len(replays.replayed) == min(len(wanted), _SOME)
+                for task_id, replay_id in replays.replayed:
+                    wanted.remove(task_id)
+                    assert wanted.isdisjoint(self._latest(self.models[each]).task_id for each in self.models[task_id].needs)
+                    self._replayed(self.models[task_id], replay_id)
+                assert replays.left == len(wanted)
+                if not wanted:
+                    break
+                before = replays.failed_before
 
     def dismiss(self) -> None:
         """All that were not replayed."""
-        wanted = [m for m in self.models.values() if m.state is State.FAILED and not m.replay and not m.dismissed]
-        assert self.world.do(self.world.letters.dismiss(TENANT, self.kind, _OPEN, _MANY)) == (len(wanted), 0)
-        for model in wanted:
-            model.dismissed = True
+        for queue in self.queues:
+            wanted = self._open_in(queue)
+            assert self.world.do(self.world.letters.dismiss(TENANT, queue.name, _OPEN, _MANY)) == (len(wanted), 0)
+            for model in wanted:
+                model.dismissed = True
+
+    def _open_in(self, queue: QueueModel) -> list[Model]:
+        """What failed in a queue and was neither replayed nor dismissed."""
+        failed = [model for model in self.models.values() if model.home is queue and model.state is State.FAILED]
+        return [model for model in failed if not model.replay and not model.dismissed]
 
     def _replayed(self, model: Model, replay_id: str) -> None:
-        """A new task like the failed one, which waits for what that one waited for, and has no parent."""
+        """A new task like the failed one, which waits for the replays of what that one waited for, and has no parent."""
         assert replay_id not in self.models
         model.replay = replay_id
         times = "timed" if model.timed else ""
-        replay = self.keep(replay_id, model.priority, model.max_attempts, times=times, key=model.key)
+        replay = self.keep(replay_id, model.priority, model.max_attempts, times=times, key=model.key, queue=model.home)
         replay.patient = replay.patient or model.patient
         if model.needs:
-            self.block(replay, {task_id: self.models[task_id] for task_id in model.needs}, model.policy)
+            upstreams = [self._latest(self.models[task_id]) for task_id in model.needs]
+            self.block(replay, {upstream.task_id: upstream for upstream in upstreams}, model.policy)
         self.world.seen["replayed"] += 1
+
+    def _latest(self, model: Model) -> Model:
+        """What stands for a task: if it was replayed, its newest replay, and if that was, the newest of that."""
+        while model.replay:
+            self.world.seen["stands for another"] += 1
+            model = self.models[model.replay]
+        return model

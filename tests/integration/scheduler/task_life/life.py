@@ -27,7 +27,7 @@ _KEPT = "SELECT retention_days FROM finished_tasks WHERE tenant_id = $1 AND task
 
 
 class Life(RuleBasedStateMachine):
-    """What is known of the tasks of a machine; all are in a queue of its own."""
+    """What is known of the tasks of a machine; all are in two queues of its own."""
 
     world: ClassVar[World]
 
@@ -39,13 +39,18 @@ class Life(RuleBasedStateMachine):
         self.requests: dict[str, tuple[str, tuple[Any, ...]]] = {}
         self.values: dict[tuple[str, str], int] = {}
         self.order = 0
-        self.queue = QueueModel(self.kind)
-        self.world.do(self.world.queues.create(self.queue.row(TENANT)))
+        self.queues = (QueueModel(self.kind), QueueModel(f"{self.kind}-b"))
+        for queue in self.queues:
+            self.world.do(self.world.queues.create(queue.row(TENANT)))
 
     def at(self, place: int) -> Model:
         """A task by its place in a line in which the running ones stand first, since most happens to them."""
         line = sorted(self.models.values(), key=lambda model: (model.state is not State.RUNNING, model.state, model.order))
         return line[place % len(line)]
+
+    def queue_at(self, place: int) -> QueueModel:
+        """Mostly the first of the queues."""
+        return self.queues[place % 3 // 2]
 
     def asked(
         self,
@@ -58,9 +63,11 @@ class Life(RuleBasedStateMachine):
         times: str = "",
         key: str = "",
         needs: Iterable[tuple[str, int]] = (),
+        queue: QueueModel | None = None,
     ) -> NewTask:
         """A task to create, with what its queue says; with `most` 0 it says nothing of its attempts."""
-        task = task_pb2.Task(description=text, kind=self.kind, queue=self.kind, priority=priority, parent_task_id=parent)
+        queue = queue or self.queues[0]
+        task = task_pb2.Task(description=text, kind=self.kind, queue=queue.name, priority=priority, parent_task_id=parent)
         task.concurrency_key = key
         if most:
             task.max_attempts = most
@@ -76,13 +83,22 @@ class Life(RuleBasedStateMachine):
             task.dependencies.add(task_id=task_id, failure_policy=task_pb2.DependencyFailurePolicy.ValueType(policy))
         request_id = f"{self.kind}-{request}" if request else ""
         new = new_task(pb.CreateTaskRequest(task=task, request_id=request_id, parent_attempt=attempt), TENANT, "ada", "")
-        put_in(new, self.queue.row(TENANT, RETENTION_DAYS))
+        put_in(new, queue.row(TENANT, RETENTION_DAYS))
         return new
 
-    def keep(self, task_id: str, priority: int, most: int, parent: str = "", times: str = "", key: str = "") -> Model:
+    def keep(
+        self,
+        task_id: str,
+        priority: int,
+        most: int,
+        parent: str = "",
+        times: str = "",
+        key: str = "",
+        queue: QueueModel | None = None,
+    ) -> Model:
         """A task was created, of which the queue says what it does not say itself."""
         self.order += 1
-        queue = self.queue
+        queue = queue or self.queues[0]
         model = self.models[task_id] = Model(
             task_id, self.order, priority, most or queue.max_attempts or DEFAULT_MAX_ATTEMPTS, parent, timed=times != ""
         )
@@ -119,6 +135,8 @@ class Life(RuleBasedStateMachine):
         assert [event.number for event in stored] == list(range(1, newest + 1))
         events = [TaskEvent.FromString(event.value) for event in stored]
         assert [(event.WhichOneof("change"), event.attempt) for event in events] == model.events
+        put_out = [event for event in events if event.HasField("output")]
+        assert [(event.attempt, event.output.sequence, event.output.text) for event in put_out] == model.put_out
         self._compare_kept(model)
 
     def _compare_kept(self, model: Model) -> None:
@@ -129,5 +147,6 @@ class Life(RuleBasedStateMachine):
         if model.state is State.FAILED:
             days = model.letter_days or days
         assert self.world.query(_KEPT, TENANT, model.task_id) == [(days,)], model
-        letters = [(self.kind, days, model.replay or None)] if model.state is State.FAILED else []
+        assert model.home is not None
+        letters = [(model.home.name, days, model.replay or None)] if model.state is State.FAILED else []
         assert self.world.query(_LETTER, TENANT, model.task_id) == letters, model

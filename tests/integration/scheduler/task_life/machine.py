@@ -18,23 +18,47 @@ from tests.integration.scheduler.task_life.queue_moves import QueueMoves
 from tests.integration.scheduler.task_life.task_moves import Wanted
 from tests.integration.scheduler.task_life.world import World
 
-REPORTS = ("complete", "step one", "step two", "fail", "fail now", "fail badly", "fail for good", "wait red", "wait blue")
+ENDS = ("complete", "step one", "step two", "fail", "fail now", "fail badly", "fail for good", "wait red", "wait blue")
+OUTPUT = ("put out", "put out", "put out twice", "put out again", "put out more", "get on", "get on")
+REPORTS = (*ENDS, *OUTPUT)
 LEASES = ("lease", "lease", "lease", "lease", "die", "die and sweep")
-CHANGES = ("child", "after", "after", "beat", "beat and tell", "sweep", "cancel", "look")
+CHANGES = ("child", "after", "after", "unblock", "beat", "beat and tell", "sweep", "cancel", "look")
 SIGNALS = ("signal red", "signal blue", "signal the awaited", "signal the awaited")
 TIMES = ("late", "overdue", "slow", "quiet", "lost", "due", "come", "come", "tick")
 LIMITS = ("limit", "limit", "limit keys", "drip", "pause", "resume", "resume", "unlimit")
-QUEUES = (*LIMITS, "defaults", "defaults", "offer to another", "take over", "take over")
-LETTERS = ("replay", "replay", "replay failed", "replay failed", "replay again", "replay all", "dismiss")
+QUEUES = (
+    *LIMITS,
+    "defaults",
+    "defaults",
+    "offer to another",
+    "take over",
+    "depose",
+    "depose",
+    "let flow",
+    "let flow",
+    "make room",
+    "make room",
+)
+LETTERS = (
+    "replay",
+    "break and replay",
+    "break and replay",
+    "replay failed",
+    "replay failed",
+    "replay again",
+    "replay all",
+    "dismiss",
+)
 CLOCKS = ("clock", "clock", "clock", "look at the clock", "trigger", "backfill", "pause the clock", "resume the clock")
 # What moves a task on comes more often. Each life has one of these, so that it comes far in something.
-PLAIN = (*LEASES, *REPORTS, *CHANGES, *TIMES, *SIGNALS)
+PLAIN = (*LEASES, *ENDS, *CHANGES, *TIMES, *SIGNALS)
 THEMES = {
-    "tasks": PLAIN,
-    "queues": (*PLAIN, *QUEUES, *QUEUES),
+    "tasks": (*PLAIN, *OUTPUT),
+    "output": (*PLAIN, *OUTPUT, *OUTPUT),
+    "queues": (*PLAIN, "get on", *QUEUES, *QUEUES),
     "letters": (*PLAIN, *LETTERS, "fail for good", "fail for good", "fail for good"),
     "clocks": (*PLAIN, *CLOCKS, *CLOCKS),
-    "all": (*PLAIN, *QUEUES, *LETTERS, *CLOCKS),
+    "all": (*PLAIN, *OUTPUT, *QUEUES, *LETTERS, *CLOCKS),
 }
 Move = tuple[str, int, int, int]
 
@@ -53,7 +77,7 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
     @initialize(
         number=st.integers(3, 6),
         most=st.sampled_from([2, 3, 5]),
-        theme=st.sampled_from(["tasks", *THEMES]),
+        theme=st.sampled_from([*THEMES, "queues", "letters"]),
         policy=st.sampled_from(list(OverlapPolicy)),
         missed=st.sampled_from([*MissedRunPolicy, MissedRunPolicy.RUN_ALL]),
     )
@@ -77,6 +101,7 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
                 st.sampled_from("ab"),
                 st.sampled_from(["", "", "timed", "later"]),
                 st.sampled_from(["", "x", "x", "y"]),
+                st.sampled_from([0, 0, 1]),
             ),
             min_size=1,
             max_size=3,
@@ -96,7 +121,7 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
         moves = data.draw(moves_of(THEMES[self.theme]))
         for reporting, group in itertools.groupby(moves, key=lambda move: move[0] in REPORTS):
             if reporting:
-                self.report([self.reported(self.at(place), what, back) for what, place, _, back in group])
+                self.report([report for what, place, _, back in group for report in self.reported(self.at(place), what, back)])
                 continue
             for what, place, number, back in group:
                 self.move(what, place, number, back)
@@ -104,7 +129,7 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
     def move(self, what: str, place: int, number: int, back: int) -> None:
         """One move."""
         if what in LIMITS:
-            self.limit(what, number)
+            self.limit(what, place, number)
         elif what in QUEUES:
             self.move_queue(what, place, number)
         elif what in LETTERS:
@@ -133,6 +158,8 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
                 self.create_child(self.at(place), back, by_worker=number > 1)
             case "after":
                 self.create_after([self.at(place), self.at(place + number)], FailurePolicy(1 + (place + back) % 3))
+            case "unblock":
+                self.unblock()
             case "beat" | "beat and tell":
                 progress = 0.5 if what == "beat and tell" else None
                 self.heartbeat([(self.at(place + more), back) for more in range(number)], progress)
@@ -173,12 +200,34 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
                 self.offer_to_another(number)
             case "take over":
                 self.change_owner()
+            case "let flow":
+                queue = self.queue_at(place)
+                self.make_room(queue)
+                # More than are saved up.
+                self.create([(False, "", 1, 2, "a", "", "", self.queues.index(queue))] * 3, dying=False)
+                self.limit("flow", place, number)
+                self.offer(4)
+            case "make room":
+                queue = self.queue_at(place)
+                self.make_room(queue)
+                # Whoever comes behind all that waits starts at once, unless its queue holds it back by something else.
+                self.create([(True, "", 1, 2, "b", "", "", self.queues.index(queue))], dying=False)
+            case "depose":
+                self.change_owner()
+                # It has not heard of it, mostly.
+                self.offer_to_another(number)
 
     def move_letter(self, what: str, place: int) -> None:
         """Something is done to what failed."""
         match what:
             case "replay":
                 self.replay(self.at(place), again=False)
+            case "break and replay":
+                model = self.at(place)
+                if model.state is State.RUNNING and not model.late:
+                    self.create_after([model], FailurePolicy.FAIL)
+                    self.report(self.reported(model, "fail for good", 0))
+                    self.replay_all()
             case "replay failed" | "replay again":
                 failed = [model for model in self.models.values() if model.state is State.FAILED]
                 if failed:

@@ -62,6 +62,10 @@ class Model:
     needs: dict[str, State | None] = field(default_factory=dict)
     """how each task that it depends on has ended."""
     policy: FailurePolicy = FailurePolicy.FAIL
+    chunks: int = 0
+    """of output of the newest attempt."""
+    put_out: list[tuple[int, int, str]] = field(default_factory=list)
+    """attempt, sequence and text of all chunks."""
 
     def told(self, task_id: str, state: State) -> None:
         """One of those that it depends on has ended."""
@@ -82,6 +86,7 @@ class Model:
 
     def start(self, *, lost: bool) -> None:
         self.state, self.attempt, self.lost, self.slow, self.quiet = State.RUNNING, self.attempt + 1, lost, False, False
+        self.chunks = 0
         self.says("started")
 
     def ready(self) -> None:

@@ -1,10 +1,10 @@
-"""What a queue should do, by its limits alone."""
+"""What queues should do, by their limits alone."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from guildmesh.scheduler.v1.task_pb2 import RetryPolicy as RetryMessage
 from guildmesh.scheduler.v1.task_pb2 import Task as TaskMessage
@@ -15,8 +15,54 @@ from services.scheduler.domain.task import State
 from tests.integration.scheduler.task_life.model import Model
 
 _PATIENT = RetryPolicy(initial_ms=3_600_000, max_ms=3_600_000, non_retryable=("BAD",))
-_DROP_PER_SECOND = 0.001
-"""so seldom that nothing starts while a test lasts: a bucket begins empty."""
+_RATES = {"drip": (0.001, 1), "flow": (50.0, 2)}
+"""starts a second and how many may be saved up; of the first hardly any while a test lasts."""
+DROP_SECONDS = 1 / _RATES["flow"][0]
+"""in which a flow lets one more start."""
+_NEARLY = 1e-3
+
+
+@dataclass
+class Bucket:
+    """How many starts a rate has saved up: at least and at most, since nobody says when exactly it was looked at."""
+
+    rate: str = ""
+    least: float = 0.0
+    most: float = 0.0
+    at: float = 0.0
+    """since when `least` is so."""
+    begun: float = 0.0
+    """since when `most` is."""
+
+    def limit(self, rate: str, now: float) -> None:
+        """Another rate holds, which may count what passed before it."""
+        self.spend(0, now, now)
+        self.least = 0.0
+        if rate == "flow":
+            self.most = _RATES[rate][1]
+        self.rate = rate
+
+    def begin_anew(self, before: float, now: float) -> None:
+        """It is empty, since a moment between these."""
+        self.least = self.most = 0.0
+        self.begun, self.at = before, now
+
+    def spend(self, number: int, before: float, now: float) -> None:
+        """So many have started, between these moments; fails when there were not so many."""
+        if self.rate:
+            per_second, burst = _RATES[self.rate]
+            if before > self.begun:
+                # More than may be saved up may start while time passes.
+                self.most = min(burst, self.most + (before - self.begun) * per_second) + (now - before) * per_second
+            self.least = min(burst, self.least + max(0.0, before - self.at) * per_second)
+            assert self.most - number > -_NEARLY, "more than the rate lets start"
+            self.most, self.least = max(0.0, self.most - number), max(0.0, self.least - number)
+        self.begun, self.at = now, max(self.at, before)
+
+    @property
+    def dry(self) -> bool:
+        """Whether nothing more may have been saved up when there was a look at it last."""
+        return self.rate != "" and self.least < 1 + _NEARLY
 
 
 @dataclass
@@ -32,8 +78,7 @@ class QueueModel:
     letter_days: int | None = None
     max_running: int | None = None
     max_running_per_key: int | None = None
-    dripping: bool = False
-    """its rate lets hardly anything start."""
+    bucket: Bucket = field(default_factory=Bucket)
     paused: bool = False
     decided: bool = False
     """one replica decides: since its first limit."""
@@ -41,13 +86,14 @@ class QueueModel:
     @property
     def limited(self) -> bool:
         """Whether it has a limit of any sort."""
-        return self.max_running is not None or self.max_running_per_key is not None or self.dripping or self.paused
+        return self.max_running is not None or self.max_running_per_key is not None or self.bucket.rate != "" or self.paused
 
     def row(self, tenant_id: str, default_days: int | None = None) -> Queue:
         """The queue as its row has it."""
         message = RetryMessage(non_retryable_reasons=["BAD"])
         message.initial_backoff.FromMilliseconds(_PATIENT.initial_ms)
         message.max_backoff.FromMilliseconds(_PATIENT.max_ms)
+        rate = _RATES.get(self.bucket.rate)
         return Queue(
             self.name,
             self.priority,
@@ -56,8 +102,8 @@ class QueueModel:
             dead_letter_retention_days=self.letter_days,
             max_attempts=self.max_attempts,
             retry=_PATIENT.encode() if self.patient else None,
-            rate_per_second=_DROP_PER_SECOND if self.dripping else None,
-            rate_burst=1 if self.dripping else None,
+            rate_per_second=rate[0] if rate else None,
+            rate_burst=rate[1] if rate else None,
             max_running=self.max_running,
             max_running_per_key=self.max_running_per_key,
             paused=self.paused,
@@ -65,30 +111,33 @@ class QueueModel:
             retry_spec=TaskMessage(retry_policy=message).SerializeToString() if self.patient else b"",
         )
 
-    def next(self, models: Iterable[Model], slots: int) -> list[Model]:
-        """Which of the tasks that are decided on start next, when so many slots are offered."""
-        models = [model for model in models if model.decided]
+    def first(self, models: Iterable[Model]) -> Model | None:
+        """Which of the tasks that are decided on starts next, if the rate lets it."""
+        models = [model for model in models if model.decided and model.home is self]
         running = Counter(model.key for model in models if model.state is State.RUNNING)
-        waiting = sorted(
-            (model for model in models if model.state is State.PENDING and not model.late),
-            key=lambda model: (-model.priority, model.order),
+        if self.paused or (self.max_running is not None and running.total() >= self.max_running):
+            return None
+        most = self.max_running_per_key
+        waiting = (
+            model
+            for model in models
+            if model.state is State.PENDING
+            and not model.late
+            and not (most is not None and model.key and running[model.key] >= most)
         )
-        started: list[Model] = []
-        for model in waiting:
-            if len(started) == slots or self.paused or self.dripping:
-                break
-            if self.max_running is not None and running.total() >= self.max_running:
-                break
-            if self.max_running_per_key is not None and model.key and running[model.key] >= self.max_running_per_key:
-                continue
-            running[model.key] += 1
-            started.append(model)
-        return started
+        return min(waiting, key=lambda model: (-model.priority, model.order), default=None)
 
-    def allows(self, models: Iterable[Model]) -> bool:
-        """Whether no more run than may, when all have started by the limits that are."""
-        running = Counter(model.key for model in models if model.decided and model.state is State.RUNNING)
-        if self.max_running is not None and running.total() > self.max_running:
+    def allows(self, started: Model, models: Iterable[Model]) -> bool:
+        """Whether a task that has just started leaves no more running than may, in all and of its key."""
+        running = Counter(model.key for model in models if model.decided and model.home is self and model.state is State.RUNNING)
+        if self.paused or (self.max_running is not None and running.total() > self.max_running):
             return False
         most = self.max_running_per_key
-        return most is None or all(number <= most for key, number in running.items() if key)
+        return most is None or not started.key or running[started.key] <= most
+
+
+def next_of(queues: Sequence[QueueModel], models: Sequence[Model], dry: Sequence[QueueModel]) -> Model | None:
+    """Which of the tasks that are decided on starts next, when the rates of some queues let nothing start."""
+    firsts = [(queue.priority, model) for queue in queues if queue not in dry and (model := queue.first(models)) is not None]
+    firsts.sort(key=lambda first: (-first[0], -first[1].priority, first[1].order))
+    return firsts[0][1] if firsts else None

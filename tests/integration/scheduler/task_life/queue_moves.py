@@ -1,94 +1,142 @@
-"""Moves of the queue: limits and pauses come and go, defaults change, slots are offered, another replica decides."""
+"""Moves of the queues: limits and pauses come and go, defaults change, slots are offered, another replica decides."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 
+from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.task import State
 from tests.integration.scheduler.task_life.life import TENANT, WORKER
+from tests.integration.scheduler.task_life.queue_model import DROP_SECONDS, QueueModel, next_of
 from tests.integration.scheduler.task_life.task_moves import TaskMoves
 
 _MOST_SECONDS = 15.0
 _VERSION = "SELECT limits_version FROM dispatch_epochs WHERE scope = 0"
+_NOTHING = Demand(TENANT, frozenset({"nothing"}), frozenset())
 _UNDECIDED = "SELECT count(*) FROM tasks WHERE tenant_id = $1 AND queue = $2 AND queue_tenant IS NULL"
 
 
 class QueueMoves(TaskMoves):
-    """What is done to the queue, and to those who decide for it."""
+    """What is done to the queues, and to those who decide for them."""
 
-    def limit(self, what: str, number: int) -> None:
-        """One of its limits changes."""
-        queue = self.queue
+    def limit(self, what: str, place: int, number: int) -> None:
+        """One of the limits of a queue changes."""
+        queue = self.queue_at(place)
+        rate = queue.bucket.rate
         match what:
             case "limit":
                 queue.max_running = number
             case "limit keys":
                 queue.max_running_per_key = 1 + number % 2
-            case "drip":
-                queue.dripping = True
+            case "drip" | "flow":
+                rate = what
             case "pause":
                 queue.paused = True
             case "resume":
-                queue.paused = queue.dripping = False
+                queue.paused, rate = False, ""
             case "unlimit":
                 queue.max_running = queue.max_running_per_key = None
-                queue.dripping = queue.paused = False
-        self._change()
+                queue.paused, rate = False, ""
+        if rate != queue.bucket.rate:
+            queue.bucket.limit(rate, time.monotonic())
+        self._change(queue)
+
+    def make_room(self, queue: QueueModel) -> None:
+        """Its limit lets two more run than run and wait, and nothing else holds them back."""
+        home = [model for model in self.models.values() if model.home is queue and model.decided]
+        queue.max_running = 2 + sum(model.state in (State.RUNNING, State.PENDING) for model in home)
+        queue.paused = False
+        if queue.bucket.rate:
+            queue.bucket.limit("", time.monotonic())
+        self._change(queue)
 
     def set_defaults(self, place: int, number: int) -> None:
         """What new tasks get that do not say it themselves, and how long what fails is kept."""
-        queue = self.queue
+        queue = self.queue_at(place + number)
         queue.priority = (3, 5, 7)[place % 3]
         queue.max_attempts = (None, 1, 2, 4)[number - 1]
         queue.patient = place % 2 == 1
         queue.retention_days = (None, 1, 7)[number % 3]
         queue.letter_days = (None, 90)[place % 2]
-        self._change()
+        self._change(queue)
 
     def offer(self, number: int) -> None:
         """Slots for what is decided on: exactly what may start does, the first in line first."""
-        if not self.queue.decided:
+        if not any(queue.decided for queue in self.queues):
             return
         if any(model.late and model.decided and model.state is State.PENDING for model in self.models.values()):
-            # Who decides goes on trying to start it until the sweeper has ended it.
+            # Who decides may find out only when it tries to start it.
             self.sweep()
-        wanted = [model.task_id for model in self.queue.next(self.models.values(), number)]
-        waiting = any(model.state is State.PENDING and model.decided for model in self.models.values())
-        self.world.seen["held back"] += waiting and len(wanted) < number
+        while self._offer(number):
+            # A rate kept something from starting: a moment later it lets it.
+            self.world.seen["held back by a rate"] += 1
+            self.world.do(asyncio.sleep(DROP_SECONDS))
+
+    def _offer(self, number: int) -> bool:
+        """Whether a flow may have kept something from starting."""
+        before = time.monotonic()
         starts = self.world.do(self.world.deciders.now.offer(self.demand, WORKER, number))
-        given = [start.task_id for start in starts]
-        assert given == wanted, "not the first in line, more than may, or somebody was left waiting"
+        now = time.monotonic()
+        for queue in self.queues:
+            queue.bucket.spend(0, before, now)
+        models = list(self.models.values())
         for start in starts:
+            # What its rate has kept from starting may start a moment later.
+            dry: list[QueueModel] = []
+            model = self.models[start.task_id]
+            assert model.home is not None
+            # Before it only what a rate may have kept from starting.
+            while (following := next_of(self.queues, models, dry)) is not model:
+                assert following is not None, "it may not start"
+                assert following.home is not None
+                assert following.home.bucket.dry, "not the first in line"
+                dry.append(following.home)
             assert start.lease is not None
             self.started(start.lease, lost=False)
-        self.world.seen["decided"] += len(given)
+            model.home.bucket.spend(1, before, now)
+            self.world.seen["let through by a rate"] += model.home.bucket.rate != ""
+        kept: list[QueueModel] = []
+        while len(starts) < number and (following := next_of(self.queues, models, kept)) is not None:
+            assert following.home is not None
+            assert following.home.bucket.dry, "somebody was left waiting"
+            kept.append(following.home)
+        waiting = any(model.state is State.PENDING and model.decided for model in models)
+        self.world.seen["held back"] += waiting and len(starts) < number
+        self.world.seen["decided"] += len(starts)
+        return any(queue.bucket.rate == "flow" for queue in kept)
 
     def offer_to_another(self, number: int) -> None:
         """Slots for a replica that is not the one to decide, and may believe that it is: it starts nothing."""
-        if self.queue.decided:
+        if any(queue.decided for queue in self.queues):
             before = self.world.deciders.before
             self.world.seen["decided no more"] += before.decide.deciding
             assert not self.world.do(before.offer(self.demand, WORKER, number))
 
     def change_owner(self) -> None:
         """Another replica decides, and reads from the tables what waits and runs."""
+        before = time.monotonic()
         self.world.do(self.world.deciders.change())
-        self.world.seen["taken over"] += self.queue.decided
+        for queue in self.queues:
+            queue.bucket.begin_anew(before, time.monotonic())
+        self.world.seen["taken over"] += any(queue.decided for queue in self.queues)
 
-    def _change(self) -> None:
-        """Writes the queue; whoever creates tasks hears of it, and whoever decides."""
-        queue = self.queue
-        self.world.do(self.world.queues.change(TENANT, self.kind, lambda _: queue.row(TENANT)))
+    def _change(self, queue: QueueModel) -> None:
+        """Writes a queue; whoever creates tasks hears of it, and whoever decides."""
+        self.world.do(self.world.queues.change(TENANT, queue.name, lambda _: queue.row(TENANT)))
         self.world.do(self.world.decided.read())
         [(version,)] = self.world.query(_VERSION)
         assert isinstance(version, int)
         self.world.do(self.world.deciders.know(version))
+        queue.bucket.at = time.monotonic()
         if queue.limited and not queue.decided:
             queue.decided = True
             end = time.monotonic() + _MOST_SECONDS
-            while self.world.query(_UNDECIDED, TENANT, self.kind) != [(0,)]:
+            while self.world.query(_UNDECIDED, TENANT, queue.name) != [(0,)]:
                 assert time.monotonic() < end, "there are tasks that nobody decides on"
                 self.world.do(asyncio.sleep(0.005))
+            # Whoever decides tells of a slot for nothing in particular only when it has learnt what there is.
+            assert not self.world.do(self.world.deciders.now.offer(_NOTHING, WORKER, 1))
             for model in self.models.values():
-                model.decided = not model.state.ended
+                if model.home is queue:
+                    model.decided = not model.state.ended

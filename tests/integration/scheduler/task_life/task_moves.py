@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
@@ -20,12 +21,21 @@ from services.scheduler.domain.errors import (
 )
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.task import Lease, State
-from services.scheduler.domain.worker import CompletionReport, FailureReport, Heartbeat, Report, StepReport, WaitReport
+from services.scheduler.domain.worker import (
+    CompletionReport,
+    FailureReport,
+    Heartbeat,
+    OutputReport,
+    ProgressReport,
+    Report,
+    StepReport,
+    WaitReport,
+)
 from tests.integration.scheduler.task_life.life import HOUR, TENANT, WORKER, Life
 from tests.integration.scheduler.task_life.model import Model
 
-Wanted = tuple[bool, str, int, int, str, str, str]
-"""whether a worker takes it at once, request id, priority, attempts, description, times and concurrency key."""
+Wanted = tuple[bool, str, int, int, str, str, str, int]
+"""whether a worker takes it at once, request id, priority, attempts, description, times, concurrency key and queue."""
 _COLUMNS = {"slow": "attempt_ends", "quiet": "quiet_ends", "due": "available_at", "lost": "lease_expires"}
 
 
@@ -43,21 +53,19 @@ class TaskMoves(Life):
         Some are a waiting worker's from the first moment on, which may die at once.
         """
         tasks = [
-            self.asked(request, priority, most, text, times=times, key=key)
-            for _, request, priority, most, text, times, key in wanted
+            self.asked(request, priority, most, text, times=times, key=key, queue=self.queues[queue])
+            for _, request, priority, most, text, times, key, queue in wanted
         ]
         # Nobody claims what may have to wait.
-        taken = [taken and times != "later" for taken, *_, times, _ in wanted]
+        taken = [taken and times != "later" for taken, *_, times, _, _ in wanted]
         batches = self.world.dying if dying else self.world.batches
-        if self.queue.decided:
-            # One in three by whoever does not decide any more, and may not know.
-            deciders = self.world.deciders
-            decider = deciders.before if self.order % 3 == 0 else deciders.now
-            answers = self.world.do(decider.create(batches, tasks, taken, WORKER))
-        else:
-            for task, takes in zip(tasks, taken, strict=True):
-                task.worker_id = WORKER if takes else None
-            answers = self.world.do(batches.create(tasks))
+        decided = [self.queues[item[-1]].decided for item in wanted]
+        # One in three by whoever does not decide any more, and may not know.
+        deciders = self.world.deciders
+        decider = deciders.before if self.order % 3 == 0 else deciders.now
+        begun = time.monotonic()
+        answers = self.world.do(decider.create(batches, tasks, taken, decided, WORKER))
+        now = time.monotonic()
         for item, task, answer, takes in zip(wanted, tasks, answers, taken, strict=True):
             request, payload = item[1], item[2:]
             before = self.requests.get(request)
@@ -71,19 +79,24 @@ class TaskMoves(Life):
             assert answer.task_id not in self.models
             if request:
                 self.requests[request] = (answer.task_id, payload)
-            _, _, priority, most, _, times, key = item
-            model = self.keep(answer.task_id, priority, most, times=times, key=key)
+            _, _, priority, most, _, times, key, _ = item
+            queue = self.queues[item[-1]]
+            model = self.keep(answer.task_id, priority, most, times=times, key=key, queue=queue)
             assert answer.state is (State.SCHEDULED if times == "later" else State.PENDING)
             # Of a queue with limits it starts if they leave room.
-            if takes and (not self.queue.decided or (task.run is not None and task.run.state is State.RUNNING)):
+            if takes and (not queue.decided or (task.run is not None and task.run.state is State.RUNNING)):
                 model.start(lost=dying)
                 self.world.seen["started at once"] += 1
-                self.world.seen["started at once within limits"] += self.queue.decided
-                assert not self.queue.decided or self.queue.allows(self.models.values())
+                self.world.seen["started at once within limits"] += queue.decided and queue.limited
+                if queue.decided:
+                    assert decider is deciders.now, "one that decides no more has started it"
+                    queue.bucket.spend(1, begun, now)
+                    assert queue.allows(model, self.models.values())
 
     def create_child(self, model: Model, back: int, *, by_worker: bool) -> None:
         attempt = max(model.attempt - back, 1) if by_worker else 0
-        task = self.asked("", 2, 2, "child", model.task_id, attempt)
+        queue = self.queue_at(self.order)
+        task = self.asked("", 2, 2, "child", model.task_id, attempt, queue=queue)
         [answer] = self.world.do(self.world.batches.create([task]))
         if attempt and (model.state is not State.RUNNING or model.attempt != attempt):
             assert isinstance(answer, StaleAttempt | ParentTaskEnded), answer
@@ -91,16 +104,17 @@ class TaskMoves(Life):
             assert isinstance(answer, ParentTaskEnded), answer
         else:
             assert not isinstance(answer, Exception), answer
-            self.keep(answer.task_id, 2, 2, model.task_id)
+            self.keep(answer.task_id, 2, 2, model.task_id, queue=queue)
 
     def create_after(self, upstreams: Sequence[Model], policy: FailurePolicy) -> None:
         """A task that waits for others, which may have ended."""
         needs = {model.task_id: model for model in upstreams}
-        new = self.asked("", 2, 2, "after", needs=[(task_id, policy) for task_id in needs])
+        queue = self.queue_at(self.order)
+        new = self.asked("", 2, 2, "after", needs=[(task_id, policy) for task_id in needs], queue=queue)
         [answer] = self.world.do(self.world.batches.create([new]))
         assert not isinstance(answer, Exception), answer
         assert (answer.state, answer.blocked_by) == (State.BLOCKED, len(needs))
-        self.block(self.keep(answer.task_id, 2, 2), needs, policy)
+        self.block(self.keep(answer.task_id, 2, 2, queue=queue), needs, policy)
         self.world.seen["blocked"] += 1
 
     def start(self, number: int, *, dying: bool) -> None:
@@ -124,7 +138,7 @@ class TaskMoves(Life):
         assert {each.task_id: each.state for each in lease.dependencies} == model.needs
         self.world.seen["unblocked"] += bool(model.needs)
 
-    def report(self, reports: list[Report]) -> None:
+    def report(self, reports: Sequence[Report]) -> None:
         """Several in one transaction, of any attempts, also twice the same."""
         answers = self.world.do(self.world.batches.report(reports))
         ended: list[Model] = []
@@ -134,19 +148,26 @@ class TaskMoves(Life):
             self.world.seen["refused" if wanted else "accepted"] += 1
         self.cascade(ended)
 
-    def reported(self, model: Model, what: str, back: int) -> Report:
+    def reported(self, model: Model, what: str, back: int) -> list[Report]:
+        """What a worker tells: mostly one report."""
         attempt = max(model.attempt - back, 1)
         head = (None, WORKER, model.task_id, attempt)
         if what == "complete":
-            return CompletionReport(*head, b"\x1a\x02" + f"{attempt:02d}".encode())
+            return [CompletionReport(*head, b"\x1a\x02" + f"{attempt:02d}".encode())]
         if what.startswith("step "):
-            return StepReport(*head, what.removeprefix("step "), b"\x20\x01")
+            return [StepReport(*head, what.removeprefix("step "), b"\x20\x01")]
         if what.startswith("wait "):
-            return WaitReport(*head, what.removeprefix("wait "), "please", HOUR)
+            return [WaitReport(*head, what.removeprefix("wait "), "please", HOUR)]
+        if what == "get on":
+            return [ProgressReport(*head, 0.25)]
+        if what.startswith("put out"):
+            # The last once more since its answer was lost, the next one, also twice, or one that is not its turn yet.
+            sequence = max(1, model.chunks + {"again": 0, "more": 2}.get(what.removeprefix("put out "), 1))
+            return [OutputReport(*head, sequence, f"{attempt}/{sequence} ")] * (1 + (what == "put out twice"))
         reason = "BAD" if what == "fail badly" else "BROKEN"
         delay = HOUR if what == "fail" and not model.patient else None
         waits = what in ("fail", "fail badly") and (model.patient or delay is not None)
-        return FailureReport(*head, reason, "it broke", what != "fail for good", delay, back_off=waits)
+        return [FailureReport(*head, reason, "it broke", what != "fail for good", delay, back_off=waits)]
 
     def judge(self, item: Report, ended: list[Model]) -> str:
         """What the answer should be; changes the model."""
@@ -159,9 +180,22 @@ class TaskMoves(Life):
                 return ""
             if isinstance(item, FailureReport) and model.state is State.FAILED and model.reason == item.reason:
                 return ""
+            if isinstance(item, OutputReport) and not model.state.ended and item.sequence <= model.chunks:
+                self.world.seen["put out before"] += 1
+                return ""
         if model.stop_reason(item.attempt):
             return "STALE_ATTEMPT"
-        if isinstance(item, StepReport):
+        if isinstance(item, OutputReport):
+            if item.sequence != model.chunks + 1:
+                self.world.seen["put out too soon"] += 1
+                return "INVALID_ARGUMENT"
+            model.quiet = False
+            model.chunks += 1
+            model.put_out.append((item.attempt, item.sequence, item.text))
+            model.says("output")
+        elif isinstance(item, ProgressReport):
+            model.says("progressed")
+        elif isinstance(item, StepReport):
             # Also one that is told again is a sign of life.
             model.quiet = False
             if item.step_id not in model.steps:
@@ -273,6 +307,16 @@ class TaskMoves(Life):
         assert self.world.do(cancelling).state is State.CANCELLED
         model.end(State.CANCELLED, "cancelled")
         self.cascade([model])
+
+    def unblock(self) -> None:
+        """Whatever the first blocked task waits for completes, if it runs, and some start."""
+        blocked = next((model for model in self.models.values() if model.state is State.BLOCKED), None)
+        if blocked is None:
+            return
+        for upstream in [self.models[task_id] for task_id, state in blocked.needs.items() if state is None]:
+            if upstream.state is State.RUNNING and not upstream.late:
+                self.report(self.reported(upstream, "complete", 0))
+        self.start(4, dying=False)
 
     def block(self, model: Model, needs: Mapping[str, Model], policy: FailurePolicy) -> None:
         """A new task waits for others, or is told at once how they have ended."""
