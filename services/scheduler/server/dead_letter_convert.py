@@ -44,6 +44,6 @@ def replayed_task(task: Task, now: datetime, created_by: str, request_id: str) -
     if task.context is not None:
         message.context.MergeFromString(task.context)
         message.context.SetInParent()
-    new = new_task(request, task.tenant_id, created_by, "")
+    new = new_task(request, task.tenant_id, created_by, task.traceparent)
     new.spec += task_pb2.Task(replay_of=task.task_id).SerializeToString()
     return new
