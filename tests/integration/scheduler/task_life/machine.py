@@ -20,7 +20,7 @@ from tests.integration.scheduler.task_life.world import World
 
 REPORTS = ("complete", "step one", "step two", "fail", "fail now", "fail badly", "fail for good", "wait red", "wait blue")
 LEASES = ("lease", "lease", "lease", "lease", "die", "die and sweep")
-CHANGES = ("child", "after", "after", "beat", "beat and tell", "sweep", "cancel", "look")
+CHANGES = ("child", "tool", "after", "after", "beat", "beat and tell", "sweep", "cancel", "look")
 SIGNALS = ("signal red", "signal blue", "signal the awaited", "signal the awaited")
 TIMES = ("late", "overdue", "slow", "quiet", "lost", "due", "come", "come", "tick")
 LIMITS = ("limit", "limit", "limit keys", "drip", "pause", "resume", "resume", "unlimit")
@@ -131,6 +131,8 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
         match what:
             case "child":
                 self.create_child(self.at(place), back, by_worker=number > 1)
+            case "tool":
+                self.call_tool(self.at(place), back)
             case "after":
                 self.create_after([self.at(place), self.at(place + number)], FailurePolicy(1 + (place + back) % 3))
             case "beat" | "beat and tell":

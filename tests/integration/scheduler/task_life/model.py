@@ -63,7 +63,10 @@ class Model:
     """how each task that it depends on has ended."""
     policy: FailurePolicy = FailurePolicy.FAIL
 
-    def told(self, task_id: str, state: State) -> None:
+    told: list[int] = field(default_factory=list)
+    """numbers of the events of a tool."""
+
+    def hears(self, task_id: str, state: State) -> None:
         """One of those that it depends on has ended."""
         if self.state is not State.BLOCKED:
             return
