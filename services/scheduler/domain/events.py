@@ -53,6 +53,8 @@ class Signalled:
     signal: str
     value: bytes | None
     """google.protobuf.Value, serialized; None when none came in time."""
+    prompt: str = ""
+    """what was asked; empty when the task did not wait for it yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ def _waiting(change: Waiting) -> bytes:
 
 def _signalled(change: Signalled) -> bytes:
     value = b"\x18\x01" if change.value is None else message(b"\x12", change.value)
-    return message(b"\xea\x01", text(b"\x0a", change.signal) + value)
+    return message(b"\xea\x01", text(b"\x0a", change.signal) + value + text(b"\x22", change.prompt))
 
 
 def _failed(change: Failed) -> bytes:

@@ -278,4 +278,4 @@ async def test_every_kind_of_event_has_its_actor_tenant_and_trace(
             assert headers["traceparent"].count(b"-") == 3, kind
             assert headers["traceparent"] == headers["ce_traceparent"]
     signalled = lives["guildmesh.task.signalled.v1"][0][0]
-    assert (signalled.actor, lives["guildmesh.task.waiting.v1"][0][0].waiting.prompt) == ("ada", "?")
+    assert (signalled.actor, signalled.signalled.prompt) == ("ada", "?")

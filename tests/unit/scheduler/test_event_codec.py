@@ -54,7 +54,7 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
     ),
     st.builds(Ready, st.none() | TIMES),
     st.builds(Waiting, NAMES, NAMES, TIMES),
-    st.builds(Signalled, NAMES, st.none() | RESULTS),
+    st.builds(Signalled, NAMES, st.none() | RESULTS, NAMES),
     st.builds(Started, NAMES),
     st.builds(StepCompleted, NAMES, RESULTS),
     st.builds(Progressed, st.floats(0, 1)),

@@ -725,7 +725,8 @@ func (x *TaskWaiting) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// TaskSignalled says that the task has got a signal, or that the time to wait for it is over.
+// TaskSignalled says that the task has got a signal, or that the time to wait for it is over. The actor is who sent it, such as the person who
+// approved.
 type TaskSignalled struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// signal is the name of the signal.
@@ -733,7 +734,9 @@ type TaskSignalled struct {
 	// value of the signal.
 	Value *structpb.Value `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// timed_out says that none came in time.
-	TimedOut      bool `protobuf:"varint,3,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"`
+	TimedOut bool `protobuf:"varint,3,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"`
+	// prompt is what was asked; empty when the task did not wait for the signal yet.
+	Prompt        string `protobuf:"bytes,4,opt,name=prompt,proto3" json:"prompt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -787,6 +790,13 @@ func (x *TaskSignalled) GetTimedOut() bool {
 		return x.TimedOut
 	}
 	return false
+}
+
+func (x *TaskSignalled) GetPrompt() string {
+	if x != nil {
+		return x.Prompt
+	}
+	return ""
 }
 
 // TaskStarted says that a worker has the task.
@@ -1833,11 +1843,12 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\x06signal\x18\x01 \x01(\tR\x06signal\x12\x16\n" +
 	"\x06prompt\x18\x02 \x01(\tR\x06prompt\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"r\n" +
+	"expireTime\"\x8a\x01\n" +
 	"\rTaskSignalled\x12\x16\n" +
 	"\x06signal\x18\x01 \x01(\tR\x06signal\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value\x12\x1b\n" +
-	"\ttimed_out\x18\x03 \x01(\bR\btimedOut\"*\n" +
+	"\ttimed_out\x18\x03 \x01(\bR\btimedOut\x12\x16\n" +
+	"\x06prompt\x18\x04 \x01(\tR\x06prompt\"*\n" +
 	"\vTaskStarted\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\"\\\n" +
 	"\x11TaskStepCompleted\x12\x17\n" +

@@ -348,17 +348,22 @@ Global___TaskWaiting: _TypeAlias = TaskWaiting  # noqa: Y015
 
 @_typing.final
 class TaskSignalled(_message.Message):
-    """TaskSignalled says that the task has got a signal, or that the time to wait for it is over."""
+    """TaskSignalled says that the task has got a signal, or that the time to wait for it is over. The actor is who sent it, such as the person who
+    approved.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SIGNAL_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     TIMED_OUT_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     signal: _builtins.str
     """signal is the name of the signal."""
     timed_out: _builtins.bool
     """timed_out says that none came in time."""
+    prompt: _builtins.str
+    """prompt is what was asked; empty when the task did not wait for the signal yet."""
     @_builtins.property
     def value(self) -> _struct_pb2.Value:
         """value of the signal."""
@@ -369,10 +374,11 @@ class TaskSignalled(_message.Message):
         signal: _builtins.str = ...,
         value: _struct_pb2.Value | None = ...,
         timed_out: _builtins.bool = ...,
+        prompt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["signal", b"signal", "timed_out", b"timed_out", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "signal", b"signal", "timed_out", b"timed_out", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
