@@ -70,9 +70,9 @@ class Mesh:
 
 
 def required_connections(settings: MeshSettings) -> int:
-    """Database connections that all pools may take, with 30 kept for listeners, migrations, backups and people."""
+    """Database connections that all pools may take, with 34 kept for what the tool service tells others, listeners and people."""
     pools = sum(kind.pools * (settings.api_workers if kind.name == "agent" else 1) for kind in KINDS)
-    return pools * (settings.db_pool_size + settings.db_max_overflow) + 30
+    return pools * (settings.db_pool_size + settings.db_max_overflow) + 34
 
 
 def plan(settings: MeshSettings, state: StateFolder) -> Mesh:

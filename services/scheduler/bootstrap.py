@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from guildmesh.scheduler.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
 from guildmesh.scheduler.v1.dispatch_service_pb2_grpc import add_DispatchServiceServicer_to_server
+from guildmesh.scheduler.v1.event_log_service_pb2_grpc import add_EventLogServiceServicer_to_server
 from guildmesh.scheduler.v1.payload_service_pb2_grpc import add_PayloadServiceServicer_to_server
 from guildmesh.scheduler.v1.queue_service_pb2_grpc import add_QueueServiceServicer_to_server
 from guildmesh.scheduler.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
@@ -33,12 +34,15 @@ from services.scheduler.domain.ports import (
     TaskBatches,
     TaskReplayer,
 )
+from services.scheduler.domain.told import Told
 from services.scheduler.domain.worker import Heartbeat, OutputReport, Refusal, Report
 from services.scheduler.server.dead_letter_convert import replayed_task
 from services.scheduler.server.dead_letter_servicer import DeadLetterServicer, DeadLetterUseCases
 from services.scheduler.server.dispatch_link import DispatchLink
 from services.scheduler.server.dispatch_servicer import SERVICE as DISPATCH_SERVICE
 from services.scheduler.server.dispatch_servicer import DispatchServicer
+from services.scheduler.server.event_log_servicer import SERVICE as EVENT_LOG_SERVICE
+from services.scheduler.server.event_log_servicer import EventLogServicer
 from services.scheduler.server.payload_servicer import PayloadServicer, PayloadUseCases
 from services.scheduler.server.queue_servicer import QueueServicer, QueueUseCases
 from services.scheduler.server.schedule_convert import scheduled_task
@@ -65,6 +69,7 @@ from services.scheduler.storage.replays import FailedTasks
 from services.scheduler.storage.schedules import Schedules
 from services.scheduler.storage.signals import Signals
 from services.scheduler.storage.tasks import Tasks
+from services.scheduler.usecases.append_events import AppendEvents
 from services.scheduler.usecases.backfill_schedule import BackfillSchedule
 from services.scheduler.usecases.cancel_task import CancelTask
 from services.scheduler.usecases.count_own_tasks import CountOwnTasks
@@ -105,6 +110,7 @@ from services.scheduler.usecases.run_task import RunTask
 from services.scheduler.usecases.signal_task import SignalTask
 from services.scheduler.usecases.sweep import Sweeper
 from services.scheduler.usecases.sweep_payloads import SweepPayloads
+from services.scheduler.usecases.tell_parents import TellParents
 from services.scheduler.usecases.timer import Timer
 from services.scheduler.usecases.topic_pages import TopicPages
 from services.scheduler.usecases.trigger_schedule import TriggerSchedule
@@ -148,6 +154,9 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
             count_tasks=count_tasks,
         )
         work = _work(settings, batches, dispatcher, hub)
+        append_events = AppendEvents(GroupCommit[Told, int | Refusal](batches.append, weigh=lambda told: len(told.change.body)))
+        tell_parents = TellParents(batches, settings.sweep_seconds)
+        hub.listen(tell_parents.woken)
         expire_tasks = ExpireTasks(Partitions(engine, settings.retention_days), Expiry(engine), settings.retention_seconds)
         timer = Timer(batches, settings.timer_poll_seconds)
         due_schedules = DueSchedules(engine, hub, settings.lease, settings.retention_days, scheduled_task, decided)
@@ -193,6 +202,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                     ),
                     Registration(add_worker_service, WorkerServicer(work), WORKER_SERVICE),
                     Registration(add_DispatchServiceServicer_to_server, dispatch.servicer, DISPATCH_SERVICE),
+                    Registration(add_EventLogServiceServicer_to_server, EventLogServicer(append_events), EVENT_LOG_SERVICE),
                 ],
                 background=[
                     listener.run,
@@ -201,6 +211,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                     dispatch.follow.run,
                     Sweeper(batches, settings.sweep_seconds).run,
                     timer.run,
+                    tell_parents.run,
                     expire_tasks.run,
                     fire_schedules.run,
                     SweepPayloads(payload_sweep, objects, settings.payload_sweep_seconds).run,
@@ -214,6 +225,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
             await dispatcher.close()
             await dispatch.offers.drained()
             await work.drain()
+            await append_events.drained()
             await tail.close()
             await pages.close()
 

@@ -22,6 +22,31 @@ class ToolSettings(ServiceSettings):
         1, ge=0, le=64, validation_alias="GUILDMESH_SANDBOX_WARM", description="sandboxes started ahead of their program"
     )
 
+    usage_topic: str = Field("guildmesh.tool-usage.v1", validation_alias="GUILDMESH_TOOL_USAGE_TOPIC")
+    replication_factor: int | None = Field(
+        None,
+        ge=1,
+        validation_alias="KAFKA_REPLICATION_FACTOR",
+        description="replicas of a new topic; default 1 in development, 3 in production",
+    )
+    lane_lease_seconds: float = Field(
+        6.0,
+        gt=0,
+        validation_alias="GUILDMESH_TOOL_LANE_SECONDS",
+        description="after which another tool process tells the scheduler and Kafka what a dead one did not",
+    )
+    outbox_poll_seconds: float = Field(
+        1.0,
+        gt=0,
+        validation_alias="GUILDMESH_TOOL_POLL_SECONDS",
+        description="how often the outboxes are looked at without a wake-up",
+    )
+
+    @property
+    def replicas(self) -> int:
+        """Replicas of a new topic."""
+        return self.replication_factor or (3 if self.profile == "production" else 1)
+
     @field_validator("docker_host", mode="before")
     @classmethod
     def _blank_is_unset(cls, value: object) -> object:

@@ -26,6 +26,11 @@ KINDS = ("lost", "doubled", "phantom", "unfenced", "unordered", "early", "exceed
 TABLE, KAFKA = "table", "kafka"
 LAST = {"completed": "COMPLETED", "failed": "FAILED", "cancelled": "CANCELLED"}
 ENDED = frozenset(LAST.values())
+BESIDE = frozenset({"signalled", "child_created", "child_ended", "tool_called", "tool_returned"})
+"""events that leave the state of their task as it is, whichever it is."""
+WHILE_RUNNING = frozenset({"step_completed", "progressed", "output"})
+PAIRS = {"tool_returned": "tool_called", "child_ended": "child_created"}
+"""what ends, and by what it began."""
 
 
 def check(evidence: Evidence) -> list[Problem]:
@@ -159,6 +164,7 @@ def _life(row: TaskRow, events: Sequence[Event]) -> Iterator[Problem]:
         text = f"it is {row.state}, and its last event is {events[-1].type if events else 'missing'}"
         yield Problem("lost" if row.state in ENDED else "unordered", task_id, text)
     yield from _attempts(task_id, events)
+    yield from _pairs(task_id, events)
 
 
 def _attempts(task_id: str, events: Sequence[Event]) -> Iterator[Problem]:
@@ -184,9 +190,29 @@ def _attempts(task_id: str, events: Sequence[Event]) -> Iterator[Problem]:
             yield Problem("early", task_id, f"it was ready {due - event.time:.3f} s before its moment")
         if event.type == "signalled" and [each.detail for each in events if each.type == "signalled"].count(event.detail) > 1:
             yield Problem("doubled", task_id, f"number {event.number} is the signal {event.detail} once more")
-        if event.type != "signalled":
+        if event.type not in BESIDE:
             due = event.due
-        running = running and event.type in ("step_completed", "signalled")
+        running = running and (event.type in BESIDE or event.type in WHILE_RUNNING)
+
+
+def _pairs(task_id: str, events: Sequence[Event]) -> Iterator[Problem]:
+    """What ends in a log has begun there: a run of a tool, a subtask. Both come once, but for the outcome after an UNKNOWN."""
+    open_, over = set(), set()
+    for event in events:
+        if event.type in PAIRS:
+            begun = (PAIRS[event.type], event.detail)
+            if begun in over:
+                yield Problem("doubled", task_id, f"number {event.number} is {event.type} of {event.detail} once more")
+            elif begun not in open_:
+                yield Problem(
+                    "unordered", task_id, f"number {event.number} is {event.type} of {event.detail}, which has not begun"
+                )
+            if event.value != "TOOL_OUTCOME_UNKNOWN":
+                over.add(begun)
+        elif event.type in PAIRS.values():
+            if (event.type, event.detail) in open_:
+                yield Problem("doubled", task_id, f"number {event.number} is {event.type} of {event.detail} once more")
+            open_.add((event.type, event.detail))
 
 
 def _dependencies(log: Mapping[str, Sequence[Event]]) -> Iterator[Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
+from guildmesh.events.v1.tool_usage_pb2 import ToolOutcome
 
 from tests.faults.evidence import Event
 from tests.faults.history import digest
@@ -17,7 +18,18 @@ def _due(event: TaskEvent) -> float:
 
 
 def _value(event: TaskEvent) -> str:
+    if event.HasField("tool_returned"):
+        return ToolOutcome.Name(event.tool_returned.outcome)
     return digest(event.signalled.value.SerializeToString(deterministic=True)) if event.HasField("signalled") else ""
+
+
+def _detail(event: TaskEvent) -> str:
+    change = event.WhichOneof("change") or ""
+    if change in ("tool_called", "tool_returned"):
+        return f"{getattr(event, change).execution_id}/{getattr(event, change).run}"
+    if change in ("child_created", "child_ended"):
+        return str(getattr(event, change).child_task_id)
+    return event.signalled.signal or event.step_completed.step_id
 
 
 def event_of(event: TaskEvent) -> Event:
@@ -29,7 +41,7 @@ def event_of(event: TaskEvent) -> Event:
         attempt=event.attempt,
         digest=digest(event.SerializeToString(deterministic=True)),
         value=_value(event),
-        detail=event.signalled.signal or event.step_completed.step_id,
+        detail=_detail(event),
         time=event.event_time.ToNanoseconds() / 1e9,
         due=_due(event),
         needs=tuple(event.created.dependency_ids),

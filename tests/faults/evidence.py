@@ -15,13 +15,13 @@ class Event:
     task_id: str
     number: int
     type: str
-    """created, ready, started, step_completed, retried, waiting, signalled, completed, failed or cancelled."""
+    """created, ready, started, step_completed and so on: the name of the change."""
     attempt: int
     digest: str = ""
     detail: str = ""
-    """step id of step_completed, name of signalled."""
+    """step id of step_completed, name of signalled, run of a tool, subtask."""
     value: str = ""
-    """digest of the value of signalled."""
+    """digest of the value of signalled, outcome of tool_returned."""
     time: float = 0.0
     """when it was made, in seconds since 1970."""
     due: float = 0.0

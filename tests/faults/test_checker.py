@@ -191,7 +191,42 @@ def second_completion(evidence: Evidence) -> None:
     evidence.state = [*(evidence.state or ()), StateRecord("a", "COMPLETED", 7)]
 
 
+def beside(*changes: tuple[str, str, str]) -> Callable[[Evidence], None]:
+    """Task h, which had these events (type, detail, value) while it ran, on every channel."""
+
+    def change(evidence: Evidence) -> None:
+        made = [replace(event("h", 3 + n, kind, 1, detail), value=value) for n, (kind, detail, value) in enumerate(changes)]
+        end = 3 + len(made)
+        log = [event("h", 1, "created", 0), event("h", 2, "started", 1), *made, event("h", end, "failed", 1)]
+        evidence.history = [*evidence.history, operation("create", OK, "h", tag="H")]
+        evidence.tasks = {**evidence.tasks, "h": TaskRow("h", "H", "FAILED", 1, end)}
+        evidence.table = [*evidence.table, *log]
+        evidence.kafka = [*(evidence.kafka or ()), *log]
+        evidence.state = [*(evidence.state or ()), StateRecord("h", "FAILED", end)]
+
+    return change
+
+
+CALLED, UNKNOWN = ("tool_called", "x/1", ""), ("tool_returned", "x/1", "TOOL_OUTCOME_UNKNOWN")
+RETURNED = ("tool_returned", "x/1", "TOOL_OUTCOME_SUCCEEDED")
+CHILD, CHILD_ENDED = ("child_created", "c", ""), ("child_ended", "c", "")
+
+
+def test_what_happens_beside_a_run_is_no_problem() -> None:
+    evidence = good()
+    step = ("step_completed", "s", "")
+    beside(CHILD, CALLED, ("output", "", ""), UNKNOWN, RETURNED, ("progressed", "", ""), CHILD_ENDED, step)(evidence)
+    assert check(evidence) == []
+
+
 BAD: dict[str, tuple[str, str, Callable[[Evidence], None]]] = {
+    "a run of a tool returned that was never called": ("unordered", "h", beside(RETURNED)),
+    "a run of a tool returned before it was called": ("unordered", "h", beside(RETURNED, CALLED)),
+    "a run of a tool was called twice": ("doubled", "h", beside(CALLED, CALLED)),
+    "a run of a tool returned twice": ("doubled", "h", beside(CALLED, RETURNED, RETURNED)),
+    "a run of a tool is not known after all": ("doubled", "h", beside(CALLED, RETURNED, UNKNOWN)),
+    "a subtask ended that was never created": ("unordered", "h", beside(CHILD_ENDED)),
+    "a subtask ended twice": ("doubled", "h", beside(CHILD, CHILD_ENDED, CHILD_ENDED)),
     "an acknowledged task is not there": ("lost", "b", without_task),
     "an acknowledged task has not ended": ("lost", "b", row("b", state="PENDING")),
     "an acknowledged result is not kept": ("lost", "a", row("a", result="r9")),

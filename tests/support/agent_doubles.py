@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from services.agent.domain.errors import ConversationNotFound, ModelUnavailable
-from services.agent.domain.language_model import ChatMessage, Completion
+from services.agent.domain.language_model import ChatMessage, Completion, Say
 from services.agent.domain.work import EndedTask, NewTask, Recollection, ToolOutcome
 from services.common.json_values import JsonObject
 
@@ -26,10 +26,13 @@ class InMemoryModel:
         model: str = "",
         max_output_tokens: int = 0,
         timeout: float | None = None,
+        say: Say | None = None,
     ) -> Completion:
         if self.unavailable:
             raise ModelUnavailable("memory")
         self.asked.append(list(messages))
+        if say is not None:
+            await say(f"You said: {messages[-1].content}")
         return Completion(f"You said: {messages[-1].content}", "memory", model or "parrot", 10, 4)
 
 

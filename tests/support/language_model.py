@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -49,6 +50,8 @@ class StubLanguageModel:
         self.url = ""
         self.window: int | None = None
         """context window told by /v1/models, as llama.cpp does; None for a server that tells none."""
+        self.breaks_off_after: int | None = None
+        """words after which an answer that comes word by word ends without its end."""
         self.gate: asyncio.Event | None = None
         """when set, chats wait for it."""
         self._writers: list[asyncio.StreamWriter] = []
@@ -79,8 +82,13 @@ class StubLanguageModel:
                     body += bytes(event.data)
                 elif isinstance(event, h11.EndOfMessage):
                     status, answer = await self._answer(path, body)
-                    raw = json.dumps(answer).encode()
-                    headers = [("content-type", "application/json"), ("content-length", str(len(raw)))]
+                    kind, raw, whole = _on_the_wire(status, answer, body, self.breaks_off_after)
+                    headers = [("content-type", kind), ("content-length", str(len(raw) + (not whole)))]
+                    if not whole:
+                        writer.write(connection.send(h11.Response(status_code=status, headers=headers)) or b"")
+                        writer.write(connection.send(h11.Data(data=raw)) or b"")
+                        await writer.drain()
+                        return
                     for part in (h11.Response(status_code=status, headers=headers), h11.Data(data=raw), h11.EndOfMessage()):
                         writer.write(connection.send(part) or b"")
                     await writer.drain()
@@ -103,6 +111,22 @@ class StubLanguageModel:
         if self.gate is not None:
             await self.gate.wait()
         return (self.answers.pop(0) if self.answers else self.answer)(request)
+
+
+def _on_the_wire(status: int, answer: dict[str, Any], request: bytes, words: int | None) -> tuple[str, bytes, bool]:
+    """An answer as it was asked for: as a whole, or word by word as server-sent events, and whether that is all of it."""
+    if status != 200 or "choices" not in answer or not json.loads(request).get("stream"):
+        return "application/json", json.dumps(answer).encode(), True
+    common = {"id": answer["id"], "object": "chat.completion.chunk", "created": 0, "model": answer["model"]}
+    pieces: list[dict[str, Any]] = [{"role": "assistant"}]
+    for choice in answer["choices"]:
+        pieces += [{"content": word} for word in re.findall(r"\s*\S+\s*", choice["message"]["content"])]
+    chunks = [{**common, "choices": [{"index": 0, "delta": piece, "finish_reason": None}]} for piece in pieces]
+    chunks.append({**common, "choices": [], "usage": answer["usage"]})
+    lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+    if words is not None:
+        return "text/event-stream", "".join(lines[: words + 1]).encode(), False
+    return "text/event-stream", ("".join(lines) + "data: [DONE]\n\n").encode(), True
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from opentelemetry import trace
 
 from services.agent.adapters.openai_compatible import OpenAICompatible, Provider
 from services.agent.domain.errors import ModelUnavailable
-from services.agent.domain.language_model import ChatMessage, Completion, ModelFailure
+from services.agent.domain.language_model import ChatMessage, Completion, ModelFailure, Say
 from services.agent.settings import AgentSettings
 from services.common.circuit_breaker import CircuitBreaker, CircuitOpen
 from services.common.telemetry import metrics
@@ -43,7 +43,9 @@ class ProviderClient(Protocol):
 
     provider: Provider
 
-    async def complete(self, messages: Sequence[ChatMessage], model: str, max_output_tokens: int, timeout: float) -> Completion:
+    async def complete(
+        self, messages: Sequence[ChatMessage], model: str, max_output_tokens: int, timeout: float, say: Say | None = None
+    ) -> Completion:
         """One answer; raises ModelFailure."""
         ...
 
@@ -75,6 +77,7 @@ class ModelOrchestrator:
         model: str = "",
         max_output_tokens: int = 0,
         timeout: float | None = None,
+        say: Say | None = None,
     ) -> Completion:
         """Answers a conversation; see LanguageModel."""
         name = self._client.provider.name
@@ -85,7 +88,7 @@ class ModelOrchestrator:
             span.set_attribute("gen_ai.request.model", model or self._client.provider.default_model)
             if max_output_tokens:
                 span.set_attribute("gen_ai.request.max_tokens", max_output_tokens)
-            completion = await self._attempts(name, messages, model, max_output_tokens, end)
+            completion = await self._attempts(name, messages, model, max_output_tokens, end, say)
             span.set_attribute("gen_ai.response.model", completion.model)
             span.set_attribute("gen_ai.usage.input_tokens", completion.input_tokens)
             span.set_attribute("gen_ai.usage.output_tokens", completion.output_tokens)
@@ -95,11 +98,17 @@ class ModelOrchestrator:
         return completion
 
     async def _attempts(
-        self, name: str, messages: Sequence[ChatMessage], model: str, max_output_tokens: int, end: float | None
+        self,
+        name: str,
+        messages: Sequence[ChatMessage],
+        model: str,
+        max_output_tokens: int,
+        end: float | None,
+        say: Say | None,
     ) -> Completion:
         async def ask() -> Completion:
             seconds = self._timeout if end is None else min(self._timeout, max(end - time.monotonic(), 0.1))
-            return await self._client.complete(messages, model, max_output_tokens, seconds)
+            return await self._client.complete(messages, model, max_output_tokens, seconds, say)
 
         @stamina.retry(
             on=_is_retryable,

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, OpenAIError, RateLimitError, omit
-from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
+from openai import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AsyncOpenAI,
+    AsyncStream,
+    OpenAIError,
+    RateLimitError,
+    omit,
+)
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageParam
 
 from services.agent.domain.context_window import fit
-from services.agent.domain.language_model import ChatMessage, Completion, ModelFailure
+from services.agent.domain.language_model import ChatMessage, Completion, ModelFailure, Say
 
 _DEFAULT_OUTPUT_TOKENS = 256
 # Attempts to bring a conversation below a window that turned out smaller than it was estimated.
 _FITTINGS = 4
+_OUT_OF_TIME = ModelFailure("gave no answer in time", outage=True, retryable=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +58,9 @@ class OpenAICompatible:
         self._context_tokens = provider.context_tokens
         self._asked_window = not provider.fixed_model
 
-    async def complete(self, messages: Sequence[ChatMessage], model: str, max_output_tokens: int, timeout: float) -> Completion:
+    async def complete(
+        self, messages: Sequence[ChatMessage], model: str, max_output_tokens: int, timeout: float, say: Say | None = None
+    ) -> Completion:
         """One answer.
 
         Args:
@@ -55,6 +68,7 @@ class OpenAICompatible:
             model: name of the model; empty for the default.
             max_output_tokens: bound of the answer; 0 for 256.
             timeout: seconds to wait for the answer.
+            say: gets the answer piece by piece while it comes.
 
         Raises:
             ModelFailure: there is none.
@@ -68,7 +82,10 @@ class OpenAICompatible:
             budget = window - output
             for _ in range(_FITTINGS):
                 try:
-                    return self._completion(await self._ask(fit(messages, budget), model, output, timeout))
+                    fitting = fit(messages, budget)
+                    if say is not None:
+                        return await self._hear(fitting, model, output, timeout, say)
+                    return self._completion(await self._ask(fitting, model, output, timeout))
                 except APIStatusError as error:
                     excess = _excess(error)
                     if excess is None:
@@ -77,6 +94,8 @@ class OpenAICompatible:
             raise ModelFailure("the message does not fit the model's context window", outage=False, retryable=False)
         except OpenAIError as error:
             raise _failure(error) from error
+        except TimeoutError as error:
+            raise _OUT_OF_TIME from error
 
     async def check(self) -> None:
         """Raises ModelFailure when the provider does not answer."""
@@ -87,15 +106,52 @@ class OpenAICompatible:
 
     async def _ask(self, messages: list[ChatMessage], model: str, output: int, timeout: float) -> ChatCompletion:
         return await self._client.chat.completions.create(
-            model=self.provider.default_model if self.provider.fixed_model or not model else model,
-            messages=cast(
-                Iterable[ChatCompletionMessageParam],
-                [{"role": message.role, "content": message.content} for message in messages],
-            ),
+            model=self._model(model),
+            messages=_as_sent(messages),
             max_completion_tokens=output,
             temperature=omit if self.provider.temperature is None else self.provider.temperature,
             timeout=timeout,
         )
+
+    async def _hear(self, messages: list[ChatMessage], model: str, output: int, timeout: float, say: Say) -> Completion:
+        """Asks for the answer piece by piece. Once something was said, a failure is final: a repeat would say it again."""
+        parts: list[str] = []
+        answered, read, written = model, 0, 0
+        try:
+            async with asyncio.timeout(timeout), await self._stream(messages, model, output, timeout) as pieces:
+                async for piece in pieces:
+                    answered = piece.model or answered
+                    if piece.usage is not None:
+                        read, written = piece.usage.prompt_tokens, piece.usage.completion_tokens
+                    for choice in piece.choices[:1]:
+                        # The first piece of many servers has no text, the role alone.
+                        if text := _writable(choice.delta.content or ""):
+                            parts.append(text)
+                            await say(text)
+        except (OpenAIError, TimeoutError) as error:
+            failure = _failure(error) if isinstance(error, OpenAIError) else _OUT_OF_TIME
+            if not parts:
+                raise
+            raise ModelFailure(f"{failure} in the middle of its answer", outage=failure.outage, retryable=False) from error
+        if not parts and not written:
+            raise ModelFailure("the answer has no pieces", outage=False, retryable=True)
+        return Completion("".join(parts).strip(), self.provider.name, _clean(answered), read, written)
+
+    async def _stream(
+        self, messages: list[ChatMessage], model: str, output: int, timeout: float
+    ) -> AsyncStream[ChatCompletionChunk]:
+        return await self._client.chat.completions.create(
+            model=self._model(model),
+            messages=_as_sent(messages),
+            max_completion_tokens=output,
+            temperature=omit if self.provider.temperature is None else self.provider.temperature,
+            timeout=timeout,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+
+    def _model(self, model: str) -> str:
+        return self.provider.default_model if self.provider.fixed_model or not model else model
 
     async def _learn_window(self) -> None:
         """Asks a llama.cpp server once for the window that it was started with."""
@@ -120,9 +176,19 @@ class OpenAICompatible:
         )
 
 
+def _as_sent(messages: Sequence[ChatMessage]) -> Iterable[ChatCompletionMessageParam]:
+    return cast(
+        Iterable[ChatCompletionMessageParam], [{"role": message.role, "content": message.content} for message in messages]
+    )
+
+
 def _clean(text: str) -> str:
+    return _writable(text).strip()
+
+
+def _writable(text: str) -> str:
     """The text without what a protobuf string or PostgreSQL cannot hold: lone surrogates and NUL."""
-    return text.encode("utf-8", "replace").decode().replace("\x00", "").strip()
+    return text.encode("utf-8", "replace").decode().replace("\x00", "")
 
 
 def _excess(error: APIStatusError) -> float | None:

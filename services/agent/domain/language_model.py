@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
+Say = Callable[[str], Awaitable[None]]
+"""Takes the next piece of an answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol, TypeVar
 
 from services.agent.domain.agent import Agent
-from services.agent.domain.language_model import ChatMessage, Completion
+from services.agent.domain.language_model import ChatMessage, Completion, Say
 from services.agent.domain.scenario import Scenario
 from services.agent.domain.work import EndedTask, NewTask, Recollection, ToolOutcome
 from services.common.json_values import JsonObject
@@ -24,6 +24,7 @@ class LanguageModel(Protocol):
         model: str = "",
         max_output_tokens: int = 0,
         timeout: float | None = None,
+        say: Say | None = None,
     ) -> Completion:
         """Answers a conversation.
 
@@ -33,6 +34,8 @@ class LanguageModel(Protocol):
             model: name of the model; empty for the provider's default.
             max_output_tokens: bound of the answer; 0 for the default.
             timeout: seconds the caller waits at most, or None.
+            say: gets the answer piece by piece while it comes; together they are the text, but for white space around it.
+                What has been said is never said again: an answer that breaks off is an error then.
 
         Raises:
             ModelUnavailable: no provider answers.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from services.common.json_values import JsonObject, JsonValue
@@ -49,6 +49,10 @@ class EndedTask:
     """whether it has a result that is not here: too large to be handed over, or no longer kept."""
 
 
+async def _put_out_nothing(_text: str) -> None:
+    """For an attempt that nobody watches."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One attempt of a task that this worker runs."""
@@ -66,6 +70,8 @@ class Attempt:
     """tells how far the attempt is, from 0 to 1."""
     dependencies: Mapping[str, EndedTask] = field(default_factory=dict)
     """the ends of the tasks that it waited for, by name."""
+    put_out: Callable[[str], Awaitable[None]] = _put_out_nothing
+    """takes text that the attempt puts out: whoever watches the task sees it while it comes."""
 
 
 class WorkFailed(Exception):

@@ -35,6 +35,7 @@ class AnswerTask:
             [ChatMessage("system", INSTRUCTIONS), ChatMessage("user", "\n\n".join(parts))],
             max_output_tokens=_OUTPUT_TOKENS,
             timeout=attempt.remaining_seconds,
+            say=attempt.put_out,
         )
         return {
             "response": completion.text,

@@ -57,6 +57,7 @@ class RunStep:
             model=agent.model,
             max_output_tokens=action.max_output_tokens or _OUTPUT_TOKENS,
             timeout=attempt.remaining_seconds,
+            say=attempt.put_out,
         )
         return {
             "text": completion.text,

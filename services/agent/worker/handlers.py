@@ -76,6 +76,7 @@ def _to_attempt(task: Task) -> Attempt:
         remaining_seconds=task.remaining,
         dependencies={name: _to_ended(dependency) for name, dependency in task.dependencies.items()},
         report_progress=task.progress,
+        put_out=task.output,
     )
 
 

@@ -30,6 +30,7 @@ SERVICES = {
         "guildmesh.scheduler.v1.PayloadService",
         "guildmesh.scheduler.v1.WorkerService",
         "guildmesh.scheduler.v1.DispatchService",
+        "guildmesh.scheduler.v1.EventLogService",
     ),
     "agent": ("guildmesh.agent.v1.AgentService",),
     "tool": ("guildmesh.tool.v1.ToolService",),

@@ -18,7 +18,14 @@ from services.embedded.data_check.finding import DataFinding
 from services.embedded.data_check.logs import check_logs, check_overflow
 from services.embedded.data_check.outbox import check_lanes, check_outbox
 from services.embedded.data_check.schedules import check_schedules
-from services.embedded.data_check.tasks import check_children, check_leases, check_places, check_requests, check_steps
+from services.embedded.data_check.tasks import (
+    check_appended,
+    check_children,
+    check_leases,
+    check_places,
+    check_requests,
+    check_steps,
+)
 from services.embedded.errors import MeshError
 
 __all__ = ["DataFinding", "check_data", "check_tables"]
@@ -53,6 +60,7 @@ def check_tables(connection: psycopg2.extensions.connection) -> list[DataFinding
         check_leases(connection),
         check_requests(connection),
         check_steps(connection),
+        check_appended(connection),
         check_children(connection),
         check_dependencies(connection),
         check_overflow(connection),

@@ -16,6 +16,9 @@ from services.embedded.data_check.reading import LEAVING, count_rows, read_rows,
 from services.scheduler.domain.task import State
 from services.scheduler.storage.event_log import split
 
+_BESIDE = frozenset({"signalled", "child_created", "child_ended", "tool_called", "tool_returned"})
+"""events that leave the state of their task as it is, whichever it is."""
+_WHILE_RUNNING = frozenset({"step_completed", "progressed", "output"})
 _ENDS = {"completed": State.COMPLETED, "failed": State.FAILED, "cancelled": State.CANCELLED}
 # All tasks, each with the events that its row had no room for.
 _LIVES = """
@@ -105,9 +108,9 @@ def _story(life: _Life) -> Iterator[str]:
             yield f"number {event.number} is ready, and it waited for nothing"
         elif kind == "ready" and event.event_time.ToMicroseconds() < due:
             yield f"number {event.number} is ready before its moment"
-        if kind != "signalled":
+        if kind not in _BESIDE:
             due = _due(event, kind)
-        running = running and kind in ("step_completed", "signalled")
+        running = running and (kind in _BESIDE or kind in _WHILE_RUNNING)
     if not life.state.ended and (due > 0) != (life.state in (State.SCHEDULED, State.WAITING, State.BLOCKED)):
         yield f"it is {life.state.status}, and its log says that it {'waits for something' if due else 'waits for nothing'}"
     if life.attempt != attempt:

@@ -92,6 +92,22 @@ def check_steps(connection: psycopg2.extensions.connection) -> DataFinding:
     return finding
 
 
+_APPENDED = """
+SELECT a.task_id::text, a.source, a.source_id, t.next_event_number IS NULL FROM appended_events a
+LEFT JOIN tasks t ON t.task_id = a.task_id AND t.tenant_id = a.tenant_id
+WHERE t.task_id IS NULL OR a.number >= t.next_event_number OR NOT t.has_steps
+"""
+
+
+def check_appended(connection: psycopg2.extensions.connection) -> DataFinding:
+    """What is remembered of the events of other services belongs to a task that has not ended."""
+    finding = DataFinding("events of other services", count_rows(connection, "appended_events"))
+    for task_id, source, source_id, gone in read_rows(connection, _APPENDED):
+        text = "the task has ended or is not there" if gone else "the task does not know of it"
+        finding.bad(f"{task_id}: the event {source_id!r} of {source} does not fit: {text}")
+    return finding
+
+
 _CHILDREN = """
 SELECT c.task_id::text, p.state FROM tasks c
 LEFT JOIN LATERAL (

@@ -1,23 +1,14 @@
-"""LISTEN: hears of the commits of other processes, and comes back whenever the connection is lost."""
+"""Hears of the commits of other schedulers."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import asyncpg
-import structlog
-from sqlalchemy.engine import make_url
 
+from services.common.db.listener import Listener as DatabaseListener
 from services.common.failpoints import fail_point
 from services.scheduler.domain.wake import CHANNEL, DISPATCH_CHANNEL, Wake, decode, decode_decided, everything
-
-log = structlog.get_logger(__name__)
-
-_CONNECT_TIMEOUT = 5.0
-_PING_SECONDS = 10.0
-_PING_TIMEOUT = 5.0
-_LONGEST_PAUSE = 2.0
 
 
 class Listener:
@@ -25,58 +16,17 @@ class Listener:
 
     def __init__(self, database_url: str, on_wake: Callable[[Wake], None], application_name: str) -> None:
         """Listens on the database of `database_url`; `application_name` is for people who look at pg_stat_activity."""
-        self._url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
         self._on_wake = on_wake
-        self._application_name = application_name
+        channels: dict[str, Callable[[str], None]] = {
+            CHANNEL: lambda payload: on_wake(decode(payload)),
+            DISPATCH_CHANNEL: lambda payload: on_wake(decode_decided(payload)),
+        }
+        self._listener = DatabaseListener(database_url, application_name, channels, self._connected)
 
     async def run(self) -> None:
         """Listens until cancelled."""
-        pause = 0.1
-        while True:
-            try:
-                connection = await asyncpg.connect(
-                    self._url,
-                    timeout=_CONNECT_TIMEOUT,
-                    server_settings={"application_name": self._application_name},
-                )
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-                log.warning("listen_failed", error=repr(error), retry_in=pause)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-                continue
-            pause = 0.1
-            try:
-                await self._listen(connection)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-                log.warning("listen_lost", error=repr(error))
-            finally:
-                await _close(connection)
-            await asyncio.sleep(pause)
+        await self._listener.run()
 
-    async def _listen(self, connection: asyncpg.Connection) -> None:
-        lost = asyncio.Event()
-        connection.add_termination_listener(lambda _: lost.set())
-        await connection.add_listener(CHANNEL, self._heard)
-        await connection.add_listener(DISPATCH_CHANNEL, self._heard_decided)
+    async def _connected(self, connection: asyncpg.Connection) -> None:
         await fail_point("scheduler.listen.before_wake", connection.terminate)
         self._on_wake(everything())
-        while not lost.is_set():
-            try:
-                await asyncio.wait_for(lost.wait(), _PING_SECONDS)
-            except TimeoutError:
-                # A half-open connection says nothing by itself.
-                await connection.execute("SELECT 1", timeout=_PING_TIMEOUT)
-        raise asyncpg.InterfaceError("the server closed the connection")
-
-    def _heard(self, _connection: object, _process: int, _channel: str, payload: str) -> None:
-        self._on_wake(decode(payload))
-
-    def _heard_decided(self, _connection: object, _process: int, _channel: str, payload: str) -> None:
-        self._on_wake(decode_decided(payload))
-
-
-async def _close(connection: asyncpg.Connection) -> None:
-    try:
-        await connection.close(timeout=1)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-        connection.terminate()

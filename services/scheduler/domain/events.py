@@ -53,6 +53,8 @@ class Signalled:
     signal: str
     value: bytes | None
     """google.protobuf.Value, serialized; None when none came in time."""
+    prompt: str = ""
+    """what was asked; empty when the task did not wait for it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,51 @@ class Cancelled:
     cause: str
 
 
+@dataclass(frozen=True, slots=True)
+class ChildCreated:
+    """A subtask of the task is kept."""
+
+    type: ClassVar[str] = "guildmesh.task.child_created.v1"
+    child_task_id: str
+    kind: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildEnded:
+    """A subtask of the task has ended."""
+
+    type: ClassVar[str] = "guildmesh.task.child_ended.v1"
+    child_task_id: str
+    kind: str
+    state: str
+    """name of its state, in capitals."""
+    reason: str
+    """of a failed one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled:
+    """Another service is about to run a tool for the task."""
+
+    type: ClassVar[str] = "guildmesh.task.tool_called.v1"
+    source: str
+    source_id: str
+    body: bytes
+    """guildmesh.events.v1.TaskToolCalled, serialized."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolReturned:
+    """A run of a tool is over."""
+
+    type: ClassVar[str] = "guildmesh.task.tool_returned.v1"
+    source: str
+    source_id: str
+    body: bytes
+    """guildmesh.events.v1.TaskToolReturned, serialized."""
+
+
 Change = (
     Created
     | Ready
@@ -139,6 +186,10 @@ Change = (
     | Completed
     | Failed
     | Cancelled
+    | ChildCreated
+    | ChildEnded
+    | ToolCalled
+    | ToolReturned
 )
 
 LAST_TYPES = frozenset({Completed.type, Failed.type, Cancelled.type})

@@ -21,6 +21,7 @@ from services.scheduler.domain.schedule import Schedule
 from services.scheduler.domain.task import Lease, NewTask, State, StoredEvent, Task
 from services.scheduler.domain.task_filter import Condition, TaskFilter
 from services.scheduler.domain.task_graph import NewGraph
+from services.scheduler.domain.told import Told
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
 
 
@@ -177,6 +178,12 @@ class TaskBatches(Protocol):
 
     async def report(self, reports: Sequence[Report]) -> Sequence[Refusal | None]:
         """Handles reports in order; gives each its refusal, or None when it is durable."""
+
+    async def append(self, items: Sequence[Told]) -> Sequence[int | Refusal]:
+        """Numbers events that other services tell of, in order; gives each its number, or why it has none."""
+
+    async def tell_parents(self) -> int:
+        """Makes events of some of what subtasks have left for their parents; 0 when nothing is left."""
 
     async def heartbeat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[str]:
         """Renews leases; gives each "" or the reason why the attempt must stop."""

@@ -36,6 +36,7 @@ class Run:
     traceparent: str
     available_at: datetime
     has_steps: bool = False
+    """whether steps, signals or events from elsewhere are kept of it until it ends."""
     log_bytes: int = 0
     """size of the events that lie in the task's own row."""
     log_events: int = 0

@@ -56,6 +56,9 @@ class Wake:
     counted: bool = False
     """whether this process's dispatcher knows how many tasks wait because of it; not told to others."""
 
+    parents: bool = False
+    """whether subtasks have left something for their parents; not told to others."""
+
     def add(self, other: Wake) -> None:
         """Has another wake of the same commit told with this one."""
         self.kinds = None if self.kinds is None or other.kinds is None else self.kinds | other.kinds
@@ -67,6 +70,7 @@ class Wake:
         self.shards |= other.shards
         self.again = other.again if self.again is None else self.again if other.again is None else min(self.again, other.again)
         self.events += other.events
+        self.parents = self.parents or other.parents
 
 
 def everything() -> Wake:

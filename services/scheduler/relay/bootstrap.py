@@ -9,11 +9,11 @@ from functools import partial
 from services.common.db.driver import open_driver
 from services.common.db.engine_role import EngineDriver
 from services.common.ids import new_id
+from services.common.lanes import Ownership
 from services.common.service import Service
 from services.scheduler.adapters.listener import Listener
 from services.scheduler.relay.gauges import Gauges
 from services.scheduler.relay.outbox import Outbox
-from services.scheduler.relay.ownership import Ownership
 from services.scheduler.relay.relay import Relay
 from services.scheduler.relay.settings import RelaySettings
 from services.scheduler.relay.topics import check_kafka

@@ -10,10 +10,10 @@ from aiokafka.errors import KafkaError
 from prometheus_client import Counter, Gauge
 
 from services.common.errors import DomainError
+from services.common.lanes import Ownership
 from services.scheduler.domain.shards import SHARDS, lane_of
 from services.scheduler.domain.wake import Wake
 from services.scheduler.relay.outbox import Outbox, OutboxBatch
-from services.scheduler.relay.ownership import Ownership
 from services.scheduler.relay.publisher import Publisher, open_publisher
 from services.scheduler.relay.settings import RelaySettings
 from services.scheduler.relay.topics import ensure_topics

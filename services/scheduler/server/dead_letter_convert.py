@@ -44,7 +44,7 @@ def replayed_task(task: Task, now: datetime, created_by: str, request_id: str) -
     if task.context is not None:
         message.context.MergeFromString(task.context)
         message.context.SetInParent()
-    new = new_task(request, task.tenant_id, created_by, "")
+    new = new_task(request, task.tenant_id, created_by, task.traceparent)
     new.spec += task_pb2.Task(replay_of=task.task_id).SerializeToString()
     # Its request id is made of the failed task's id; and a repeat may find its deadline over, or a dependency replayed.
     new.payload = b""

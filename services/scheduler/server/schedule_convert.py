@@ -11,6 +11,7 @@ from guildmesh.scheduler.v1 import schedule_service_pb2 as service_pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2
 
 from services.common.errors import InvalidRequest
+from services.common.telemetry.tracing import new_traceparent
 from services.scheduler.domain import schedule as domain
 from services.scheduler.domain.task import DEFAULT_QUEUE, NewTask
 from services.scheduler.server.convert import moment, new_task
@@ -99,7 +100,8 @@ def scheduled_task(schedule: domain.Schedule, time: datetime | None, created_by:
     request.task.labels[domain.SCHEDULE_ID_LABEL] = schedule.schedule_id
     if time is not None:
         request.task.labels[domain.SCHEDULE_TIME_LABEL] = time.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return new_task(request, schedule.tenant_id, created_by, "")
+    # Nobody called for it: each run is a trace of its own.
+    return new_task(request, schedule.tenant_id, created_by, new_traceparent())
 
 
 def _values(message: pb.Schedule, names: list[str]) -> dict[str, Any]:

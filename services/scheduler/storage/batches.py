@@ -22,8 +22,10 @@ from services.common.failpoints import fail_point
 from services.scheduler.domain.fence import Fence
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.task import Lease, NewTask, Task
+from services.scheduler.domain.told import Told
 from services.scheduler.domain.wake import Wake
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
+from services.scheduler.storage.append_batch import append_events
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.counts import Counts, count_tasks, sum_up_counts
 from services.scheduler.storage.create_batch import create_tasks
@@ -37,6 +39,7 @@ from services.scheduler.storage.ready_batch import make_ready
 from services.scheduler.storage.report_batch import handle_reports
 from services.scheduler.storage.sweep_batch import BATCH as SWEPT
 from services.scheduler.storage.sweep_batch import sweep_runs
+from services.scheduler.storage.tell_parents import tell_parents
 from services.scheduler.storage.waking import Waker
 
 R = TypeVar("R")
@@ -83,6 +86,22 @@ class Batches:
             lambda connection, log: handle_reports(connection, self._clock, log, reports),
             "scheduler.report.before_commit",
             "scheduler.report.after_commit",
+        )
+
+    async def append(self, items: Sequence[Told]) -> Sequence[int | Refusal]:
+        """Numbers events that other services tell of; gives each its number, or why it has none."""
+        return await self._commit(
+            lambda connection, log: append_events(connection, log, items),
+            "scheduler.append.before_commit",
+            "scheduler.append.after_commit",
+        )
+
+    async def tell_parents(self) -> int:
+        """Makes events of what subtasks have left for their parents; of how many changes, 0 when nothing is left."""
+        return await self._commit(
+            tell_parents,
+            "scheduler.tell_parents.before_commit",
+            "scheduler.tell_parents.after_commit",
         )
 
     async def heartbeat(self, heartbeats: Sequence[Heartbeat]) -> Sequence[str]:

@@ -11,6 +11,7 @@ from services.scheduler.storage.cascade import cascade
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.runs import cancel_run, lock_run
 from services.scheduler.storage.tasks import GET_TASK, task_of
+from services.scheduler.storage.tell_parents import tell_before_the_end
 from services.scheduler.storage.waking import Waker
 
 
@@ -32,6 +33,7 @@ class Cancellations:
         async with self._database.tenant(tenant_id) as connection:
             run, now = await lock_run(connection, tenant_id, task_id, TaskNotCancellable)
             log = ChangeLog(self._waker.origin, self._waker.watched, tenant_id)
+            await tell_before_the_end(connection, log, [run], now)
             cancel_run(log, run, cause, actor, now)
             known = {task_id: run}
             await cascade(connection, log, [run], known, cause or "The parent task was cancelled.", actor, now)

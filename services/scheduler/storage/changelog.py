@@ -9,11 +9,12 @@ from datetime import datetime
 
 import asyncpg
 
-from services.scheduler.domain.events import Change
+from services.scheduler.domain.events import Change, Created
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.shards import lane_of
 from services.scheduler.domain.task import State, StoredEvent
 from services.scheduler.domain.wake import CHANNEL, DISPATCH_CHANNEL, Wake, bucket_of, encode, encode_decided
+from services.scheduler.storage.child_changes import leave_changes
 from services.scheduler.storage.event_codec import encode_event, encode_snapshot
 from services.scheduler.storage.event_log import INLINE_BYTES, frame
 from services.scheduler.storage.outbox_codec import pack
@@ -70,6 +71,7 @@ _FORGET_STEPS = """
 DELETE FROM task_steps WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
   AND tenant_id = ANY($1) AND task_id = ANY($2)
 """
+_FORGET_APPENDED = _FORGET_STEPS.replace("task_steps", "appended_events")
 _FORGET_DEPENDENCIES = """
 DELETE FROM task_dependencies WHERE (tenant_id, task_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
   AND tenant_id = ANY($1) AND task_id = ANY($2)
@@ -146,6 +148,8 @@ class ChangeLog:
     _logs: dict[str, bytes] = field(default_factory=dict)
     _events: list[tuple[str, str, int, bytes]] = field(default_factory=list)
     _outbox: list[tuple[Run, Event]] = field(default_factory=list)
+    _of_children: list[tuple[Run, str, State | None]] = field(default_factory=list)
+    """subtasks that were created (None) or have ended, and who did it."""
 
     def __post_init__(self) -> None:
         self.wake = Wake(origin=self.origin)
@@ -164,10 +168,14 @@ class ChangeLog:
             self._events.append((run.tenant_id, task_id, number, value))
         self._runs[task_id] = run
         self._outbox.append((run, event))
+        if run.parent_task_id is not None:
+            self._add_child(run, actor, created=isinstance(change, Created))
         return number
 
-    def add_written(self, run: Run, event: Event) -> None:
+    def add_written(self, run: Run, event: Event, actor: str) -> None:
         """Adds an event that lies in the task's row already, as the row's last change of this transaction."""
+        if run.parent_task_id is not None:
+            self._add_child(run, actor, created=False)
         run.next_event_number = event.number + 1
         self._written.add(run.task_id)
         self._runs[run.task_id] = run
@@ -181,6 +189,12 @@ class ChangeLog:
         """Has the worker of a run told to stop."""
         if self.wake.stops is not None:
             self.wake.stops.append((run.task_id, attempt, reason))
+
+    def _add_child(self, run: Run, actor: str, *, created: bool) -> None:
+        if created:
+            self._of_children.append((run, actor, None))
+        elif run.state.ended:
+            self._of_children.append((run, actor, run.state))
 
     def log_of(self, task_id: str) -> bytes:
         """The new events that belong into the task's own row."""
@@ -200,17 +214,29 @@ class ChangeLog:
             await self._finish(connection, [run for run in runs if run.state is State.FAILED], _FAIL)
         await self.write_long_events(connection)
         await connection.execute(_OUTBOX, *self.queued())
-        await self.tell_decided(connection)
+        await self.tell_others(connection)
 
     async def write_long_events(self, connection: asyncpg.Connection) -> None:
         """Writes the events that have no room in their tasks' rows."""
         if self._events:
             await connection.execute(_EVENTS, *(list(column) for column in zip(*self._events, strict=True)))
 
-    async def tell_decided(self, connection: asyncpg.Connection) -> None:
-        """Tells the replica that decides of its tasks, after `queued`; most commits have none."""
+    async def tell_others(self, connection: asyncpg.Connection) -> None:
+        """Leaves what their parents are to be told of subtasks, and tells the replica that decides of its tasks, after `queued`.
+
+        Most commits have nothing of both.
+        """
+        # By the end of its parent a subtask ends too, and that parent has no event more.
+        changes = [it for it in self._of_children if not self._has_ended(it[0].parent_task_id)]
+        if changes:
+            await leave_changes(connection, changes)
+            self.wake.parents = True
         if payloads := encode_decided(self.wake, over=not self.decides):
             await connection.execute(_TELL_DECIDED, DISPATCH_CHANNEL, payloads)
+
+    def _has_ended(self, task_id: str | None) -> bool:
+        run = None if task_id is None else self._runs.get(task_id)
+        return run is not None and run.state.ended
 
     def queued(self) -> tuple[object, ...]:
         """The arguments for what waits for Kafka, the counts, and the one NOTIFY; there must be changes."""
@@ -311,7 +337,9 @@ class ChangeLog:
         )
         stepped = [run for run in runs if run.has_steps]
         if stepped:
-            await connection.execute(_FORGET_STEPS, [run.tenant_id for run in stepped], [run.task_id for run in stepped])
+            keys = [run.tenant_id for run in stepped], [run.task_id for run in stepped]
+            await connection.execute(_FORGET_STEPS, *keys)
+            await connection.execute(_FORGET_APPENDED, *keys)
         dependants = [run for run in runs if run.blocked_by is not None]
         if dependants:
             ids = [run.task_id for run in dependants]

@@ -69,7 +69,7 @@ async def complete_unchanged(
     for _, _, report, run in candidates:
         run.counted = State.RUNNING
         event = event_of(run, run.complete(report.result, now), report.worker_id, now)
-        every.add_written(run, event)
+        every.add_written(run, event, report.worker_id)
         events.append(event)
     _, named = await connection.fetchrow(
         _COMPLETE,
@@ -83,13 +83,13 @@ async def complete_unchanged(
         *every.queued(),
     )
     if named is None:
-        await every.tell_decided(connection)
+        await every.tell_others(connection)
         log.wake.add(every.wake)
         return {place for _, place, _, _ in candidates}
     done = set(named)
-    for (task_id, _, _, run), event in zip(candidates, events, strict=True):
+    for (task_id, _, report, run), event in zip(candidates, events, strict=True):
         if task_id in done:
-            log.add_written(run, event)
+            log.add_written(run, event, report.worker_id)
     return {place for task_id, place, _, _ in candidates if task_id in done}
 
 

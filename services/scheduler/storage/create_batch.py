@@ -448,7 +448,7 @@ async def _insert(
         for run in runs:
             run.position = positions.get(run.task_id, 0)
     await log.write_long_events(connection)
-    await log.tell_decided(connection)
+    await log.tell_others(connection)
 
 
 def _priorities(items: Sequence[NewTask]) -> bytes:

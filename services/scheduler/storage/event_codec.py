@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from guildmesh.events.v1 import task_event_pb2 as pb
@@ -18,6 +18,8 @@ from services.common.wire import message, number, text, timestamp
 from services.scheduler.domain.events import (
     Cancelled,
     Change,
+    ChildCreated,
+    ChildEnded,
     Completed,
     Created,
     Failed,
@@ -28,6 +30,8 @@ from services.scheduler.domain.events import (
     Signalled,
     Started,
     StepCompleted,
+    ToolCalled,
+    ToolReturned,
     Waiting,
 )
 from services.scheduler.domain.payload import PayloadReference, is_payload, reference_in
@@ -140,7 +144,7 @@ def _waiting(change: Waiting) -> bytes:
 
 def _signalled(change: Signalled) -> bytes:
     value = b"\x18\x01" if change.value is None else message(b"\x12", change.value)
-    return message(b"\xea\x01", text(b"\x0a", change.signal) + value)
+    return message(b"\xea\x01", text(b"\x0a", change.signal) + value + text(b"\x22", change.prompt))
 
 
 def _failed(change: Failed) -> bytes:
@@ -149,6 +153,19 @@ def _failed(change: Failed) -> bytes:
 
 def _cancelled(change: Cancelled) -> bytes:
     return message(b"\xd2\x01", pb.TaskCancelled(cause=change.cause).SerializeToString())
+
+
+def _child_created(change: ChildCreated) -> bytes:
+    return message(b"\x82\x02", text(b"\x0a", change.child_task_id) + text(b"\x12", change.kind) + text(b"\x1a", change.queue))
+
+
+def _child_ended(change: ChildEnded) -> bytes:
+    child, kind, state = text(b"\x0a", change.child_task_id), text(b"\x12", change.kind), text(b"\x1a", change.state)
+    return message(b"\x8a\x02", child + kind + state + text(b"\x22", change.reason))
+
+
+def _told(field: bytes, change: ToolCalled | ToolReturned) -> bytes:
+    return text(b"\x92\x01", change.source) + text(b"\x9a\x01", change.source_id) + message(field, change.body)
 
 
 @lru_cache(maxsize=4096)
@@ -185,4 +202,8 @@ _BODIES: Mapping[type[Change], Callable[[Any], bytes]] = {
     Retried: _retried,
     Failed: _failed,
     Cancelled: _cancelled,
+    ChildCreated: _child_created,
+    ChildEnded: _child_ended,
+    ToolCalled: partial(_told, b"\x92\x02"),
+    ToolReturned: partial(_told, b"\x9a\x02"),
 }

@@ -38,7 +38,7 @@ async def make_ready(connection: asyncpg.Connection, log: ChangeLog, since: date
     for run in runs.values():
         if run.state is State.WAITING and run.signal is not None:
             signal = run.signal
-            number = log.add(run, Signalled(signal, None), _ACTOR, now)
+            number = log.add(run, Signalled(signal, None, run.prompt or ""), _ACTOR, now)
             journal.add(run, signal, number, run.attempt, signal_result(None))
         log.add(run, run.ready(now), _ACTOR, now)
     await journal.write(connection)

@@ -28,6 +28,7 @@ from services.scheduler.storage.complete_batch import complete_unchanged
 from services.scheduler.storage.journal import Journal
 from services.scheduler.storage.result_payloads import ResultPayloads
 from services.scheduler.storage.runs import Finished, lock_runs, read_finished
+from services.scheduler.storage.tell_parents import tell_before_the_end
 
 
 async def handle_reports(
@@ -45,6 +46,8 @@ async def handle_reports(
         connection, [(runs[r.task_id], step) for r in reports if r.task_id in runs and (step := _step_of(r))]
     )
     payloads = await ResultPayloads.lock(connection, reports, runs)
+    ending = {report.task_id for report in reports if isinstance(report, CompletionReport | FailureReport)}
+    await tell_before_the_end(connection, log, (runs[task_id] for task_id in ending & runs.keys()), now)
     ended: list[Run] = []
     answers: list[Refusal | None] = []
     for place, report in enumerate(reports):

@@ -38,8 +38,10 @@ class Signals:
             if known is None:
                 if not await Journal.has_room(connection, run, len(result)):
                     raise TooManySignals(task_id)
-                journal.add(run, signal, log.add(run, Signalled(signal, value), actor, now), run.attempt, result)
-                if run.state is State.WAITING and run.signal == signal:
+                awaited = run.state is State.WAITING and run.signal == signal
+                told = Signalled(signal, value, run.prompt or "" if awaited else "")
+                journal.add(run, signal, log.add(run, told, actor, now), run.attempt, result)
+                if awaited:
                     log.add(run, run.ready(now), actor, now)
             elif known != result:
                 raise SignalAlreadySent(signal)

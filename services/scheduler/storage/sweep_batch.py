@@ -12,6 +12,7 @@ from services.scheduler.domain.task import State
 from services.scheduler.storage.cascade import cascade, settle
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.runs import COLUMNS, runs_of
+from services.scheduler.storage.tell_parents import tell_before_the_end
 
 expired = Counter(
     "guildmesh_leases_expired", "Leases that ended without a heartbeat; their tasks go to other workers or fail.", ["queue"]
@@ -43,6 +44,7 @@ async def sweep_runs(connection: asyncpg.Connection, log: ChangeLog, since: date
     looked: datetime = await connection.fetchval("SELECT statement_timestamp()")
     rows = await connection.fetch(_DUE, since)
     runs, now = runs_of(rows)
+    await tell_before_the_end(connection, log, runs.values(), now)
     ended: list[Run] = []
     early: list[Run] = []
     for run in list(runs.values()):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from typing import TypeAlias
+
+from services.common.ids import is_id
 
 JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
 
@@ -74,6 +76,17 @@ class Outcome:
         return self.exit_code == 0
 
 
+class RunOutcome(Enum):
+    """What came of a run, as it is told to others."""
+
+    SUCCEEDED = auto()
+    FAILED = auto()
+    UNKNOWN = auto()
+    """it was cut off; whether it took effect is not known."""
+    NOT_RUN = auto()
+    """it never began."""
+
+
 class UsageState(StrEnum):
     """Where an execution is."""
 
@@ -98,6 +111,19 @@ class Execution:
     state: UsageState = UsageState.RUNNING
     outcome: Outcome | None = None
     create_time: datetime | None = field(default=None, compare=False)
+    run: int = 1
+    """one that was cut off may run again: 1..N."""
+    begin_time: datetime | None = field(default=None, compare=False)
+    """when the run was written down."""
+    traceparent: str = field(default="", compare=False)
+    """W3C trace context of the run's call, or empty."""
+    log_refusal: str = field(default="", compare=False)
+    """why an event of it is not in its task's log, such as TASK_ENDED; empty when none was refused."""
+
+    @property
+    def logged(self) -> bool:
+        """Whether its events belong into the log of a task: an attempt of one has asked for it."""
+        return self.attempt > 0 and is_id(self.task_id)
 
     @property
     def keyed(self) -> bool:

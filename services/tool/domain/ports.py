@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from services.tool.domain.ledger import Step
 from services.tool.domain.model import JSON, Execution, Outcome, Program, Tool
+from services.tool.domain.told import LogEvent, Usage
 
 
 class ToolStore(Protocol):
@@ -55,6 +57,99 @@ class Ledger(Protocol):
 
         At least one when there is one, at most `limit`, fewer where they are large; none carries what was printed.
         """
+        ...
+
+
+class Deliveries(Protocol):
+    """Whether what is told of an execution has arrived."""
+
+    async def told(self, execution_id: str) -> None:
+        """Returns when the log of the task has what there is of the execution until now, or it has taken too long."""
+        ...
+
+
+class Lanes(Protocol):
+    """Which lanes of the outboxes are this process's to tell."""
+
+    def owned(self) -> Mapping[int, int]:
+        """The epoch of each lane; none while that is not sure."""
+        ...
+
+
+class LaneLeases(Protocol):
+    """Leases of lanes (see services.common.lanes). Those that wait raise Unavailable or Aborted."""
+
+    async def renew(self) -> Mapping[int, int]:
+        """Renews what this process has, gives up what is more than its share, takes what is free; gives lane → epoch."""
+        ...
+
+    def valid(self) -> bool:
+        """Whether the leases last, by this process's monotonic clock."""
+        ...
+
+    async def leave(self) -> None:
+        """Gives everything up, so that the others take over at once."""
+        ...
+
+
+class LogOutbox(Protocol):
+    """Events that the scheduler has not acknowledged yet. Every method raises Unavailable or Aborted."""
+
+    async def read(self, lanes: Sequence[int], most: int, most_bytes: int) -> Sequence[LogEvent]:
+        """The oldest events of these lanes, each lane's in order; at least one when there is one."""
+        ...
+
+    async def settle(self, told: Sequence[tuple[LogEvent, str]]) -> None:
+        """Deletes events that have their final answer: empty, or why they are refused, which the ledger keeps."""
+        ...
+
+    async def pending(self, execution_id: str) -> bool:
+        """Whether there are any of an execution."""
+        ...
+
+
+class EventLog(Protocol):
+    """The scheduler, which numbers the events of tasks."""
+
+    async def append(self, events: Sequence[LogEvent]) -> Sequence[str]:
+        """Gives each event its final answer: empty for one that is in the log of its task, or why it is refused.
+
+        Raises:
+            DependencyUnavailable: nothing is known; they are to be told again.
+            EventRefused: one of them cannot be read.
+        """
+        ...
+
+
+class UsageOutbox(Protocol):
+    """Records of use that Kafka has not acknowledged yet. Every method raises Unavailable or Aborted."""
+
+    async def read(self, most: int) -> Sequence[Usage]:
+        """The oldest ones, in order."""
+        ...
+
+    async def delete(self, usages: Sequence[Usage]) -> None:
+        """Deletes what was acknowledged."""
+        ...
+
+
+class UsagePublisher(Protocol):
+    """Publishes until another process opens one."""
+
+    async def publish(self, usages: Sequence[Usage]) -> None:
+        """Publishes all of them or none; raises DependencyUnavailable when that is not known: open another and read again."""
+        ...
+
+
+class UsageTopic(Protocol):
+    """The topic of records of use."""
+
+    async def ensure(self) -> None:
+        """Creates it; waits for Kafka as long as it takes."""
+        ...
+
+    def open(self) -> AbstractAsyncContextManager[UsagePublisher]:
+        """A publisher; opening it ends the one before, in any process. Raises DependencyUnavailable."""
         ...
 
 

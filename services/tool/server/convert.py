@@ -96,6 +96,7 @@ def usage_to_proto(execution: Execution) -> pb.ToolUsage:
         error=outcome.error if outcome else "",
         duration=_duration(outcome.seconds) if outcome else None,
         create_time=_timestamp(execution.create_time),
+        log_refusal=execution.log_refusal,
     )
 
 

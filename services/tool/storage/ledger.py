@@ -16,16 +16,17 @@ from services.common.db.database import Database
 from services.common.errors import Aborted, Unavailable
 from services.common.ids import new_id
 from services.tool.domain.ledger import LEASE_SECONDS, RENEW_SECONDS, Step, decide
-from services.tool.domain.model import Execution, Outcome
+from services.tool.domain.model import Execution, Outcome, RunOutcome, UsageState
 from services.tool.storage.engine.leases import PostgresLeases
 from services.tool.storage.rows import EXECUTION_COLUMNS, USAGE_COLUMNS, execution_from_row
+from services.tool.storage.told import tell_called, tell_returned
 
 _INSERT = text(
     f"""
     INSERT INTO executions (tenant_id, execution_id, tool_name, username, task_id, step_id, attempt, effect, arguments,
-                            run_id, lease_until)
+                            traceparent, run_id, lease_until)
     VALUES (:tenant_id, CAST(:execution_id AS uuid), :tool_name, :username, :task_id, :step_id, :attempt, :effect,
-            CAST(CAST(:arguments AS text) AS json), CAST(:run_id AS uuid),
+            CAST(CAST(:arguments AS text) AS json), :traceparent, CAST(:run_id AS uuid),
             clock_timestamp() + make_interval(secs => :lease_seconds))
     ON CONFLICT (tenant_id, task_id, step_id) WHERE task_id <> '' AND step_id <> '' DO NOTHING
     RETURNING {EXECUTION_COLUMNS}
@@ -46,11 +47,13 @@ _NEWER_ATTEMPT = text(
     """
 )
 _RUN_AGAIN = text(
-    """
-    UPDATE executions SET state = 'running', run_id = CAST(:run_id AS uuid), arguments = CAST(CAST(:arguments AS text) AS json),
+    f"""
+    UPDATE executions SET state = 'running', run = run + 1, begin_time = clock_timestamp(), traceparent = :traceparent,
+      run_id = CAST(:run_id AS uuid), arguments = CAST(CAST(:arguments AS text) AS json),
       tool_name = :tool_name, username = :username, lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
     WHERE tenant_id = :tenant_id AND execution_id = CAST(:execution_id AS uuid)
-    """
+    RETURNING {EXECUTION_COLUMNS}
+    """  # noqa: S608 - as above
 )
 _MARK_UNKNOWN = text(
     """
@@ -58,19 +61,24 @@ _MARK_UNKNOWN = text(
     WHERE tenant_id = :tenant_id AND execution_id = CAST(:execution_id AS uuid) AND state = 'running'
     """
 )
+# The row of a run that may still be ended by it: it may have been believed dead meanwhile, but no other run has taken its place.
+_FIND_RUN = text(
+    f"""
+    SELECT {EXECUTION_COLUMNS} FROM executions
+    WHERE tenant_id = :tenant_id AND execution_id = CAST(:execution_id AS uuid) AND run_id = CAST(:run_id AS uuid)
+      AND state <> 'ended' FOR UPDATE
+    """  # noqa: S608 - as above
+)
 _END = text(
     """
     UPDATE executions SET state = 'ended', exit_code = :exit_code, output = :output, error = :error,
       result = CAST(CAST(:result AS text) AS json), seconds = :seconds, end_time = clock_timestamp()
-    WHERE tenant_id = :tenant_id AND execution_id = CAST(:execution_id AS uuid) AND run_id = CAST(:run_id AS uuid)
-      AND state <> 'ended'
+    WHERE tenant_id = :tenant_id AND execution_id = CAST(:execution_id AS uuid)
     """
 )
 _RELEASE = text(
     """
-    DELETE FROM executions
-    WHERE tenant_id = :tenant_id AND execution_id = CAST(:execution_id AS uuid) AND run_id = CAST(:run_id AS uuid)
-      AND state <> 'ended'
+    DELETE FROM executions WHERE tenant_id = :tenant_id AND execution_id = CAST(:execution_id AS uuid)
     """
 )
 _SIZES = text(
@@ -116,6 +124,7 @@ class PostgresLedger:
             "attempt": execution.attempt,
             "effect": execution.effect.value,
             "arguments": json.dumps(execution.arguments),
+            "traceparent": execution.traceparent,
             "run_id": new_id(),
             "lease_seconds": LEASE_SECONDS,
         }
@@ -123,6 +132,7 @@ class PostgresLedger:
             row = (await connection.execute(_INSERT, values)).one_or_none()
             if row is not None:
                 step, known = Step.RUN, execution_from_row(row)
+                await tell_called(connection, tenant_id, known)
             else:
                 step, known = await self._known(connection, tenant_id, execution, values)
         if step is Step.RUN:
@@ -142,11 +152,15 @@ class PostgresLedger:
         if step is Step.STALE:
             return step, known
         await connection.execute(_NEWER_ATTEMPT, values)
-        if step is Step.RUN:
-            await connection.execute(_RUN_AGAIN, values)
-        elif step is Step.UNKNOWN:
+        known = replace(known, attempt=max(known.attempt, execution.attempt))
+        if step in (Step.RUN, Step.UNKNOWN) and known.state is UsageState.RUNNING:
+            # Nobody has seen yet that its process is gone.
             await connection.execute(_MARK_UNKNOWN, values)
-        return step, replace(known, attempt=max(known.attempt, execution.attempt))
+            await tell_returned(connection, tenant_id, known, RunOutcome.UNKNOWN)
+        if step is Step.RUN:
+            known = execution_from_row((await connection.execute(_RUN_AGAIN, values)).one())
+            await tell_called(connection, tenant_id, known)
+        return step, known
 
     async def end(self, tenant_id: str, execution: Execution, outcome: Outcome) -> bool:
         """See Ledger."""
@@ -158,22 +172,37 @@ class PostgresLedger:
             "seconds": outcome.seconds,
         }
         async with self._database.tenant(tenant_id) as connection:
-            ended = (await connection.execute(_END, values)).rowcount == 1
+            row = (await connection.execute(_FIND_RUN, values)).one_or_none()
+            if row is not None:
+                await connection.execute(_END, values)
+                known = execution_from_row(row)
+                came_of_it = RunOutcome.SUCCEEDED if outcome.success else RunOutcome.FAILED
+                late = known.state is UsageState.UNKNOWN
+                await tell_returned(connection, tenant_id, known, came_of_it, outcome, late=late)
         self._forget(tenant_id, execution)
-        return ended
+        return row is not None
 
     async def release(self, tenant_id: str, execution: Execution) -> None:
         """See Ledger."""
         async with self._database.tenant(tenant_id) as connection:
-            await connection.execute(_RELEASE, self._run_values(tenant_id, execution))
+            values = self._run_values(tenant_id, execution)
+            row = (await connection.execute(_FIND_RUN, values)).one_or_none()
+            if row is not None:
+                await connection.execute(_RELEASE, values)
+                known = execution_from_row(row)
+                late = known.state is UsageState.UNKNOWN
+                await tell_returned(connection, tenant_id, known, RunOutcome.NOT_RUN, late=late)
         self._forget(tenant_id, execution)
 
     async def cut_off(self, tenant_id: str, execution: Execution) -> None:
         """See Ledger."""
+        values = self._run_values(tenant_id, execution)
         # Without renewal the lease ends even if the database cannot be told now.
         self._forget(tenant_id, execution)
         async with self._database.tenant(tenant_id) as connection:
-            await connection.execute(_MARK_UNKNOWN, _values(tenant_id, execution))
+            row = (await connection.execute(_FIND_RUN, values)).one_or_none()
+            if row is not None and (await connection.execute(_MARK_UNKNOWN, values)).rowcount:
+                await tell_returned(connection, tenant_id, execution_from_row(row), RunOutcome.UNKNOWN)
 
     async def changed(self, tenant_id: str, execution: Execution) -> None:
         """See Ledger."""

@@ -8,7 +8,8 @@ from typing import Any
 from services.tool.domain.model import Effect, Execution, Outcome, UsageState
 
 _COMMON = """execution_id::text AS execution_id, tool_name, username, task_id, step_id, attempt, effect,
-    arguments::text AS arguments, state, exit_code, error, result::text AS result, seconds, create_time"""
+    arguments::text AS arguments, state, exit_code, error, result::text AS result, seconds, create_time,
+    run, begin_time, traceparent, log_refusal"""
 EXECUTION_COLUMNS = f"{_COMMON}, output, lease_until < clock_timestamp() AS lease_over"
 USAGE_COLUMNS = f"{_COMMON}, ''::bytea AS output"
 """Without what was printed, which a record of use does not show."""
@@ -38,4 +39,8 @@ def execution_from_row(row: Any) -> Execution:
         state=state,
         outcome=outcome,
         create_time=row.create_time,
+        run=row.run,
+        begin_time=row.begin_time,
+        traceparent=row.traceparent,
+        log_refusal=row.log_refusal,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.common.context import Principal
+from services.common.context import Principal, current_call
 from services.common.errors import Aborted, DependencyUnavailable, Unavailable
 from services.common.ids import new_id
 from services.tool.domain.built_in import code_of
@@ -21,7 +21,7 @@ from services.tool.domain.errors import (
 )
 from services.tool.domain.ledger import Step
 from services.tool.domain.model import JSON, Execution, Outcome, Program
-from services.tool.domain.ports import Ledger, Sandbox, SchemaChecker, ToolStore
+from services.tool.domain.ports import Deliveries, Ledger, Sandbox, SchemaChecker, ToolStore
 from services.tool.usecases.find_tool import find_tool
 
 _RECORD_PAUSES = (0.1, 0.5, 1.0, 2.0, 4.0)
@@ -53,12 +53,15 @@ class Executed:
 class ExecuteTool:
     """Use case of ToolService.ExecuteTool."""
 
-    def __init__(self, tools: ToolStore, ledger: Ledger, schemas: SchemaChecker, sandbox: Sandbox) -> None:
+    def __init__(
+        self, tools: ToolStore, ledger: Ledger, schemas: SchemaChecker, sandbox: Sandbox, deliveries: Deliveries
+    ) -> None:
         """Takes the ports it works with."""
         self._tools = tools
         self._ledger = ledger
         self._schemas = schemas
         self._sandbox = sandbox
+        self._deliveries = deliveries
         self._runs: set[asyncio.Task[Executed | None]] = set()
 
     async def __call__(self, caller: Principal, call: ToolCall) -> Executed:
@@ -89,6 +92,7 @@ class ExecuteTool:
             task_id=call.task_id,
             step_id=call.step_id,
             attempt=call.attempt,
+            traceparent=current_call().traceparent,
         )
         while True:
             executed = await self._step(caller.tenant_id, asked, program)
@@ -135,6 +139,9 @@ class ExecuteTool:
             await self._ledger.cut_off(tenant_id, execution)
             raise
         if await self._recorded(tenant_id, execution, outcome):
+            if execution.logged:
+                # Whoever hears of the end of its last tool ends its task, and what comes later is not in its log.
+                await self._deliveries.told(execution.execution_id)
             return Executed(execution.execution_id, outcome, replayed=False)
         # The lease was lost and the step is another run's now: its answer counts.
         return None

@@ -14,6 +14,7 @@ import pytest_asyncio
 from guildmesh.agent.v1 import agent_pb2
 from guildmesh.agent.v1 import agent_service_pb2 as pb
 from guildmesh.agent.v1 import agent_service_pb2_grpc as pb_grpc
+from guildmesh.events.v1.task_event_pb2 import TaskEvent
 from guildmesh.memory.v1 import memory_service_pb2_grpc as memory_grpc
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as scheduler_pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as scheduler_grpc
@@ -100,11 +101,14 @@ class Tenant:
         request.inputs.update(inputs)
         return await self.mesh.agent.RunScenario(request, metadata=self.metadata)
 
+    async def events(self, task_id: str) -> list[TaskEvent]:
+        """All events of the task once it has ended."""
+        request = scheduler_pb.WatchTaskRequest(task_id=task_id)
+        return [event async for event in self.mesh.scheduler.WatchTask(request, metadata=self.metadata, timeout=100)]
+
     async def ended(self, task_id: str) -> task_pb2.Task:
         """The task once it has ended."""
-        watch = self.mesh.scheduler.WatchTask(scheduler_pb.WatchTaskRequest(task_id=task_id), metadata=self.metadata, timeout=100)
-        async for _ in watch:
-            pass
+        await self.events(task_id)
         return await self.mesh.scheduler.GetTask(scheduler_pb.GetTaskRequest(task_id=task_id), metadata=self.metadata)
 
     async def listed(self) -> list[task_pb2.Task]:
@@ -131,7 +135,9 @@ async def mesh(common_settings: Callable[[str], dict[str, Any]], agent_tls: Path
             )
         )
         memory = await stack.enter_async_context(running(open_memory, MemorySettings(**common_settings("memory")), agent_tls))
-        tool = await stack.enter_async_context(running(open_tool, ToolSettings(**common_settings("tool")), agent_tls))
+        tool = await stack.enter_async_context(
+            running(open_tool, ToolSettings(**common_settings("tool"), scheduler_target=scheduler.target), agent_tls)
+        )
         targets: dict[str, Any] = {"scheduler": scheduler.target, "memory": memory.target, "tool": tool.target}
         settings = AgentSettings(
             **common_settings("agent"),

@@ -58,6 +58,26 @@ async def test_three_agents_finish_a_job_together(mesh: Mesh, tenant: Tenant) ->
 
 
 @pytest.mark.usefixtures("worker")
+async def test_a_run_can_be_followed_in_the_events_of_its_tasks(mesh: Mesh, tenant: Tenant) -> None:
+    await tenant.create_team()
+    await create(tenant, TEAMWORK)
+    mesh.model.answer = says("The goal was met.")
+    run = await tenant.run("teamwork", facts=FACTS, numbers=[40, 50, 60])
+    told = [
+        event for event in await tenant.events(run.task_id) if event.HasField("child_created") or event.HasField("child_ended")
+    ]
+    steps = {task.labels["step_id"]: task.task_id for task in await tenant.subtasks(run.task_id)}
+    assert {event.child_created.child_task_id for event in told if event.HasField("child_created")} == set(steps.values())
+    ended = [event.child_ended for event in told if event.HasField("child_ended")]
+    assert {each.child_task_id: each.state for each in ended} == dict.fromkeys(steps.values(), "COMPLETED")
+    # The model's answer while it comes, and the tool that the coder called.
+    writing = [event.output.text for event in await tenant.events(steps["write"]) if event.HasField("output")]
+    assert "".join(writing) == "The goal was met."
+    changes = [event.WhichOneof("change") for event in await tenant.events(steps["sum"])]
+    assert changes == ["created", "started", "tool_called", "tool_returned", "completed"]
+
+
+@pytest.mark.usefixtures("worker")
 async def test_a_repeat_of_a_run_with_the_same_request_id_is_the_same_run(tenant: Tenant) -> None:
     await tenant.create_team()
     await create(tenant, TEAMWORK)

@@ -10,7 +10,15 @@ from typing import Any
 
 import psycopg2
 import pytest
-from guildmesh.scheduler.v1 import schedule_pb2, schedule_service_pb2, schedule_service_pb2_grpc, task_pb2
+from guildmesh.events.v1.task_event_pb2 import TaskToolCalled
+from guildmesh.scheduler.v1 import (
+    event_log_service_pb2,
+    event_log_service_pb2_grpc,
+    schedule_pb2,
+    schedule_service_pb2,
+    schedule_service_pb2_grpc,
+    task_pb2,
+)
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
@@ -20,12 +28,13 @@ from services.embedded.data_check import DataFinding, check_data, check_tables
 from services.embedded.errors import MeshError
 from services.scheduler.bootstrap import open_service
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, completion, scheduler_settings, scheduler_tls, value
-from tests.support.service import metadata, running
+from tests.support.service import TestServer, metadata, running
 
 __all__ = ["scheduler_settings", "scheduler_tls"]
 
 CHECKS = {
     *("tasks", "event numbers", "histories", "leases", "request ids", "step journals", "subtasks", "long logs"),
+    "events of other services",
     *("outbox", "dead letters", "schedules", "relay lanes", "dependencies"),
 }
 
@@ -48,6 +57,7 @@ async def url(scheduler_settings: MakeSettings, scheduler_tls: Path, empty_datab
                     await worker.answer("acks")
             await worker.complete(first)
             await worker.fail(second, retryable=False)
+            await call_a_tool(server, scheduler.ada.tenant_id, third.task.task_id)
             await scheduler.create("child", kind="nobody", parent_task_id=third.task.task_id)
             other = await scheduler.create("waiting", kind="nobody")
             both = [task_pb2.TaskDependency(task_id=each) for each in (first.task.task_id, other.task_id)]
@@ -59,6 +69,15 @@ async def url(scheduler_settings: MakeSettings, scheduler_tls: Path, empty_datab
             await worker.send(completions=[completion(first.task.task_id, 1)])
             await worker.answer("acks")
     return empty_database_url
+
+
+async def call_a_tool(server: TestServer, tenant_id: str, task_id: str) -> None:
+    event = event_log_service_pb2.AppendedEvent(
+        tenant_id=tenant_id, task_id=task_id, attempt=1, source_id="x/1/called", actor="ada", tool_called=TaskToolCalled()
+    )
+    stub: Any = event_log_service_pb2_grpc.EventLogServiceStub(server.channel("tool"))
+    answers = (await stub.AppendEvents(event_log_service_pb2.AppendEventsRequest(events=[event]))).answers
+    assert answers[0].number > 0
 
 
 async def schedule(scheduler: Scheduler, schedule_id: str, *, paused: bool) -> None:
@@ -159,6 +178,12 @@ HARMS = {
     ),
     "a journal belongs to nobody": ("step journals", "UPDATE task_steps SET task_id = gen_random_uuid()", "does not fit"),
     "a journal is ahead of its task": ("step journals", "UPDATE task_steps SET attempt = 9", "attempt 9 wrote it"),
+    "an event of a tool belongs to nobody": (
+        "events of other services",
+        "UPDATE appended_events SET task_id = gen_random_uuid()",
+        "is not there",
+    ),
+    "an event of a tool is ahead of its task": ("events of other services", "UPDATE appended_events SET number = 99", "not know"),
     "a subtask outlives its parent": (
         "subtasks",
         "UPDATE tasks SET parent_task_id = (SELECT task_id FROM finished_tasks LIMIT 1) WHERE parent_task_id IS NOT NULL",

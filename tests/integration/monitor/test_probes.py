@@ -18,8 +18,9 @@ from services.common.grpcx.channel import SERVICES
 from tests.integration.monitor.conftest import Mesh, open_mesh
 from tests.support.service import ADA, metadata
 
-# What schedulers say to each other is nobody else's.
-PUBLIC = {name for names in SERVICES.values() for name in names} - {"guildmesh.scheduler.v1.DispatchService"}
+# What services say to the scheduler, and schedulers to each other, is nobody else's.
+INTERNAL = {"guildmesh.scheduler.v1.DispatchService", "guildmesh.scheduler.v1.EventLogService"}
+PUBLIC = {name for names in SERVICES.values() for name in names} - INTERNAL
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 

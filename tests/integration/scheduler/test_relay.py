@@ -18,11 +18,11 @@ from pydantic import SecretStr
 from services.common.db.driver import open_driver
 from services.common.db.engine_role import EngineDriver
 from services.common.db.migrations import migrate
+from services.common.lanes import Ownership
 from services.common.service import RunningService
 from services.scheduler.bootstrap import open_service
 from services.scheduler.domain.shards import LANES
 from services.scheduler.relay.bootstrap import open_relay
-from services.scheduler.relay.ownership import Ownership
 from services.scheduler.relay.settings import RelaySettings
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique
 from tests.support.service import metadata, running

@@ -25,6 +25,7 @@ STEPS = int(os.environ.get("GUILDMESH_LIFE_STEPS", "8"))
 _WANTED = (
     *("accepted", "refused", "created", "started", "leased again", "step_completed", "retried", "completed", "failed"),
     *("cancelled", "ready", "waiting", "signalled", "blocked", "unblocked", "ended by a dependency"),
+    *("child_created", "child_ended", "tool called", "tool refused"),
     *("decided", "held back", "taken over", "replayed", "replayed before", "stands for another", "run", "skipped"),
     *("decided no more", "started at once within limits", "let through by a rate", "held back by a rate"),
     *("output", "progressed", "put out before", "put out too soon"),

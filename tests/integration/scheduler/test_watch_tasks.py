@@ -228,7 +228,7 @@ async def test_many_watchers_share_what_is_read(replicas: Replicas) -> None:
     ("request_fields", "reason"),
     [
         ({"filter": "colour = red"}, "the fields are type, state, queue"),
-        ({"filter": "type = gone"}, "the types are cancelled, completed, created"),
+        ({"filter": "type = gone"}, "the types are cancelled, child_created, child_ended, completed, created"),
         ({"resume_token": "what"}, "resume token is not valid"),
         ({"resume_token": encode_positions([1 << 40] * 16)}, "no longer kept"),
         ({"resume_token": encode_positions([0] * 16), "start_time": Timestamp()}, "must be unset with resume_token"),

@@ -59,6 +59,39 @@ async def test_an_answer_tells_its_provider_model_and_tokens_and_counts_them(
     assert stub.requests[0]["max_completion_tokens"] == 20
 
 
+async def test_an_answer_is_said_while_it_comes_and_counted_as_any_other(
+    stub: StubLanguageModel, local: ModelOrchestrator
+) -> None:
+    stub.answer = says(" The capital\x00 is Paris. ", model="counted", prompt_tokens=12, completion_tokens=3)
+    said: list[str] = []
+
+    async def say(text: str) -> None:
+        said.append(text)
+
+    answer = await local.complete(QUESTION, max_output_tokens=20, say=say)
+    assert said == [" The ", "capital ", "is ", "Paris. "]
+    assert (answer.text, answer.provider, answer.model) == ("The capital is Paris.", "local", "counted")
+    assert (answer.input_tokens, answer.output_tokens) == (12, 3)
+    assert stub.requests[0]["stream_options"] == {"include_usage": True}
+
+
+async def test_what_was_not_begun_is_tried_again_and_what_was_said_is_not(
+    stub: StubLanguageModel, local: ModelOrchestrator
+) -> None:
+    said: list[str] = []
+
+    async def say(text: str) -> None:
+        said.append(text)
+
+    stub.answers = [fails(503)]
+    assert (await local.complete(QUESTION, say=say)).text == "An answer."
+    assert (len(stub.requests), said) == (2, ["An ", "answer."])
+    stub.breaks_off_after = 1
+    with pytest.raises(ModelUnavailable, match="in the middle of its answer"):
+        await local.complete(QUESTION, say=say)
+    assert (len(stub.requests), said[2:]) == (3, ["An "])
+
+
 @pytest.mark.parametrize("status", [500, 503, 429])
 async def test_an_outage_or_a_rate_limit_is_tried_three_times_and_each_retry_is_logged(
     stub: StubLanguageModel, local: ModelOrchestrator, status: int

@@ -97,7 +97,7 @@ def test_the_pools_of_all_processes_fit_the_server(tmp_path: Path) -> None:
     settings = load_settings()
     mesh = planned(tmp_path)
     # Six processes with a pool of 20 and 40 more when busy, and some for everyone else.
-    assert mesh.max_connections == required_connections(settings) == 6 * 60 + 30
+    assert mesh.max_connections == required_connections(settings) == 6 * 60 + 34
 
 
 def test_every_kafka_jar_is_locked_by_its_hash() -> None:

@@ -15,6 +15,8 @@ from services.common.ids import new_id
 from services.scheduler.domain.events import (
     Cancelled,
     Change,
+    ChildCreated,
+    ChildEnded,
     Completed,
     Created,
     Failed,
@@ -25,6 +27,8 @@ from services.scheduler.domain.events import (
     Signalled,
     Started,
     StepCompleted,
+    ToolCalled,
+    ToolReturned,
     Waiting,
 )
 from services.scheduler.domain.payload import PayloadReference
@@ -50,7 +54,7 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
     ),
     st.builds(Ready, st.none() | TIMES),
     st.builds(Waiting, NAMES, NAMES, TIMES),
-    st.builds(Signalled, NAMES, st.none() | RESULTS),
+    st.builds(Signalled, NAMES, st.none() | RESULTS, NAMES),
     st.builds(Started, NAMES),
     st.builds(StepCompleted, NAMES, RESULTS),
     st.builds(Progressed, st.floats(0, 1)),
@@ -59,6 +63,10 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
     st.builds(Completed, RESULTS),
     st.builds(Failed, NAMES, NAMES),
     st.builds(Cancelled, NAMES),
+    st.builds(ChildCreated, NAMES, NAMES, NAMES),
+    st.builds(ChildEnded, NAMES, NAMES, NAMES, NAMES),
+    st.builds(ToolCalled, NAMES, NAMES, st.builds(lambda name: pb.TaskToolCalled(tool_name=name).SerializeToString(), NAMES)),
+    st.builds(ToolReturned, NAMES, NAMES, st.builds(lambda name: pb.TaskToolReturned(error=name).SerializeToString(), NAMES)),
 )
 RUNS = st.builds(
     Run,
@@ -75,8 +83,7 @@ def by_protobuf(run: Run, number: int, change: Change, actor: str, now: datetime
         parent_task_id=run.parent_task_id or "", queue=run.queue, kind=run.kind,
     )  # fmt: skip
     event.event_time.FromDatetime(now)
-    name = type(change).__name__
-    part: Any = getattr(event, "step_completed" if name == "StepCompleted" else name.lower())
+    part: Any = getattr(event, change.type.split(".")[-2])
     part.SetInParent()
     for field in (each.name for each in dataclasses.fields(change)):
         value = getattr(change, field)
@@ -88,6 +95,10 @@ def by_protobuf(run: Run, number: int, change: Change, actor: str, now: datetime
             if value is not None:
                 part.value.MergeFromString(value)
                 part.value.SetInParent()
+        elif field == "body":
+            part.MergeFromString(value)
+        elif field in ("source", "source_id"):
+            setattr(event, field, value)
         elif field == "expire_time":
             part.expire_time.FromDatetime(value)
         elif field == "labels":

@@ -11,6 +11,8 @@ from sqlalchemy import text
 
 from services.common.db.engine_role import EngineDatabase
 from services.tool.domain.ledger import LEASE_SECONDS
+from services.tool.storage.rows import EXECUTION_COLUMNS, execution_from_row
+from services.tool.storage.told import tell_cut_off
 
 # In the order of their key, so that two processes never wait for one another.
 _RENEW = text(
@@ -25,15 +27,16 @@ _RENEW = text(
     """
 )
 _MARK = text(
-    """
+    f"""
     UPDATE executions SET state = 'unknown'
     FROM (
-      SELECT tenant_id, execution_id FROM executions
+      SELECT tenant_id AS tenant, execution_id AS id FROM executions
       WHERE state = 'running' AND lease_until < clock_timestamp()
       ORDER BY tenant_id, execution_id LIMIT 1000 FOR UPDATE SKIP LOCKED
     ) over
-    WHERE executions.tenant_id = over.tenant_id AND executions.execution_id = over.execution_id
-    """
+    WHERE executions.tenant_id = over.tenant AND executions.execution_id = over.id
+    RETURNING tenant_id, {EXECUTION_COLUMNS}
+    """  # noqa: S608 - the columns are ours
 )
 
 
@@ -51,4 +54,6 @@ class PostgresLeases:
     async def mark_cut_off(self) -> int:
         """Marks executions UNKNOWN whose lease is over; gives how many."""
         async with self._database.transaction() as connection:
-            return int((await connection.execute(_MARK)).rowcount)
+            rows = (await connection.execute(_MARK)).all()
+            await tell_cut_off(connection, [(row.tenant_id, execution_from_row(row)) for row in rows])
+        return len(rows)

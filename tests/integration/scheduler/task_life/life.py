@@ -118,26 +118,51 @@ class Life(RuleBasedStateMachine):
                 if model.parent == ender.task_id:
                     model.end(State.CANCELLED, "cancelled")
                 elif ender.task_id in model.needs:
-                    model.told(ender.task_id, ender.state)
+                    model.hears(ender.task_id, ender.state)
                     self.world.seen["ended by a dependency"] += model.state.ended
                 if model.state.ended:
                     self.cascade([model])
 
     def compare(self, model: Model) -> None:
         """The tables say of a task what its model says."""
+        while self.world.do(self.world.batches.tell_parents()):
+            pass
         task = self.world.do(self.world.tasks.get(TENANT, model.task_id))
         assert task is not None
-        found = (task.state, task.attempt, task.last_event_number, task.error_reason or "")
-        assert found == (model.state, model.attempt, len(model.events), model.reason), model
+        found = (task.state, task.attempt, task.error_reason or "")
+        assert found == (model.state, model.attempt, model.reason), model
         assert (task.result or b"")[2:].decode() == model.result
-        state, newest, stored = self.world.do(self.world.tasks.events(TENANT, model.task_id, 0, 200))
-        assert (state, newest) == (model.state, len(model.events))
+        state, newest, stored = self.world.do(self.world.tasks.events(TENANT, model.task_id, 0, 1000))
+        assert (state, newest) == (model.state, task.last_event_number)
         assert [event.number for event in stored] == list(range(1, newest + 1))
         events = [TaskEvent.FromString(event.value) for event in stored]
-        assert [(event.WhichOneof("change"), event.attempt) for event in events] == model.events
+        own = [event for event in events if not event.WhichOneof("change").startswith(("tool_", "child_"))]
+        assert [(event.WhichOneof("change"), event.attempt) for event in own] == model.events
         put_out = [event for event in events if event.HasField("output")]
         assert [(event.attempt, event.output.sequence, event.output.text) for event in put_out] == model.put_out
+        assert [event.number for event in events if event.source] == model.told
+        self._compare_children(model, events)
         self._compare_kept(model)
+
+    def _compare_children(self, model: Model, events: Sequence[TaskEvent]) -> None:
+        """A parent knows of all its subtasks, in order; one that has ended, of those until then."""
+        children = {child.task_id: child for child in self.models.values() if child.parent == model.task_id}
+        begun = [event.child_created.child_task_id for event in events if event.HasField("child_created")]
+        ended = [event.child_ended.child_task_id for event in events if event.HasField("child_ended")]
+        assert len({*begun}) == len(begun)
+        assert len({*ended}) == len(ended)
+        for event in events:
+            if event.HasField("child_ended"):
+                child = event.child_ended
+                assert child.state == children[child.child_task_id].state.name
+                assert child.child_task_id in [e.child_created.child_task_id for e in events[: event.number]]
+        self.world.seen["child_created"] += len(begun)
+        self.world.seen["child_ended"] += len(ended)
+        if model.state.ended:
+            assert {*begun} <= children.keys()
+        else:
+            assert begun == list(children)
+            assert {*ended} == {child.task_id for child in children.values() if child.state.ended}
 
     def _compare_kept(self, model: Model) -> None:
         """How long an ended task is kept, and its dead letter: each task that failed has one, and no other has."""

@@ -22,7 +22,7 @@ ENDS = ("complete", "step one", "step two", "fail", "fail now", "fail badly", "f
 OUTPUT = ("put out", "put out", "put out twice", "put out again", "put out more", "get on", "get on")
 REPORTS = (*ENDS, *OUTPUT)
 LEASES = ("lease", "lease", "lease", "lease", "die", "die and sweep")
-CHANGES = ("child", "after", "after", "unblock", "beat", "beat and tell", "sweep", "cancel", "look")
+CHANGES = ("child", "tool", "after", "after", "unblock", "beat", "beat and tell", "sweep", "cancel", "look")
 SIGNALS = ("signal red", "signal blue", "signal the awaited", "signal the awaited")
 TIMES = ("late", "overdue", "slow", "quiet", "lost", "due", "come", "come", "tick")
 LIMITS = ("limit", "limit", "limit keys", "drip", "pause", "resume", "resume", "unlimit")
@@ -156,6 +156,8 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
         match what:
             case "child":
                 self.create_child(self.at(place), back, by_worker=number > 1)
+            case "tool":
+                self.call_tool(self.at(place), back)
             case "after":
                 self.create_after([self.at(place), self.at(place + number)], FailurePolicy(1 + (place + back) % 3))
             case "unblock":

@@ -67,7 +67,10 @@ class Model:
     put_out: list[tuple[int, int, str]] = field(default_factory=list)
     """attempt, sequence and text of all chunks."""
 
-    def told(self, task_id: str, state: State) -> None:
+    told: list[int] = field(default_factory=list)
+    """numbers of the events of a tool."""
+
+    def hears(self, task_id: str, state: State) -> None:
         """One of those that it depends on has ended."""
         if self.state is not State.BLOCKED:
             return

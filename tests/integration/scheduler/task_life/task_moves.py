@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.struct_pb2 import Value
 
 from services.common.db.engine_role import EngineDriver
+from services.common.ids import new_id
 from services.scheduler.domain.dependency import FailurePolicy
 from services.scheduler.domain.errors import (
     ParentTaskEnded,
@@ -19,14 +20,17 @@ from services.scheduler.domain.errors import (
     TaskEnded,
     TaskNotCancellable,
 )
+from services.scheduler.domain.events import ToolCalled, ToolReturned
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.task import Lease, State
+from services.scheduler.domain.told import Told
 from services.scheduler.domain.worker import (
     CompletionReport,
     FailureReport,
     Heartbeat,
     OutputReport,
     ProgressReport,
+    Refusal,
     Report,
     StepReport,
     WaitReport,
@@ -105,6 +109,23 @@ class TaskMoves(Life):
         else:
             assert not isinstance(answer, Exception), answer
             self.keep(answer.task_id, 2, 2, model.task_id, queue=queue)
+
+    def call_tool(self, model: Model, back: int) -> None:
+        """An attempt has a tool called, and what came of it is told once with it and once more."""
+        attempt, run = max(model.attempt - back, 1), new_id()
+        called = Told(TENANT, model.task_id, attempt, "", "ada", ToolCalled("tool", f"{run}/called", b""))
+        returned = Told(TENANT, model.task_id, attempt, f"{run}/called", "ada", ToolReturned("tool", f"{run}/returned", b""))
+        answers = self.world.do(self.world.batches.append([called, returned]))
+        assert self.world.do(self.world.batches.append([returned, called])) == answers[::-1]
+        if model.state.ended:
+            wanted = "TASK_ENDED"
+        elif attempt > model.attempt:
+            wanted = "INVALID_ARGUMENT"
+        else:
+            wanted = "STALE_ATTEMPT" if attempt < model.attempt else ""
+        assert [answer.reason if isinstance(answer, Refusal) else "" for answer in answers] == [wanted, wanted]
+        model.told += [answer for answer in answers if isinstance(answer, int)]
+        self.world.seen["tool refused" if wanted else "tool called"] += 1
 
     def create_after(self, upstreams: Sequence[Model], policy: FailurePolicy) -> None:
         """A task that waits for others, which may have ended."""
@@ -323,7 +344,7 @@ class TaskMoves(Life):
         model.state, model.policy, model.needs = State.BLOCKED, policy, dict.fromkeys(needs)
         for upstream in needs.values():
             if upstream.state.ended:
-                model.told(upstream.task_id, upstream.state)
+                model.hears(upstream.task_id, upstream.state)
 
 
 async def _pass(engine: EngineDriver, task_id: str, column: str) -> None:

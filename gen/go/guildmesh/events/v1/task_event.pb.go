@@ -11,6 +11,7 @@ package eventsv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
@@ -49,7 +50,11 @@ type TaskEvent struct {
 	Queue string `protobuf:"bytes,9,opt,name=queue,proto3" json:"queue,omitempty"`
 	// kind of the task.
 	Kind string `protobuf:"bytes,10,opt,name=kind,proto3" json:"kind,omitempty"`
-	// change is what happened.
+	// source is the service that told of the event, such as "tool"; empty for the scheduler, which numbers all of them.
+	Source string `protobuf:"bytes,18,opt,name=source,proto3" json:"source,omitempty"`
+	// source_id is the event's id in its source, where it is there once; empty for the scheduler.
+	SourceId string `protobuf:"bytes,19,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`
+	// change is what happened. A consumer leaves out what it does not know: new changes are added.
 	//
 	// Types that are valid to be assigned to Change:
 	//
@@ -65,6 +70,10 @@ type TaskEvent struct {
 	//	*TaskEvent_Signalled
 	//	*TaskEvent_Progressed
 	//	*TaskEvent_Output
+	//	*TaskEvent_ChildCreated
+	//	*TaskEvent_ChildEnded
+	//	*TaskEvent_ToolCalled
+	//	*TaskEvent_ToolReturned
 	Change        isTaskEvent_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -166,6 +175,20 @@ func (x *TaskEvent) GetQueue() string {
 func (x *TaskEvent) GetKind() string {
 	if x != nil {
 		return x.Kind
+	}
+	return ""
+}
+
+func (x *TaskEvent) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *TaskEvent) GetSourceId() string {
+	if x != nil {
+		return x.SourceId
 	}
 	return ""
 }
@@ -285,6 +308,42 @@ func (x *TaskEvent) GetOutput() *TaskOutput {
 	return nil
 }
 
+func (x *TaskEvent) GetChildCreated() *TaskChildCreated {
+	if x != nil {
+		if x, ok := x.Change.(*TaskEvent_ChildCreated); ok {
+			return x.ChildCreated
+		}
+	}
+	return nil
+}
+
+func (x *TaskEvent) GetChildEnded() *TaskChildEnded {
+	if x != nil {
+		if x, ok := x.Change.(*TaskEvent_ChildEnded); ok {
+			return x.ChildEnded
+		}
+	}
+	return nil
+}
+
+func (x *TaskEvent) GetToolCalled() *TaskToolCalled {
+	if x != nil {
+		if x, ok := x.Change.(*TaskEvent_ToolCalled); ok {
+			return x.ToolCalled
+		}
+	}
+	return nil
+}
+
+func (x *TaskEvent) GetToolReturned() *TaskToolReturned {
+	if x != nil {
+		if x, ok := x.Change.(*TaskEvent_ToolReturned); ok {
+			return x.ToolReturned
+		}
+	}
+	return nil
+}
+
 type isTaskEvent_Change interface {
 	isTaskEvent_Change()
 }
@@ -349,6 +408,26 @@ type TaskEvent_Output struct {
 	Output *TaskOutput `protobuf:"bytes,31,opt,name=output,proto3,oneof"`
 }
 
+type TaskEvent_ChildCreated struct {
+	// child_created: guildmesh.task.child_created.v1.
+	ChildCreated *TaskChildCreated `protobuf:"bytes,32,opt,name=child_created,json=childCreated,proto3,oneof"`
+}
+
+type TaskEvent_ChildEnded struct {
+	// child_ended: guildmesh.task.child_ended.v1.
+	ChildEnded *TaskChildEnded `protobuf:"bytes,33,opt,name=child_ended,json=childEnded,proto3,oneof"`
+}
+
+type TaskEvent_ToolCalled struct {
+	// tool_called: guildmesh.task.tool_called.v1.
+	ToolCalled *TaskToolCalled `protobuf:"bytes,34,opt,name=tool_called,json=toolCalled,proto3,oneof"`
+}
+
+type TaskEvent_ToolReturned struct {
+	// tool_returned: guildmesh.task.tool_returned.v1.
+	ToolReturned *TaskToolReturned `protobuf:"bytes,35,opt,name=tool_returned,json=toolReturned,proto3,oneof"`
+}
+
 func (*TaskEvent_Created) isTaskEvent_Change() {}
 
 func (*TaskEvent_Started) isTaskEvent_Change() {}
@@ -372,6 +451,14 @@ func (*TaskEvent_Signalled) isTaskEvent_Change() {}
 func (*TaskEvent_Progressed) isTaskEvent_Change() {}
 
 func (*TaskEvent_Output) isTaskEvent_Change() {}
+
+func (*TaskEvent_ChildCreated) isTaskEvent_Change() {}
+
+func (*TaskEvent_ChildEnded) isTaskEvent_Change() {}
+
+func (*TaskEvent_ToolCalled) isTaskEvent_Change() {}
+
+func (*TaskEvent_ToolReturned) isTaskEvent_Change() {}
 
 // TaskCreated says that the task is kept.
 type TaskCreated struct {
@@ -638,7 +725,8 @@ func (x *TaskWaiting) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// TaskSignalled says that the task has got a signal, or that the time to wait for it is over.
+// TaskSignalled says that the task has got a signal, or that the time to wait for it is over. The actor is who sent it, such as the person who
+// approved.
 type TaskSignalled struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// signal is the name of the signal.
@@ -646,7 +734,9 @@ type TaskSignalled struct {
 	// value of the signal.
 	Value *structpb.Value `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// timed_out says that none came in time.
-	TimedOut      bool `protobuf:"varint,3,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"`
+	TimedOut bool `protobuf:"varint,3,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"`
+	// prompt is what was asked; empty when the task did not wait for the signal yet.
+	Prompt        string `protobuf:"bytes,4,opt,name=prompt,proto3" json:"prompt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -700,6 +790,13 @@ func (x *TaskSignalled) GetTimedOut() bool {
 		return x.TimedOut
 	}
 	return false
+}
+
+func (x *TaskSignalled) GetPrompt() string {
+	if x != nil {
+		return x.Prompt
+	}
+	return ""
 }
 
 // TaskStarted says that a worker has the task.
@@ -1125,6 +1222,418 @@ func (x *TaskCancelled) GetCause() string {
 	return ""
 }
 
+// TaskChildCreated says, among the events of a parent, that a subtask of it is kept. The actor is who created it. It is numbered right
+// after the commit that made the subtask, or with the parent's own end at the latest; a parent that has ended gets no event more.
+type TaskChildCreated struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// child_task_id of the subtask, which has events of its own.
+	ChildTaskId string `protobuf:"bytes,1,opt,name=child_task_id,json=childTaskId,proto3" json:"child_task_id,omitempty"`
+	// kind of the subtask.
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// queue of the subtask.
+	Queue         string `protobuf:"bytes,3,opt,name=queue,proto3" json:"queue,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskChildCreated) Reset() {
+	*x = TaskChildCreated{}
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskChildCreated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskChildCreated) ProtoMessage() {}
+
+func (x *TaskChildCreated) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskChildCreated.ProtoReflect.Descriptor instead.
+func (*TaskChildCreated) Descriptor() ([]byte, []int) {
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *TaskChildCreated) GetChildTaskId() string {
+	if x != nil {
+		return x.ChildTaskId
+	}
+	return ""
+}
+
+func (x *TaskChildCreated) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *TaskChildCreated) GetQueue() string {
+	if x != nil {
+		return x.Queue
+	}
+	return ""
+}
+
+// TaskChildEnded says, among the events of a parent, that a subtask of it has ended. The actor is who ended it. It comes after the
+// subtask's `child_created`. A subtask that ends after its parent, or by its parent's end, has no such event.
+type TaskChildEnded struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// child_task_id of the subtask; its result is with it.
+	ChildTaskId string `protobuf:"bytes,1,opt,name=child_task_id,json=childTaskId,proto3" json:"child_task_id,omitempty"`
+	// kind of the subtask.
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// state is the name of the guildmesh.scheduler.v1.TaskState value without its prefix: "COMPLETED", "FAILED" or "CANCELLED".
+	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// reason of a failed subtask, such as TIMEOUT.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskChildEnded) Reset() {
+	*x = TaskChildEnded{}
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskChildEnded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskChildEnded) ProtoMessage() {}
+
+func (x *TaskChildEnded) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskChildEnded.ProtoReflect.Descriptor instead.
+func (*TaskChildEnded) Descriptor() ([]byte, []int) {
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *TaskChildEnded) GetChildTaskId() string {
+	if x != nil {
+		return x.ChildTaskId
+	}
+	return ""
+}
+
+func (x *TaskChildEnded) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *TaskChildEnded) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *TaskChildEnded) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// TaskToolCalled says that an attempt has had a tool called. The actor is on whose behalf. Each run of an execution has one.
+type TaskToolCalled struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// execution_id names the execution, as ToolService.ListToolUsages does.
+	ExecutionId string `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	// run of the execution, 1..N: one that was cut off runs again when its tool allows it.
+	Run int32 `protobuf:"varint,2,opt,name=run,proto3" json:"run,omitempty"`
+	// attempt of the task that asked for it.
+	Attempt int32 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// tool_name of the tool.
+	ToolName string `protobuf:"bytes,4,opt,name=tool_name,json=toolName,proto3" json:"tool_name,omitempty"`
+	// effect is what a repeat would do: "PURE", "IDEMPOTENT" or "ONCE".
+	Effect string `protobuf:"bytes,5,opt,name=effect,proto3" json:"effect,omitempty"`
+	// step_id within the task, or empty.
+	StepId string `protobuf:"bytes,6,opt,name=step_id,json=stepId,proto3" json:"step_id,omitempty"`
+	// arguments_bytes is the size of the arguments as JSON.
+	ArgumentsBytes int64 `protobuf:"varint,7,opt,name=arguments_bytes,json=argumentsBytes,proto3" json:"arguments_bytes,omitempty"`
+	// call_time is when the tool service wrote the call down, by its database's clock: before the tool ran.
+	CallTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=call_time,json=callTime,proto3" json:"call_time,omitempty"`
+	// traceparent is the W3C trace context of the call, or empty.
+	Traceparent   string `protobuf:"bytes,9,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskToolCalled) Reset() {
+	*x = TaskToolCalled{}
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskToolCalled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskToolCalled) ProtoMessage() {}
+
+func (x *TaskToolCalled) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskToolCalled.ProtoReflect.Descriptor instead.
+func (*TaskToolCalled) Descriptor() ([]byte, []int) {
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *TaskToolCalled) GetExecutionId() string {
+	if x != nil {
+		return x.ExecutionId
+	}
+	return ""
+}
+
+func (x *TaskToolCalled) GetRun() int32 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
+func (x *TaskToolCalled) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *TaskToolCalled) GetToolName() string {
+	if x != nil {
+		return x.ToolName
+	}
+	return ""
+}
+
+func (x *TaskToolCalled) GetEffect() string {
+	if x != nil {
+		return x.Effect
+	}
+	return ""
+}
+
+func (x *TaskToolCalled) GetStepId() string {
+	if x != nil {
+		return x.StepId
+	}
+	return ""
+}
+
+func (x *TaskToolCalled) GetArgumentsBytes() int64 {
+	if x != nil {
+		return x.ArgumentsBytes
+	}
+	return 0
+}
+
+func (x *TaskToolCalled) GetCallTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CallTime
+	}
+	return nil
+}
+
+func (x *TaskToolCalled) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
+}
+
+// TaskToolReturned says what came of a run. It comes after the run's `tool_called`, once; only one that said UNKNOWN may be followed by
+// another, when the process that was believed dead told the outcome after all.
+type TaskToolReturned struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// execution_id of the execution.
+	ExecutionId string `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	// run of the execution.
+	Run int32 `protobuf:"varint,2,opt,name=run,proto3" json:"run,omitempty"`
+	// attempt of the task that has asked for it last.
+	Attempt int32 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// tool_name of the tool.
+	ToolName string `protobuf:"bytes,4,opt,name=tool_name,json=toolName,proto3" json:"tool_name,omitempty"`
+	// step_id within the task, or empty.
+	StepId string `protobuf:"bytes,5,opt,name=step_id,json=stepId,proto3" json:"step_id,omitempty"`
+	// outcome of the run.
+	Outcome ToolOutcome `protobuf:"varint,6,opt,name=outcome,proto3,enum=guildmesh.events.v1.ToolOutcome" json:"outcome,omitempty"`
+	// duration of the run; unset when it is not known.
+	Duration *durationpb.Duration `protobuf:"bytes,7,opt,name=duration,proto3" json:"duration,omitempty"`
+	// exit_code of the program.
+	ExitCode int32 `protobuf:"varint,8,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	// output_bytes is the size of what it printed, which no event carries.
+	OutputBytes int64 `protobuf:"varint,9,opt,name=output_bytes,json=outputBytes,proto3" json:"output_bytes,omitempty"`
+	// result_bytes is the size of its result as JSON.
+	ResultBytes int64 `protobuf:"varint,10,opt,name=result_bytes,json=resultBytes,proto3" json:"result_bytes,omitempty"`
+	// result of the tool, unless it has more than 64 KiB as JSON.
+	Result *structpb.Value `protobuf:"bytes,11,opt,name=result,proto3" json:"result,omitempty"`
+	// error says what went wrong, at most 2,000 characters; empty on success.
+	Error string `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"`
+	// traceparent is the W3C trace context of the call, or empty.
+	Traceparent   string `protobuf:"bytes,13,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskToolReturned) Reset() {
+	*x = TaskToolReturned{}
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskToolReturned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskToolReturned) ProtoMessage() {}
+
+func (x *TaskToolReturned) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskToolReturned.ProtoReflect.Descriptor instead.
+func (*TaskToolReturned) Descriptor() ([]byte, []int) {
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *TaskToolReturned) GetExecutionId() string {
+	if x != nil {
+		return x.ExecutionId
+	}
+	return ""
+}
+
+func (x *TaskToolReturned) GetRun() int32 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
+func (x *TaskToolReturned) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *TaskToolReturned) GetToolName() string {
+	if x != nil {
+		return x.ToolName
+	}
+	return ""
+}
+
+func (x *TaskToolReturned) GetStepId() string {
+	if x != nil {
+		return x.StepId
+	}
+	return ""
+}
+
+func (x *TaskToolReturned) GetOutcome() ToolOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return ToolOutcome_TOOL_OUTCOME_UNSPECIFIED
+}
+
+func (x *TaskToolReturned) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *TaskToolReturned) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *TaskToolReturned) GetOutputBytes() int64 {
+	if x != nil {
+		return x.OutputBytes
+	}
+	return 0
+}
+
+func (x *TaskToolReturned) GetResultBytes() int64 {
+	if x != nil {
+		return x.ResultBytes
+	}
+	return 0
+}
+
+func (x *TaskToolReturned) GetResult() *structpb.Value {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *TaskToolReturned) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *TaskToolReturned) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
+}
+
 // TaskSnapshot is the newest state of a task: the value on the compacted topic guildmesh.task-state.v1, keyed by task_id.
 type TaskSnapshot struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1158,7 +1667,7 @@ type TaskSnapshot struct {
 
 func (x *TaskSnapshot) Reset() {
 	*x = TaskSnapshot{}
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[14]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1679,7 @@ func (x *TaskSnapshot) String() string {
 func (*TaskSnapshot) ProtoMessage() {}
 
 func (x *TaskSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[14]
+	mi := &file_guildmesh_events_v1_task_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1692,7 @@ func (x *TaskSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSnapshot.ProtoReflect.Descriptor instead.
 func (*TaskSnapshot) Descriptor() ([]byte, []int) {
-	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{14}
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TaskSnapshot) GetTaskId() string {
@@ -1274,7 +1783,7 @@ var File_guildmesh_events_v1_task_event_proto protoreflect.FileDescriptor
 
 const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\n" +
-	"$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\b\n" +
+	"$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$guildmesh/events/v1/tool_usage.proto\"\x9d\v\n" +
 	"\tTaskEvent\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x05R\x06number\x12\x12\n" +
@@ -1287,7 +1796,9 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\x0eparent_task_id\x18\b \x01(\tR\fparentTaskId\x12\x14\n" +
 	"\x05queue\x18\t \x01(\tR\x05queue\x12\x12\n" +
 	"\x04kind\x18\n" +
-	" \x01(\tR\x04kind\x12<\n" +
+	" \x01(\tR\x04kind\x12\x16\n" +
+	"\x06source\x18\x12 \x01(\tR\x06source\x12\x1b\n" +
+	"\tsource_id\x18\x13 \x01(\tR\bsourceId\x12<\n" +
 	"\acreated\x18\x14 \x01(\v2 .guildmesh.events.v1.TaskCreatedH\x00R\acreated\x12<\n" +
 	"\astarted\x18\x15 \x01(\v2 .guildmesh.events.v1.TaskStartedH\x00R\astarted\x12O\n" +
 	"\x0estep_completed\x18\x16 \x01(\v2&.guildmesh.events.v1.TaskStepCompletedH\x00R\rstepCompleted\x12<\n" +
@@ -1301,7 +1812,13 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\n" +
 	"progressed\x18\x1e \x01(\v2#.guildmesh.events.v1.TaskProgressedH\x00R\n" +
 	"progressed\x129\n" +
-	"\x06output\x18\x1f \x01(\v2\x1f.guildmesh.events.v1.TaskOutputH\x00R\x06outputB\b\n" +
+	"\x06output\x18\x1f \x01(\v2\x1f.guildmesh.events.v1.TaskOutputH\x00R\x06output\x12L\n" +
+	"\rchild_created\x18  \x01(\v2%.guildmesh.events.v1.TaskChildCreatedH\x00R\fchildCreated\x12F\n" +
+	"\vchild_ended\x18! \x01(\v2#.guildmesh.events.v1.TaskChildEndedH\x00R\n" +
+	"childEnded\x12F\n" +
+	"\vtool_called\x18\" \x01(\v2#.guildmesh.events.v1.TaskToolCalledH\x00R\n" +
+	"toolCalled\x12L\n" +
+	"\rtool_returned\x18# \x01(\v2%.guildmesh.events.v1.TaskToolReturnedH\x00R\ftoolReturnedB\b\n" +
 	"\x06change\"\x87\x03\n" +
 	"\vTaskCreated\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\x12\x1a\n" +
@@ -1326,11 +1843,12 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\x06signal\x18\x01 \x01(\tR\x06signal\x12\x16\n" +
 	"\x06prompt\x18\x02 \x01(\tR\x06prompt\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"r\n" +
+	"expireTime\"\x8a\x01\n" +
 	"\rTaskSignalled\x12\x16\n" +
 	"\x06signal\x18\x01 \x01(\tR\x06signal\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value\x12\x1b\n" +
-	"\ttimed_out\x18\x03 \x01(\bR\btimedOut\"*\n" +
+	"\ttimed_out\x18\x03 \x01(\bR\btimedOut\x12\x16\n" +
+	"\x06prompt\x18\x04 \x01(\tR\x06prompt\"*\n" +
 	"\vTaskStarted\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\"\\\n" +
 	"\x11TaskStepCompleted\x12\x17\n" +
@@ -1354,7 +1872,41 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"%\n" +
 	"\rTaskCancelled\x12\x14\n" +
-	"\x05cause\x18\x01 \x01(\tR\x05cause\"\xba\x03\n" +
+	"\x05cause\x18\x01 \x01(\tR\x05cause\"`\n" +
+	"\x10TaskChildCreated\x12\"\n" +
+	"\rchild_task_id\x18\x01 \x01(\tR\vchildTaskId\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05queue\x18\x03 \x01(\tR\x05queue\"v\n" +
+	"\x0eTaskChildEnded\x12\"\n" +
+	"\rchild_task_id\x18\x01 \x01(\tR\vchildTaskId\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xb1\x02\n" +
+	"\x0eTaskToolCalled\x12!\n" +
+	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x10\n" +
+	"\x03run\x18\x02 \x01(\x05R\x03run\x12\x18\n" +
+	"\aattempt\x18\x03 \x01(\x05R\aattempt\x12\x1b\n" +
+	"\ttool_name\x18\x04 \x01(\tR\btoolName\x12\x16\n" +
+	"\x06effect\x18\x05 \x01(\tR\x06effect\x12\x17\n" +
+	"\astep_id\x18\x06 \x01(\tR\x06stepId\x12'\n" +
+	"\x0farguments_bytes\x18\a \x01(\x03R\x0eargumentsBytes\x127\n" +
+	"\tcall_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\bcallTime\x12 \n" +
+	"\vtraceparent\x18\t \x01(\tR\vtraceparent\"\xd5\x03\n" +
+	"\x10TaskToolReturned\x12!\n" +
+	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x10\n" +
+	"\x03run\x18\x02 \x01(\x05R\x03run\x12\x18\n" +
+	"\aattempt\x18\x03 \x01(\x05R\aattempt\x12\x1b\n" +
+	"\ttool_name\x18\x04 \x01(\tR\btoolName\x12\x17\n" +
+	"\astep_id\x18\x05 \x01(\tR\x06stepId\x12:\n" +
+	"\aoutcome\x18\x06 \x01(\x0e2 .guildmesh.events.v1.ToolOutcomeR\aoutcome\x125\n" +
+	"\bduration\x18\a \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x1b\n" +
+	"\texit_code\x18\b \x01(\x05R\bexitCode\x12!\n" +
+	"\foutput_bytes\x18\t \x01(\x03R\voutputBytes\x12!\n" +
+	"\fresult_bytes\x18\n" +
+	" \x01(\x03R\vresultBytes\x12.\n" +
+	"\x06result\x18\v \x01(\v2\x16.google.protobuf.ValueR\x06result\x12\x14\n" +
+	"\x05error\x18\f \x01(\tR\x05error\x12 \n" +
+	"\vtraceparent\x18\r \x01(\tR\vtraceparent\"\xba\x03\n" +
 	"\fTaskSnapshot\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x14\n" +
@@ -1383,7 +1935,7 @@ func file_guildmesh_events_v1_task_event_proto_rawDescGZIP() []byte {
 	return file_guildmesh_events_v1_task_event_proto_rawDescData
 }
 
-var file_guildmesh_events_v1_task_event_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_guildmesh_events_v1_task_event_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_guildmesh_events_v1_task_event_proto_goTypes = []any{
 	(*TaskEvent)(nil),             // 0: guildmesh.events.v1.TaskEvent
 	(*TaskCreated)(nil),           // 1: guildmesh.events.v1.TaskCreated
@@ -1399,13 +1951,19 @@ var file_guildmesh_events_v1_task_event_proto_goTypes = []any{
 	(*TaskCompleted)(nil),         // 11: guildmesh.events.v1.TaskCompleted
 	(*TaskFailed)(nil),            // 12: guildmesh.events.v1.TaskFailed
 	(*TaskCancelled)(nil),         // 13: guildmesh.events.v1.TaskCancelled
-	(*TaskSnapshot)(nil),          // 14: guildmesh.events.v1.TaskSnapshot
-	nil,                           // 15: guildmesh.events.v1.TaskCreated.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 17: google.protobuf.Value
+	(*TaskChildCreated)(nil),      // 14: guildmesh.events.v1.TaskChildCreated
+	(*TaskChildEnded)(nil),        // 15: guildmesh.events.v1.TaskChildEnded
+	(*TaskToolCalled)(nil),        // 16: guildmesh.events.v1.TaskToolCalled
+	(*TaskToolReturned)(nil),      // 17: guildmesh.events.v1.TaskToolReturned
+	(*TaskSnapshot)(nil),          // 18: guildmesh.events.v1.TaskSnapshot
+	nil,                           // 19: guildmesh.events.v1.TaskCreated.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 21: google.protobuf.Value
+	(ToolOutcome)(0),              // 22: guildmesh.events.v1.ToolOutcome
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
 }
 var file_guildmesh_events_v1_task_event_proto_depIdxs = []int32{
-	16, // 0: guildmesh.events.v1.TaskEvent.event_time:type_name -> google.protobuf.Timestamp
+	20, // 0: guildmesh.events.v1.TaskEvent.event_time:type_name -> google.protobuf.Timestamp
 	1,  // 1: guildmesh.events.v1.TaskEvent.created:type_name -> guildmesh.events.v1.TaskCreated
 	6,  // 2: guildmesh.events.v1.TaskEvent.started:type_name -> guildmesh.events.v1.TaskStarted
 	7,  // 3: guildmesh.events.v1.TaskEvent.step_completed:type_name -> guildmesh.events.v1.TaskStepCompleted
@@ -1418,23 +1976,31 @@ var file_guildmesh_events_v1_task_event_proto_depIdxs = []int32{
 	5,  // 10: guildmesh.events.v1.TaskEvent.signalled:type_name -> guildmesh.events.v1.TaskSignalled
 	8,  // 11: guildmesh.events.v1.TaskEvent.progressed:type_name -> guildmesh.events.v1.TaskProgressed
 	9,  // 12: guildmesh.events.v1.TaskEvent.output:type_name -> guildmesh.events.v1.TaskOutput
-	15, // 13: guildmesh.events.v1.TaskCreated.labels:type_name -> guildmesh.events.v1.TaskCreated.LabelsEntry
-	16, // 14: guildmesh.events.v1.TaskCreated.next_start_time:type_name -> google.protobuf.Timestamp
-	2,  // 15: guildmesh.events.v1.TaskCreated.context_payload:type_name -> guildmesh.events.v1.PayloadReference
-	16, // 16: guildmesh.events.v1.TaskReady.next_start_time:type_name -> google.protobuf.Timestamp
-	16, // 17: guildmesh.events.v1.TaskWaiting.expire_time:type_name -> google.protobuf.Timestamp
-	17, // 18: guildmesh.events.v1.TaskSignalled.value:type_name -> google.protobuf.Value
-	17, // 19: guildmesh.events.v1.TaskStepCompleted.result:type_name -> google.protobuf.Value
-	16, // 20: guildmesh.events.v1.TaskRetried.next_start_time:type_name -> google.protobuf.Timestamp
-	17, // 21: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
-	2,  // 22: guildmesh.events.v1.TaskCompleted.result_payload:type_name -> guildmesh.events.v1.PayloadReference
-	16, // 23: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
-	2,  // 24: guildmesh.events.v1.TaskSnapshot.result_payload:type_name -> guildmesh.events.v1.PayloadReference
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	14, // 13: guildmesh.events.v1.TaskEvent.child_created:type_name -> guildmesh.events.v1.TaskChildCreated
+	15, // 14: guildmesh.events.v1.TaskEvent.child_ended:type_name -> guildmesh.events.v1.TaskChildEnded
+	16, // 15: guildmesh.events.v1.TaskEvent.tool_called:type_name -> guildmesh.events.v1.TaskToolCalled
+	17, // 16: guildmesh.events.v1.TaskEvent.tool_returned:type_name -> guildmesh.events.v1.TaskToolReturned
+	19, // 17: guildmesh.events.v1.TaskCreated.labels:type_name -> guildmesh.events.v1.TaskCreated.LabelsEntry
+	20, // 18: guildmesh.events.v1.TaskCreated.next_start_time:type_name -> google.protobuf.Timestamp
+	2,  // 19: guildmesh.events.v1.TaskCreated.context_payload:type_name -> guildmesh.events.v1.PayloadReference
+	20, // 20: guildmesh.events.v1.TaskReady.next_start_time:type_name -> google.protobuf.Timestamp
+	20, // 21: guildmesh.events.v1.TaskWaiting.expire_time:type_name -> google.protobuf.Timestamp
+	21, // 22: guildmesh.events.v1.TaskSignalled.value:type_name -> google.protobuf.Value
+	21, // 23: guildmesh.events.v1.TaskStepCompleted.result:type_name -> google.protobuf.Value
+	20, // 24: guildmesh.events.v1.TaskRetried.next_start_time:type_name -> google.protobuf.Timestamp
+	21, // 25: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
+	2,  // 26: guildmesh.events.v1.TaskCompleted.result_payload:type_name -> guildmesh.events.v1.PayloadReference
+	20, // 27: guildmesh.events.v1.TaskToolCalled.call_time:type_name -> google.protobuf.Timestamp
+	22, // 28: guildmesh.events.v1.TaskToolReturned.outcome:type_name -> guildmesh.events.v1.ToolOutcome
+	23, // 29: guildmesh.events.v1.TaskToolReturned.duration:type_name -> google.protobuf.Duration
+	21, // 30: guildmesh.events.v1.TaskToolReturned.result:type_name -> google.protobuf.Value
+	20, // 31: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
+	2,  // 32: guildmesh.events.v1.TaskSnapshot.result_payload:type_name -> guildmesh.events.v1.PayloadReference
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_events_v1_task_event_proto_init() }
@@ -1442,6 +2008,7 @@ func file_guildmesh_events_v1_task_event_proto_init() {
 	if File_guildmesh_events_v1_task_event_proto != nil {
 		return
 	}
+	file_guildmesh_events_v1_tool_usage_proto_init()
 	file_guildmesh_events_v1_task_event_proto_msgTypes[0].OneofWrappers = []any{
 		(*TaskEvent_Created)(nil),
 		(*TaskEvent_Started)(nil),
@@ -1455,6 +2022,10 @@ func file_guildmesh_events_v1_task_event_proto_init() {
 		(*TaskEvent_Signalled)(nil),
 		(*TaskEvent_Progressed)(nil),
 		(*TaskEvent_Output)(nil),
+		(*TaskEvent_ChildCreated)(nil),
+		(*TaskEvent_ChildEnded)(nil),
+		(*TaskEvent_ToolCalled)(nil),
+		(*TaskEvent_ToolReturned)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1462,7 +2033,7 @@ func file_guildmesh_events_v1_task_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_events_v1_task_event_proto_rawDesc), len(file_guildmesh_events_v1_task_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

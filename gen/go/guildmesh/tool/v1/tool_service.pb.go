@@ -455,7 +455,8 @@ type ExecuteToolRequest struct {
 	Timeout *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// task_id of the task that the execution belongs to, or empty.
 	TaskId string `protobuf:"bytes,4,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// attempt of that task; an execution of a lower attempt than the ledger has seen for the step is refused.
+	// attempt of that task; an execution of a lower attempt than the ledger has seen for the step is refused. With it, the run is among
+	// the events of the task (tool_called, tool_returned).
 	Attempt int32 `protobuf:"varint,5,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	// step_id names the execution within the task; with task_id it is the key of the ledger.
 	StepId        string `protobuf:"bytes,6,opt,name=step_id,json=stepId,proto3" json:"step_id,omitempty"`
@@ -789,7 +790,10 @@ type ToolUsage struct {
 	// duration of the run.
 	Duration *durationpb.Duration `protobuf:"bytes,11,opt,name=duration,proto3" json:"duration,omitempty"`
 	// create_time is when it was asked for.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// log_refusal is why an event of the execution is not in the log of its task, for good: STALE_ATTEMPT when a newer attempt had started,
+	// TASK_ENDED, TASK_NOT_FOUND; empty when none was refused.
+	LogRefusal    string `protobuf:"bytes,13,opt,name=log_refusal,json=logRefusal,proto3" json:"log_refusal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -908,6 +912,13 @@ func (x *ToolUsage) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ToolUsage) GetLogRefusal() string {
+	if x != nil {
+		return x.LogRefusal
+	}
+	return ""
+}
+
 var File_guildmesh_tool_v1_tool_service_proto protoreflect.FileDescriptor
 
 const file_guildmesh_tool_v1_tool_service_proto_rawDesc = "" +
@@ -959,7 +970,7 @@ const file_guildmesh_tool_v1_tool_service_proto_rawDesc = "" +
 	"\x16ListToolUsagesResponse\x12=\n" +
 	"\vtool_usages\x18\x01 \x03(\v2\x1c.guildmesh.tool.v1.ToolUsageR\n" +
 	"toolUsages\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xdd\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xfe\x03\n" +
 	"\tToolUsage\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x1b\n" +
 	"\ttool_name\x18\x02 \x01(\tR\btoolName\x12\x1a\n" +
@@ -974,7 +985,9 @@ const file_guildmesh_tool_v1_tool_service_proto_rawDesc = "" +
 	" \x01(\tR\x05error\x125\n" +
 	"\bduration\x18\v \x01(\v2\x19.google.protobuf.DurationR\bduration\x12;\n" +
 	"\vcreate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime*q\n" +
+	"createTime\x12\x1f\n" +
+	"\vlog_refusal\x18\r \x01(\tR\n" +
+	"logRefusal*q\n" +
 	"\n" +
 	"ToolEffect\x12\x1b\n" +
 	"\x17TOOL_EFFECT_UNSPECIFIED\x10\x00\x12\x14\n" +

@@ -22,11 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from guildmesh.events.v1 import tool_usage_pb2 as guildmesh_dot_events_dot_v1_dot_tool__usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\x08\n\tTaskEvent\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n\x06number\x18\x02 \x01(\x05R\x06number\x12\x12\n\x04type\x18\x03 \x01(\tR\x04type\x12\x1b\n\ttenant_id\x18\x04 \x01(\tR\x08tenantId\x12\x39\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\teventTime\x12\x18\n\x07\x61ttempt\x18\x06 \x01(\x05R\x07\x61ttempt\x12\x14\n\x05\x61\x63tor\x18\x07 \x01(\tR\x05\x61\x63tor\x12$\n\x0eparent_task_id\x18\x08 \x01(\tR\x0cparentTaskId\x12\x14\n\x05queue\x18\t \x01(\tR\x05queue\x12\x12\n\x04kind\x18\n \x01(\tR\x04kind\x12<\n\x07\x63reated\x18\x14 \x01(\x0b\x32 .guildmesh.events.v1.TaskCreatedH\x00R\x07\x63reated\x12<\n\x07started\x18\x15 \x01(\x0b\x32 .guildmesh.events.v1.TaskStartedH\x00R\x07started\x12O\n\x0estep_completed\x18\x16 \x01(\x0b\x32&.guildmesh.events.v1.TaskStepCompletedH\x00R\rstepCompleted\x12<\n\x07retried\x18\x17 \x01(\x0b\x32 .guildmesh.events.v1.TaskRetriedH\x00R\x07retried\x12\x42\n\tcompleted\x18\x18 \x01(\x0b\x32\".guildmesh.events.v1.TaskCompletedH\x00R\tcompleted\x12\x39\n\x06\x66\x61iled\x18\x19 \x01(\x0b\x32\x1f.guildmesh.events.v1.TaskFailedH\x00R\x06\x66\x61iled\x12\x42\n\tcancelled\x18\x1a \x01(\x0b\x32\".guildmesh.events.v1.TaskCancelledH\x00R\tcancelled\x12\x36\n\x05ready\x18\x1b \x01(\x0b\x32\x1e.guildmesh.events.v1.TaskReadyH\x00R\x05ready\x12<\n\x07waiting\x18\x1c \x01(\x0b\x32 .guildmesh.events.v1.TaskWaitingH\x00R\x07waiting\x12\x42\n\tsignalled\x18\x1d \x01(\x0b\x32\".guildmesh.events.v1.TaskSignalledH\x00R\tsignalled\x12\x45\n\nprogressed\x18\x1e \x01(\x0b\x32#.guildmesh.events.v1.TaskProgressedH\x00R\nprogressed\x12\x39\n\x06output\x18\x1f \x01(\x0b\x32\x1f.guildmesh.events.v1.TaskOutputH\x00R\x06outputB\x08\n\x06\x63hange\"\x87\x03\n\x0bTaskCreated\x12 \n\x0b\x64\x65scription\x18\x01 \x01(\tR\x0b\x64\x65scription\x12\x1a\n\x08priority\x18\x02 \x01(\x05R\x08priority\x12\x44\n\x06labels\x18\x03 \x03(\x0b\x32,.guildmesh.events.v1.TaskCreated.LabelsEntryR\x06labels\x12\x42\n\x0fnext_start_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rnextStartTime\x12%\n\x0e\x64\x65pendency_ids\x18\x05 \x03(\tR\rdependencyIds\x12N\n\x0f\x63ontext_payload\x18\n \x01(\x0b\x32%.guildmesh.events.v1.PayloadReferenceR\x0e\x63ontextPayload\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"h\n\x10PayloadReference\x12\x1d\n\npayload_id\x18\x01 \x01(\tR\tpayloadId\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\"O\n\tTaskReady\x12\x42\n\x0fnext_start_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rnextStartTime\"z\n\x0bTaskWaiting\x12\x16\n\x06signal\x18\x01 \x01(\tR\x06signal\x12\x16\n\x06prompt\x18\x02 \x01(\tR\x06prompt\x12;\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"r\n\rTaskSignalled\x12\x16\n\x06signal\x18\x01 \x01(\tR\x06signal\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x05value\x12\x1b\n\ttimed_out\x18\x03 \x01(\x08R\x08timedOut\"*\n\x0bTaskStarted\x12\x1b\n\tworker_id\x18\x01 \x01(\tR\x08workerId\"\\\n\x11TaskStepCompleted\x12\x17\n\x07step_id\x18\x01 \x01(\tR\x06stepId\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x06result\",\n\x0eTaskProgressed\x12\x1a\n\x08progress\x18\x01 \x01(\x01R\x08progress\"<\n\nTaskOutput\x12\x1a\n\x08sequence\x18\x01 \x01(\x05R\x08sequence\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\"\x83\x01\n\x0bTaskRetried\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12\x42\n\x0fnext_start_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rnextStartTime\"\x8d\x01\n\rTaskCompleted\x12.\n\x06result\x18\x01 \x01(\x0b\x32\x16.google.protobuf.ValueR\x06result\x12L\n\x0eresult_payload\x18\x06 \x01(\x0b\x32%.guildmesh.events.v1.PayloadReferenceR\rresultPayload\">\n\nTaskFailed\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\"%\n\rTaskCancelled\x12\x14\n\x05\x63\x61use\x18\x01 \x01(\tR\x05\x63\x61use\"\xba\x03\n\x0cTaskSnapshot\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x1b\n\ttenant_id\x18\x02 \x01(\tR\x08tenantId\x12\x14\n\x05state\x18\x03 \x01(\tR\x05state\x12\x14\n\x05queue\x18\x04 \x01(\tR\x05queue\x12\x12\n\x04kind\x18\x05 \x01(\tR\x04kind\x12\x1a\n\x08priority\x18\x06 \x01(\x05R\x08priority\x12\x18\n\x07\x61ttempt\x18\x07 \x01(\x05R\x07\x61ttempt\x12*\n\x11last_event_number\x18\x08 \x01(\x05R\x0flastEventNumber\x12$\n\x0eparent_task_id\x18\t \x01(\tR\x0cparentTaskId\x12!\n\x0c\x65rror_reason\x18\n \x01(\tR\x0b\x65rrorReason\x12;\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12L\n\x0eresult_payload\x18\x10 \x01(\x0b\x32%.guildmesh.events.v1.PayloadReferenceR\rresultPayloadB3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$guildmesh/events/v1/tool_usage.proto\"\x9d\x0b\n\tTaskEvent\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n\x06number\x18\x02 \x01(\x05R\x06number\x12\x12\n\x04type\x18\x03 \x01(\tR\x04type\x12\x1b\n\ttenant_id\x18\x04 \x01(\tR\x08tenantId\x12\x39\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\teventTime\x12\x18\n\x07\x61ttempt\x18\x06 \x01(\x05R\x07\x61ttempt\x12\x14\n\x05\x61\x63tor\x18\x07 \x01(\tR\x05\x61\x63tor\x12$\n\x0eparent_task_id\x18\x08 \x01(\tR\x0cparentTaskId\x12\x14\n\x05queue\x18\t \x01(\tR\x05queue\x12\x12\n\x04kind\x18\n \x01(\tR\x04kind\x12\x16\n\x06source\x18\x12 \x01(\tR\x06source\x12\x1b\n\tsource_id\x18\x13 \x01(\tR\x08sourceId\x12<\n\x07\x63reated\x18\x14 \x01(\x0b\x32 .guildmesh.events.v1.TaskCreatedH\x00R\x07\x63reated\x12<\n\x07started\x18\x15 \x01(\x0b\x32 .guildmesh.events.v1.TaskStartedH\x00R\x07started\x12O\n\x0estep_completed\x18\x16 \x01(\x0b\x32&.guildmesh.events.v1.TaskStepCompletedH\x00R\rstepCompleted\x12<\n\x07retried\x18\x17 \x01(\x0b\x32 .guildmesh.events.v1.TaskRetriedH\x00R\x07retried\x12\x42\n\tcompleted\x18\x18 \x01(\x0b\x32\".guildmesh.events.v1.TaskCompletedH\x00R\tcompleted\x12\x39\n\x06\x66\x61iled\x18\x19 \x01(\x0b\x32\x1f.guildmesh.events.v1.TaskFailedH\x00R\x06\x66\x61iled\x12\x42\n\tcancelled\x18\x1a \x01(\x0b\x32\".guildmesh.events.v1.TaskCancelledH\x00R\tcancelled\x12\x36\n\x05ready\x18\x1b \x01(\x0b\x32\x1e.guildmesh.events.v1.TaskReadyH\x00R\x05ready\x12<\n\x07waiting\x18\x1c \x01(\x0b\x32 .guildmesh.events.v1.TaskWaitingH\x00R\x07waiting\x12\x42\n\tsignalled\x18\x1d \x01(\x0b\x32\".guildmesh.events.v1.TaskSignalledH\x00R\tsignalled\x12\x45\n\nprogressed\x18\x1e \x01(\x0b\x32#.guildmesh.events.v1.TaskProgressedH\x00R\nprogressed\x12\x39\n\x06output\x18\x1f \x01(\x0b\x32\x1f.guildmesh.events.v1.TaskOutputH\x00R\x06output\x12L\n\rchild_created\x18  \x01(\x0b\x32%.guildmesh.events.v1.TaskChildCreatedH\x00R\x0c\x63hildCreated\x12\x46\n\x0b\x63hild_ended\x18! \x01(\x0b\x32#.guildmesh.events.v1.TaskChildEndedH\x00R\nchildEnded\x12\x46\n\x0btool_called\x18\" \x01(\x0b\x32#.guildmesh.events.v1.TaskToolCalledH\x00R\ntoolCalled\x12L\n\rtool_returned\x18# \x01(\x0b\x32%.guildmesh.events.v1.TaskToolReturnedH\x00R\x0ctoolReturnedB\x08\n\x06\x63hange\"\x87\x03\n\x0bTaskCreated\x12 \n\x0b\x64\x65scription\x18\x01 \x01(\tR\x0b\x64\x65scription\x12\x1a\n\x08priority\x18\x02 \x01(\x05R\x08priority\x12\x44\n\x06labels\x18\x03 \x03(\x0b\x32,.guildmesh.events.v1.TaskCreated.LabelsEntryR\x06labels\x12\x42\n\x0fnext_start_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rnextStartTime\x12%\n\x0e\x64\x65pendency_ids\x18\x05 \x03(\tR\rdependencyIds\x12N\n\x0f\x63ontext_payload\x18\n \x01(\x0b\x32%.guildmesh.events.v1.PayloadReferenceR\x0e\x63ontextPayload\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"h\n\x10PayloadReference\x12\x1d\n\npayload_id\x18\x01 \x01(\tR\tpayloadId\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\"O\n\tTaskReady\x12\x42\n\x0fnext_start_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rnextStartTime\"z\n\x0bTaskWaiting\x12\x16\n\x06signal\x18\x01 \x01(\tR\x06signal\x12\x16\n\x06prompt\x18\x02 \x01(\tR\x06prompt\x12;\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"\x8a\x01\n\rTaskSignalled\x12\x16\n\x06signal\x18\x01 \x01(\tR\x06signal\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x05value\x12\x1b\n\ttimed_out\x18\x03 \x01(\x08R\x08timedOut\x12\x16\n\x06prompt\x18\x04 \x01(\tR\x06prompt\"*\n\x0bTaskStarted\x12\x1b\n\tworker_id\x18\x01 \x01(\tR\x08workerId\"\\\n\x11TaskStepCompleted\x12\x17\n\x07step_id\x18\x01 \x01(\tR\x06stepId\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x06result\",\n\x0eTaskProgressed\x12\x1a\n\x08progress\x18\x01 \x01(\x01R\x08progress\"<\n\nTaskOutput\x12\x1a\n\x08sequence\x18\x01 \x01(\x05R\x08sequence\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\"\x83\x01\n\x0bTaskRetried\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12\x42\n\x0fnext_start_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rnextStartTime\"\x8d\x01\n\rTaskCompleted\x12.\n\x06result\x18\x01 \x01(\x0b\x32\x16.google.protobuf.ValueR\x06result\x12L\n\x0eresult_payload\x18\x06 \x01(\x0b\x32%.guildmesh.events.v1.PayloadReferenceR\rresultPayload\">\n\nTaskFailed\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\"%\n\rTaskCancelled\x12\x14\n\x05\x63\x61use\x18\x01 \x01(\tR\x05\x63\x61use\"`\n\x10TaskChildCreated\x12\"\n\rchild_task_id\x18\x01 \x01(\tR\x0b\x63hildTaskId\x12\x12\n\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n\x05queue\x18\x03 \x01(\tR\x05queue\"v\n\x0eTaskChildEnded\x12\"\n\rchild_task_id\x18\x01 \x01(\tR\x0b\x63hildTaskId\x12\x12\n\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason\"\xb1\x02\n\x0eTaskToolCalled\x12!\n\x0c\x65xecution_id\x18\x01 \x01(\tR\x0b\x65xecutionId\x12\x10\n\x03run\x18\x02 \x01(\x05R\x03run\x12\x18\n\x07\x61ttempt\x18\x03 \x01(\x05R\x07\x61ttempt\x12\x1b\n\ttool_name\x18\x04 \x01(\tR\x08toolName\x12\x16\n\x06\x65\x66\x66\x65\x63t\x18\x05 \x01(\tR\x06\x65\x66\x66\x65\x63t\x12\x17\n\x07step_id\x18\x06 \x01(\tR\x06stepId\x12\'\n\x0f\x61rguments_bytes\x18\x07 \x01(\x03R\x0e\x61rgumentsBytes\x12\x37\n\tcall_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x63\x61llTime\x12 \n\x0btraceparent\x18\t \x01(\tR\x0btraceparent\"\xd5\x03\n\x10TaskToolReturned\x12!\n\x0c\x65xecution_id\x18\x01 \x01(\tR\x0b\x65xecutionId\x12\x10\n\x03run\x18\x02 \x01(\x05R\x03run\x12\x18\n\x07\x61ttempt\x18\x03 \x01(\x05R\x07\x61ttempt\x12\x1b\n\ttool_name\x18\x04 \x01(\tR\x08toolName\x12\x17\n\x07step_id\x18\x05 \x01(\tR\x06stepId\x12:\n\x07outcome\x18\x06 \x01(\x0e\x32 .guildmesh.events.v1.ToolOutcomeR\x07outcome\x12\x35\n\x08\x64uration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12\x1b\n\texit_code\x18\x08 \x01(\x05R\x08\x65xitCode\x12!\n\x0coutput_bytes\x18\t \x01(\x03R\x0boutputBytes\x12!\n\x0cresult_bytes\x18\n \x01(\x03R\x0bresultBytes\x12.\n\x06result\x18\x0b \x01(\x0b\x32\x16.google.protobuf.ValueR\x06result\x12\x14\n\x05\x65rror\x18\x0c \x01(\tR\x05\x65rror\x12 \n\x0btraceparent\x18\r \x01(\tR\x0btraceparent\"\xba\x03\n\x0cTaskSnapshot\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x1b\n\ttenant_id\x18\x02 \x01(\tR\x08tenantId\x12\x14\n\x05state\x18\x03 \x01(\tR\x05state\x12\x14\n\x05queue\x18\x04 \x01(\tR\x05queue\x12\x12\n\x04kind\x18\x05 \x01(\tR\x04kind\x12\x1a\n\x08priority\x18\x06 \x01(\x05R\x08priority\x12\x18\n\x07\x61ttempt\x18\x07 \x01(\x05R\x07\x61ttempt\x12*\n\x11last_event_number\x18\x08 \x01(\x05R\x0flastEventNumber\x12$\n\x0eparent_task_id\x18\t \x01(\tR\x0cparentTaskId\x12!\n\x0c\x65rror_reason\x18\n \x01(\tR\x0b\x65rrorReason\x12;\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12L\n\x0eresult_payload\x18\x10 \x01(\x0b\x32%.guildmesh.events.v1.PayloadReferenceR\rresultPayloadB3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,36 +38,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1'
   _globals['_TASKCREATED_LABELSENTRY']._loaded_options = None
   _globals['_TASKCREATED_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_TASKEVENT']._serialized_start=125
-  _globals['_TASKEVENT']._serialized_end=1209
-  _globals['_TASKCREATED']._serialized_start=1212
-  _globals['_TASKCREATED']._serialized_end=1603
-  _globals['_TASKCREATED_LABELSENTRY']._serialized_start=1546
-  _globals['_TASKCREATED_LABELSENTRY']._serialized_end=1603
-  _globals['_PAYLOADREFERENCE']._serialized_start=1605
-  _globals['_PAYLOADREFERENCE']._serialized_end=1709
-  _globals['_TASKREADY']._serialized_start=1711
-  _globals['_TASKREADY']._serialized_end=1790
-  _globals['_TASKWAITING']._serialized_start=1792
-  _globals['_TASKWAITING']._serialized_end=1914
-  _globals['_TASKSIGNALLED']._serialized_start=1916
-  _globals['_TASKSIGNALLED']._serialized_end=2030
-  _globals['_TASKSTARTED']._serialized_start=2032
-  _globals['_TASKSTARTED']._serialized_end=2074
-  _globals['_TASKSTEPCOMPLETED']._serialized_start=2076
-  _globals['_TASKSTEPCOMPLETED']._serialized_end=2168
-  _globals['_TASKPROGRESSED']._serialized_start=2170
-  _globals['_TASKPROGRESSED']._serialized_end=2214
-  _globals['_TASKOUTPUT']._serialized_start=2216
-  _globals['_TASKOUTPUT']._serialized_end=2276
-  _globals['_TASKRETRIED']._serialized_start=2279
-  _globals['_TASKRETRIED']._serialized_end=2410
-  _globals['_TASKCOMPLETED']._serialized_start=2413
-  _globals['_TASKCOMPLETED']._serialized_end=2554
-  _globals['_TASKFAILED']._serialized_start=2556
-  _globals['_TASKFAILED']._serialized_end=2618
-  _globals['_TASKCANCELLED']._serialized_start=2620
-  _globals['_TASKCANCELLED']._serialized_end=2657
-  _globals['_TASKSNAPSHOT']._serialized_start=2660
-  _globals['_TASKSNAPSHOT']._serialized_end=3102
+  _globals['_TASKEVENT']._serialized_start=195
+  _globals['_TASKEVENT']._serialized_end=1632
+  _globals['_TASKCREATED']._serialized_start=1635
+  _globals['_TASKCREATED']._serialized_end=2026
+  _globals['_TASKCREATED_LABELSENTRY']._serialized_start=1969
+  _globals['_TASKCREATED_LABELSENTRY']._serialized_end=2026
+  _globals['_PAYLOADREFERENCE']._serialized_start=2028
+  _globals['_PAYLOADREFERENCE']._serialized_end=2132
+  _globals['_TASKREADY']._serialized_start=2134
+  _globals['_TASKREADY']._serialized_end=2213
+  _globals['_TASKWAITING']._serialized_start=2215
+  _globals['_TASKWAITING']._serialized_end=2337
+  _globals['_TASKSIGNALLED']._serialized_start=2340
+  _globals['_TASKSIGNALLED']._serialized_end=2478
+  _globals['_TASKSTARTED']._serialized_start=2480
+  _globals['_TASKSTARTED']._serialized_end=2522
+  _globals['_TASKSTEPCOMPLETED']._serialized_start=2524
+  _globals['_TASKSTEPCOMPLETED']._serialized_end=2616
+  _globals['_TASKPROGRESSED']._serialized_start=2618
+  _globals['_TASKPROGRESSED']._serialized_end=2662
+  _globals['_TASKOUTPUT']._serialized_start=2664
+  _globals['_TASKOUTPUT']._serialized_end=2724
+  _globals['_TASKRETRIED']._serialized_start=2727
+  _globals['_TASKRETRIED']._serialized_end=2858
+  _globals['_TASKCOMPLETED']._serialized_start=2861
+  _globals['_TASKCOMPLETED']._serialized_end=3002
+  _globals['_TASKFAILED']._serialized_start=3004
+  _globals['_TASKFAILED']._serialized_end=3066
+  _globals['_TASKCANCELLED']._serialized_start=3068
+  _globals['_TASKCANCELLED']._serialized_end=3105
+  _globals['_TASKCHILDCREATED']._serialized_start=3107
+  _globals['_TASKCHILDCREATED']._serialized_end=3203
+  _globals['_TASKCHILDENDED']._serialized_start=3205
+  _globals['_TASKCHILDENDED']._serialized_end=3323
+  _globals['_TASKTOOLCALLED']._serialized_start=3326
+  _globals['_TASKTOOLCALLED']._serialized_end=3631
+  _globals['_TASKTOOLRETURNED']._serialized_start=3634
+  _globals['_TASKTOOLRETURNED']._serialized_end=4103
+  _globals['_TASKSNAPSHOT']._serialized_start=4106
+  _globals['_TASKSNAPSHOT']._serialized_end=4548
 # @@protoc_insertion_point(module_scope)

@@ -5,10 +5,12 @@ The events of a task, the same on every channel: gRPC stream, server-sent events
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from guildmesh.events.v1 import tool_usage_pb2 as _tool_usage_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -38,6 +40,8 @@ class TaskEvent(_message.Message):
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SOURCE_ID_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
     STEP_COMPLETED_FIELD_NUMBER: _builtins.int
@@ -50,6 +54,10 @@ class TaskEvent(_message.Message):
     SIGNALLED_FIELD_NUMBER: _builtins.int
     PROGRESSED_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
+    CHILD_CREATED_FIELD_NUMBER: _builtins.int
+    CHILD_ENDED_FIELD_NUMBER: _builtins.int
+    TOOL_CALLED_FIELD_NUMBER: _builtins.int
+    TOOL_RETURNED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """task_id of the task."""
     number: _builtins.int
@@ -68,6 +76,10 @@ class TaskEvent(_message.Message):
     """queue of the task."""
     kind: _builtins.str
     """kind of the task."""
+    source: _builtins.str
+    """source is the service that told of the event, such as "tool"; empty for the scheduler, which numbers all of them."""
+    source_id: _builtins.str
+    """source_id is the event's id in its source, where it is there once; empty for the scheduler."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """event_time is when the change was made, by the database's clock."""
@@ -120,6 +132,22 @@ class TaskEvent(_message.Message):
     def output(self) -> Global___TaskOutput:
         """output: guildmesh.task.output.v1."""
 
+    @_builtins.property
+    def child_created(self) -> Global___TaskChildCreated:
+        """child_created: guildmesh.task.child_created.v1."""
+
+    @_builtins.property
+    def child_ended(self) -> Global___TaskChildEnded:
+        """child_ended: guildmesh.task.child_ended.v1."""
+
+    @_builtins.property
+    def tool_called(self) -> Global___TaskToolCalled:
+        """tool_called: guildmesh.task.tool_called.v1."""
+
+    @_builtins.property
+    def tool_returned(self) -> Global___TaskToolReturned:
+        """tool_returned: guildmesh.task.tool_returned.v1."""
+
     def __init__(
         self,
         *,
@@ -133,6 +161,8 @@ class TaskEvent(_message.Message):
         parent_task_id: _builtins.str = ...,
         queue: _builtins.str = ...,
         kind: _builtins.str = ...,
+        source: _builtins.str = ...,
+        source_id: _builtins.str = ...,
         created: Global___TaskCreated | None = ...,
         started: Global___TaskStarted | None = ...,
         step_completed: Global___TaskStepCompleted | None = ...,
@@ -145,12 +175,16 @@ class TaskEvent(_message.Message):
         signalled: Global___TaskSignalled | None = ...,
         progressed: Global___TaskProgressed | None = ...,
         output: Global___TaskOutput | None = ...,
+        child_created: Global___TaskChildCreated | None = ...,
+        child_ended: Global___TaskChildEnded | None = ...,
+        tool_called: Global___TaskToolCalled | None = ...,
+        tool_returned: Global___TaskToolReturned | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "change", b"change", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "output", b"output", "progressed", b"progressed", "ready", b"ready", "retried", b"retried", "signalled", b"signalled", "started", b"started", "step_completed", b"step_completed", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "change", b"change", "child_created", b"child_created", "child_ended", b"child_ended", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "output", b"output", "progressed", b"progressed", "ready", b"ready", "retried", b"retried", "signalled", b"signalled", "started", b"started", "step_completed", b"step_completed", "tool_called", b"tool_called", "tool_returned", b"tool_returned", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cancelled", b"cancelled", "change", b"change", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "kind", b"kind", "number", b"number", "output", b"output", "parent_task_id", b"parent_task_id", "progressed", b"progressed", "queue", b"queue", "ready", b"ready", "retried", b"retried", "signalled", b"signalled", "started", b"started", "step_completed", b"step_completed", "task_id", b"task_id", "tenant_id", b"tenant_id", "type", b"type", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cancelled", b"cancelled", "change", b"change", "child_created", b"child_created", "child_ended", b"child_ended", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "kind", b"kind", "number", b"number", "output", b"output", "parent_task_id", b"parent_task_id", "progressed", b"progressed", "queue", b"queue", "ready", b"ready", "retried", b"retried", "signalled", b"signalled", "source", b"source", "source_id", b"source_id", "started", b"started", "step_completed", b"step_completed", "task_id", b"task_id", "tenant_id", b"tenant_id", "tool_called", b"tool_called", "tool_returned", b"tool_returned", "type", b"type", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["created", "started", "step_completed", "retried", "completed", "failed", "cancelled", "ready", "waiting", "signalled", "progressed", "output"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["created", "started", "step_completed", "retried", "completed", "failed", "cancelled", "ready", "waiting", "signalled", "progressed", "output", "child_created", "child_ended", "tool_called", "tool_returned"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
@@ -314,17 +348,22 @@ Global___TaskWaiting: _TypeAlias = TaskWaiting  # noqa: Y015
 
 @_typing.final
 class TaskSignalled(_message.Message):
-    """TaskSignalled says that the task has got a signal, or that the time to wait for it is over."""
+    """TaskSignalled says that the task has got a signal, or that the time to wait for it is over. The actor is who sent it, such as the person who
+    approved.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SIGNAL_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     TIMED_OUT_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     signal: _builtins.str
     """signal is the name of the signal."""
     timed_out: _builtins.bool
     """timed_out says that none came in time."""
+    prompt: _builtins.str
+    """prompt is what was asked; empty when the task did not wait for the signal yet."""
     @_builtins.property
     def value(self) -> _struct_pb2.Value:
         """value of the signal."""
@@ -335,10 +374,11 @@ class TaskSignalled(_message.Message):
         signal: _builtins.str = ...,
         value: _struct_pb2.Value | None = ...,
         timed_out: _builtins.bool = ...,
+        prompt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["signal", b"signal", "timed_out", b"timed_out", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "signal", b"signal", "timed_out", b"timed_out", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -553,6 +593,206 @@ class TaskCancelled(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskCancelled: _TypeAlias = TaskCancelled  # noqa: Y015
+
+@_typing.final
+class TaskChildCreated(_message.Message):
+    """TaskChildCreated says, among the events of a parent, that a subtask of it is kept. The actor is who created it. It is numbered right
+    after the commit that made the subtask, or with the parent's own end at the latest; a parent that has ended gets no event more.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHILD_TASK_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    child_task_id: _builtins.str
+    """child_task_id of the subtask, which has events of its own."""
+    kind: _builtins.str
+    """kind of the subtask."""
+    queue: _builtins.str
+    """queue of the subtask."""
+    def __init__(
+        self,
+        *,
+        child_task_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        queue: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_task_id", b"child_task_id", "kind", b"kind", "queue", b"queue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskChildCreated: _TypeAlias = TaskChildCreated  # noqa: Y015
+
+@_typing.final
+class TaskChildEnded(_message.Message):
+    """TaskChildEnded says, among the events of a parent, that a subtask of it has ended. The actor is who ended it. It comes after the
+    subtask's `child_created`. A subtask that ends after its parent, or by its parent's end, has no such event.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHILD_TASK_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    child_task_id: _builtins.str
+    """child_task_id of the subtask; its result is with it."""
+    kind: _builtins.str
+    """kind of the subtask."""
+    state: _builtins.str
+    """state is the name of the guildmesh.scheduler.v1.TaskState value without its prefix: "COMPLETED", "FAILED" or "CANCELLED"."""
+    reason: _builtins.str
+    """reason of a failed subtask, such as TIMEOUT."""
+    def __init__(
+        self,
+        *,
+        child_task_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_task_id", b"child_task_id", "kind", b"kind", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskChildEnded: _TypeAlias = TaskChildEnded  # noqa: Y015
+
+@_typing.final
+class TaskToolCalled(_message.Message):
+    """TaskToolCalled says that an attempt has had a tool called. The actor is on whose behalf. Each run of an execution has one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    TOOL_NAME_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    STEP_ID_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_BYTES_FIELD_NUMBER: _builtins.int
+    CALL_TIME_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    """execution_id names the execution, as ToolService.ListToolUsages does."""
+    run: _builtins.int
+    """run of the execution, 1..N: one that was cut off runs again when its tool allows it."""
+    attempt: _builtins.int
+    """attempt of the task that asked for it."""
+    tool_name: _builtins.str
+    """tool_name of the tool."""
+    effect: _builtins.str
+    """effect is what a repeat would do: "PURE", "IDEMPOTENT" or "ONCE"."""
+    step_id: _builtins.str
+    """step_id within the task, or empty."""
+    arguments_bytes: _builtins.int
+    """arguments_bytes is the size of the arguments as JSON."""
+    traceparent: _builtins.str
+    """traceparent is the W3C trace context of the call, or empty."""
+    @_builtins.property
+    def call_time(self) -> _timestamp_pb2.Timestamp:
+        """call_time is when the tool service wrote the call down, by its database's clock: before the tool ran."""
+
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.str = ...,
+        run: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        tool_name: _builtins.str = ...,
+        effect: _builtins.str = ...,
+        step_id: _builtins.str = ...,
+        arguments_bytes: _builtins.int = ...,
+        call_time: _timestamp_pb2.Timestamp | None = ...,
+        traceparent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_time", b"call_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_bytes", b"arguments_bytes", "attempt", b"attempt", "call_time", b"call_time", "effect", b"effect", "execution_id", b"execution_id", "run", b"run", "step_id", b"step_id", "tool_name", b"tool_name", "traceparent", b"traceparent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskToolCalled: _TypeAlias = TaskToolCalled  # noqa: Y015
+
+@_typing.final
+class TaskToolReturned(_message.Message):
+    """TaskToolReturned says what came of a run. It comes after the run's `tool_called`, once; only one that said UNKNOWN may be followed by
+    another, when the process that was believed dead told the outcome after all.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    TOOL_NAME_FIELD_NUMBER: _builtins.int
+    STEP_ID_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    EXIT_CODE_FIELD_NUMBER: _builtins.int
+    OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
+    RESULT_BYTES_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    """execution_id of the execution."""
+    run: _builtins.int
+    """run of the execution."""
+    attempt: _builtins.int
+    """attempt of the task that has asked for it last."""
+    tool_name: _builtins.str
+    """tool_name of the tool."""
+    step_id: _builtins.str
+    """step_id within the task, or empty."""
+    outcome: _tool_usage_pb2.ToolOutcome.ValueType
+    """outcome of the run."""
+    exit_code: _builtins.int
+    """exit_code of the program."""
+    output_bytes: _builtins.int
+    """output_bytes is the size of what it printed, which no event carries."""
+    result_bytes: _builtins.int
+    """result_bytes is the size of its result as JSON."""
+    error: _builtins.str
+    """error says what went wrong, at most 2,000 characters; empty on success."""
+    traceparent: _builtins.str
+    """traceparent is the W3C trace context of the call, or empty."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """duration of the run; unset when it is not known."""
+
+    @_builtins.property
+    def result(self) -> _struct_pb2.Value:
+        """result of the tool, unless it has more than 64 KiB as JSON."""
+
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.str = ...,
+        run: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        tool_name: _builtins.str = ...,
+        step_id: _builtins.str = ...,
+        outcome: _tool_usage_pb2.ToolOutcome.ValueType = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        exit_code: _builtins.int = ...,
+        output_bytes: _builtins.int = ...,
+        result_bytes: _builtins.int = ...,
+        result: _struct_pb2.Value | None = ...,
+        error: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "duration", b"duration", "error", b"error", "execution_id", b"execution_id", "exit_code", b"exit_code", "outcome", b"outcome", "output_bytes", b"output_bytes", "result", b"result", "result_bytes", b"result_bytes", "run", b"run", "step_id", b"step_id", "tool_name", b"tool_name", "traceparent", b"traceparent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskToolReturned: _TypeAlias = TaskToolReturned  # noqa: Y015
 
 @_typing.final
 class TaskSnapshot(_message.Message):

@@ -245,7 +245,9 @@ class ExecuteToolRequest(_message.Message):
     task_id: _builtins.str
     """task_id of the task that the execution belongs to, or empty."""
     attempt: _builtins.int
-    """attempt of that task; an execution of a lower attempt than the ledger has seen for the step is refused."""
+    """attempt of that task; an execution of a lower attempt than the ledger has seen for the step is refused. With it, the run is among
+    the events of the task (tool_called, tool_returned).
+    """
     step_id: _builtins.str
     """step_id names the execution within the task; with task_id it is the key of the ledger."""
     @_builtins.property
@@ -406,6 +408,7 @@ class ToolUsage(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LOG_REFUSAL_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     """execution_id of the run."""
     tool_name: _builtins.str
@@ -422,6 +425,10 @@ class ToolUsage(_message.Message):
     """success is whether the tool ended with exit code 0."""
     error: _builtins.str
     """error says what went wrong; empty on success."""
+    log_refusal: _builtins.str
+    """log_refusal is why an event of the execution is not in the log of its task, for good: STALE_ATTEMPT when a newer attempt had started,
+    TASK_ENDED, TASK_NOT_FOUND; empty when none was refused.
+    """
     @_builtins.property
     def arguments(self) -> _struct_pb2.Struct:
         """arguments it was called with."""
@@ -453,10 +460,11 @@ class ToolUsage(_message.Message):
         error: _builtins.str = ...,
         duration: _duration_pb2.Duration | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        log_refusal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "create_time", b"create_time", "duration", b"duration", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "create_time", b"create_time", "duration", b"duration", "error", b"error", "execution_id", b"execution_id", "result", b"result", "state", b"state", "step_id", b"step_id", "success", b"success", "task_id", b"task_id", "tool_name", b"tool_name", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "create_time", b"create_time", "duration", b"duration", "error", b"error", "execution_id", b"execution_id", "log_refusal", b"log_refusal", "result", b"result", "state", b"state", "step_id", b"step_id", "success", b"success", "task_id", b"task_id", "tool_name", b"tool_name", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,7 +1,8 @@
-"""Which relay publishes which lane (a fixed set of shards): leases in PostgreSQL, each with an epoch.
+"""Which process works on which lane of its service's outbox: leases in PostgreSQL, each with an epoch.
 
-The lease keeps two relays from working on a lane; what makes it safe is Kafka, which fences the producer of whoever held the
-lane before.
+The lease keeps two processes from working on a lane; what makes it safe is who takes what they send: Kafka fences the producer of
+whoever held the lane before, and the scheduler knows an event that it has already. The service's schema has the tables
+`relay_lanes`, with a row for each lane, and `relay_members`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from datetime import timedelta
 
 from services.common.db.engine_role import EngineDriver
 from services.common.failpoints import fail_point
-from services.scheduler.domain.shards import SHARDS
 
 _JOIN = """
 INSERT INTO relay_members (owner, lease_expires) VALUES ($1, clock_timestamp() + $2)
@@ -25,6 +25,7 @@ _LANES = "SELECT count(*) FROM relay_lanes"
 _RENEW = """
 UPDATE relay_lanes SET lease_expires = clock_timestamp() + $2 WHERE owner = $1 RETURNING lane, epoch
 """
+_RELEASE_ALL = "UPDATE relay_lanes SET owner = NULL, lease_expires = NULL WHERE owner = $1"
 _RELEASE = "UPDATE relay_lanes SET owner = NULL, lease_expires = NULL WHERE owner = $1 AND lane = ANY($2::smallint[])"
 _TAKE = """
 UPDATE relay_lanes SET owner = $1, epoch = epoch + 1, lease_expires = clock_timestamp() + $2
@@ -43,7 +44,7 @@ SELECT EXISTS (
 
 
 class Ownership:
-    """The lanes of one relay."""
+    """The lanes of one process."""
 
     def __init__(self, database: EngineDriver, owner: str, lease_seconds: float) -> None:
         self._database = database
@@ -52,7 +53,7 @@ class Ownership:
         self._until = 0.0
 
     async def renew(self) -> Mapping[int, int]:
-        """Renews what this relay has, gives up what is more than its share, takes what is free; gives lane → epoch."""
+        """Renews what this process has, gives up what is more than its share, takes what is free; gives lane → epoch."""
         asked = asyncio.get_running_loop().time()
         async with self._database.transaction() as connection:
             await connection.execute(_JOIN, self._owner, self._lease)
@@ -75,7 +76,7 @@ class Ownership:
         return asyncio.get_running_loop().time() < self._until
 
     async def holds(self, lane: int, epoch: int) -> bool:
-        """Whether the lane is still this relay's: asked before a producer is opened, since opening fences the one before."""
+        """Whether the lane is still this process's: asked before a producer is opened, since opening fences the one before."""
         async with self._database.transaction() as connection:
             found: bool = await connection.fetchval(_HOLDS, lane, self._owner, epoch)
         return found
@@ -83,5 +84,5 @@ class Ownership:
     async def leave(self) -> None:
         """Gives everything up, so that the others take over at once."""
         async with self._database.transaction() as connection:
-            await connection.execute(_RELEASE, self._owner, list(range(SHARDS)))
+            await connection.execute(_RELEASE_ALL, self._owner)
             await connection.execute(_LEAVE, self._owner)

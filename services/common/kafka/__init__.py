@@ -1,0 +1,1 @@
+"""What every service that publishes to Kafka shares."""
