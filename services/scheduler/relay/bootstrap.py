@@ -9,19 +9,22 @@ from functools import partial
 from services.common.db.driver import open_driver
 from services.common.db.engine_role import EngineDriver
 from services.common.ids import new_id
+from services.common.kafka import kafka_arguments
 from services.common.service import Service
 from services.scheduler.adapters.listener import Listener
+from services.scheduler.adapters.topics import check_kafka
 from services.scheduler.relay.gauges import Gauges
 from services.scheduler.relay.outbox import Outbox
 from services.scheduler.relay.ownership import Ownership
 from services.scheduler.relay.relay import Relay
 from services.scheduler.relay.settings import RelaySettings
-from services.scheduler.relay.topics import check_kafka
 
 
 @asynccontextmanager
 async def open_relay(settings: RelaySettings) -> AsyncIterator[Service]:
     """The relay over the scheduler's schema."""
+    # A file that cannot be used is told at once; what is only away is waited for.
+    kafka_arguments(settings)
     async with open_driver(settings, "scheduler") as database:
         engine = EngineDriver(database)
         relay = Relay(settings, Outbox(engine), Ownership(engine, new_id(), settings.lease_seconds))

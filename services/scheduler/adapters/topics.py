@@ -1,0 +1,170 @@
+"""The topics, created with their final shape; automatic creation is off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import (
+    KafkaError,
+    LeaderNotAvailableError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+
+from services.common.errors import DependencyUnavailable
+from services.common.kafka import KafkaSettings, kafka_arguments
+from services.scheduler.domain.shards import SHARDS
+from services.scheduler.domain.topic_names import ALL_TENANTS, TopicNames
+from services.scheduler.topic_settings import TopicSettings
+
+log = structlog.get_logger(__name__)
+
+MOST_RECORD_BYTES = 16 << 20
+"""bytes of a record that the topics take: a result of 1 MiB of JSON can be several times that as protobuf."""
+WEEK_MS = 7 * 24 * 3600 * 1000
+_TIMEOUT_MS = 5000
+_LEADER_SECONDS = 5.0
+_LONGEST_PAUSE = 2.0
+
+
+class WrongTopicShape(Exception):
+    """A topic exists with another number of partitions; keys would go elsewhere, so nothing is published to it."""
+
+
+def topics_of(settings: TopicSettings, owner: str = ALL_TENANTS) -> list[NewTopic]:
+    """The topics of an owner: events, state, dead letters."""
+    names = settings.topic_names.of(owner)
+    return [
+        events_topic(settings, names.events),
+        NewTopic(names.state, SHARDS, settings.replicas, topic_configs={"cleanup.policy": "compact"} | _limits(settings)),
+        events_topic(settings, names.dead_letters),
+    ]
+
+
+def events_topic(settings: TopicSettings, name: str) -> NewTopic:
+    """A topic of the shape that that of the events has."""
+    configs = {"cleanup.policy": "delete", "retention.ms": str(WEEK_MS)}
+    return NewTopic(name, SHARDS, settings.replicas, topic_configs=configs | _limits(settings))
+
+
+def _limits(settings: TopicSettings) -> dict[str, str]:
+    limits = {"max.message.bytes": str(MOST_RECORD_BYTES)}
+    if settings.replicas >= 3:
+        limits["min.insync.replicas"] = "2"
+    return limits
+
+
+class OwnedTopics:
+    """The topics of all owners that have been seen, each of which is made before its first record."""
+
+    def __init__(self, settings: TopicSettings) -> None:
+        self.names: TopicNames = settings.topic_names
+        self._settings = settings
+        # Those of all tenants are there before anything is published.
+        self._there = {ALL_TENANTS}
+
+    async def ensure(self, owners: Collection[str]) -> None:
+        """Makes what is missing for these owners, all at once.
+
+        Raises:
+            KafkaError: Kafka does not answer, or refuses.
+            WrongTopicShape: a topic has another number of partitions.
+        """
+        new = sorted(set(owners) - self._there)
+        if not new:
+            return
+        topics = [topic for owner in new for topic in topics_of(self._settings, owner)]
+        async with open_admin(self._settings) as admin:
+            await create_topics(admin, topics)
+        self._there.update(new)
+        log.info("topics_ready", tenants=new)
+
+
+async def ensure_topics(settings: TopicSettings) -> None:
+    """Creates what is missing for all tenants; waits for Kafka as long as it takes.
+
+    Raises:
+        WrongTopicShape: a topic has another number of partitions.
+    """
+    pause = 0.2
+    while True:
+        try:
+            async with open_admin(settings) as admin:
+                if settings.topic_per_tenant:
+                    await admin.list_topics()
+                else:
+                    await create_topics(admin, topics_of(settings))
+            return
+        except (KafkaError, OSError, TimeoutError) as error:
+            log.warning("topics_not_ready", error=repr(error), retry_in=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+async def check_kafka(settings: TopicSettings) -> None:
+    """Raises DependencyUnavailable unless Kafka answers and has the topics of all tenants."""
+    try:
+        async with asyncio.timeout(2.5), open_admin(settings) as admin:
+            names = await admin.list_topics()
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise DependencyUnavailable("Kafka cluster") from error
+    if not settings.topic_per_tenant and not set(settings.topic_names.all) <= set(names):
+        raise DependencyUnavailable("topic set on Kafka")
+
+
+async def create_topics(admin: AIOKafkaAdminClient, topics: Sequence[NewTopic]) -> None:
+    """Creates what is missing of the topics, and waits until each partition has a leader.
+
+    Raises:
+        KafkaError: Kafka does not answer, or refuses.
+        WrongTopicShape: a topic has another number of partitions.
+    """
+    # Who asks for a topic by its name may have it made, of another shape, where a cluster does that by itself.
+    there = set(await admin.list_topics())
+    if missing := [topic for topic in topics if topic.name not in there]:
+        response = await admin.create_topics(missing)
+        for name, code, *rest in response.topic_errors:
+            error = for_code(code)
+            if code and error is not TopicAlreadyExistsError:
+                raise error(f"{name}: {rest[0] if rest and rest[0] else error.description}")
+    async with asyncio.timeout(_LEADER_SECONDS):
+        while True:
+            if await _are_ready(admin, topics):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def _are_ready(admin: AIOKafkaAdminClient, topics: Sequence[NewTopic]) -> bool:
+    """Whether each partition has a leader; one of a new topic has none for a moment, and who meets that is slow."""
+    described = {each["topic"]: each for each in await admin.describe_topics([topic.name for topic in topics])}
+    for topic in topics:
+        found = described[topic.name]
+        if found["error_code"]:
+            error = for_code(found["error_code"])
+            if error in (UnknownTopicOrPartitionError, LeaderNotAvailableError):
+                return False
+            raise error(topic.name)
+        if len(found["partitions"]) != topic.num_partitions:
+            raise WrongTopicShape(
+                f"The topic {topic.name} has {len(found['partitions'])} partitions and needs {topic.num_partitions}; delete it or"
+                " set another name."
+            )
+        if any(partition["error_code"] or partition["leader"] < 0 for partition in found["partitions"]):
+            return False
+    return True
+
+
+@asynccontextmanager
+async def open_admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An administrator's client; raises KafkaError when no broker answers."""
+    admin = AIOKafkaAdminClient(**kafka_arguments(settings), client_id="guildmesh-admin", request_timeout_ms=_TIMEOUT_MS)
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.close()
