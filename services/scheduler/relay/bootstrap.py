@@ -14,6 +14,7 @@ from services.common.service import Service
 from services.scheduler.adapters.listener import Listener
 from services.scheduler.adapters.topics import check_kafka
 from services.scheduler.relay.gauges import Gauges
+from services.scheduler.relay.lag import Lag
 from services.scheduler.relay.outbox import Outbox
 from services.scheduler.relay.ownership import Ownership
 from services.scheduler.relay.relay import Relay
@@ -28,10 +29,12 @@ async def open_relay(settings: RelaySettings) -> AsyncIterator[Service]:
     async with open_driver(settings, "scheduler") as database:
         engine = EngineDriver(database)
         relay = Relay(settings, Outbox(engine), Ownership(engine, new_id(), settings.lease_seconds))
+        lag = Lag(engine, settings.late_seconds)
         listener = Listener(settings.database_url.get_secret_value(), relay.woken, "guildmesh-relay-listen")
         yield Service(
             name="relay",
-            background=[listener.run, relay.run, Gauges(engine, relay.has_first_lane).run],
-            checks={"database": database.check, "kafka": partial(check_kafka, settings)},
+            background=[listener.run, relay.run, Gauges(engine, lag, relay.has_first_lane).run],
+            checks={"database": database.check, "kafka": partial(check_kafka, settings), "events": lag.check},
+            admin_routes={"/lag": lag.route},
             serves_grpc=False,
         )
