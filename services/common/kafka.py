@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from services.common.settings import ServiceSettings
 
@@ -43,7 +43,9 @@ class KafkaSettings(ServiceSettings):
 
     @field_validator("kafka_security_protocol", "kafka_sasl_mechanism", mode="before")
     @classmethod
-    def _upper(cls, value: object) -> object:
+    def _upper(cls, value: object, info: ValidationInfo) -> object:
+        if value == "":
+            return cls.model_fields[str(info.field_name)].default
         return value.upper() if isinstance(value, str) else value
 
     @field_validator("kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file", mode="before")

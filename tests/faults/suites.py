@@ -128,14 +128,14 @@ async def kafka_away_here(cluster: Cluster, *, tasks: int, seconds: float, pause
     async def trouble() -> None:
         await asyncio.sleep(1)
         if paused:
-            kafka.signal(signal.SIGSTOP)
+            kafka.send(signal.SIGSTOP)
         else:
             await asyncio.to_thread(kafka.stop)
         try:
             await asyncio.sleep(seconds)
         finally:
             if paused:
-                kafka.signal(signal.SIGCONT)
+                kafka.send(signal.SIGCONT)
             else:
                 await asyncio.to_thread(kafka.start)
 

@@ -42,4 +42,4 @@ class RelaySettings(TopicSettings):
     @field_validator("value_format", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
+        return (value.lower() or "protobuf") if isinstance(value, str) else value

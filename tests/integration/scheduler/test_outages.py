@@ -191,7 +191,7 @@ async def a_broker_that_stands_still(
     worker = echo_worker(scheduler)
     working = asyncio.create_task(worker.run())
     await relay.service.checks["events"]()
-    kafka.signal(signal.SIGSTOP)
+    kafka.send(signal.SIGSTOP)
     try:
         task_ids = await asyncio.gather(*(create(scheduler, str(number)) for number in range(30)))
         await finish(scheduler, task_ids)
@@ -208,7 +208,7 @@ async def a_broker_that_stands_still(
         with pytest.raises(Exception, match="Kafka"):
             await relay.service.checks["kafka"]()
     finally:
-        kafka.signal(signal.SIGCONT)
+        kafka.send(signal.SIGCONT)
 
     def all_there(found: list[Any]) -> bool:
         numbers = check_order(found)

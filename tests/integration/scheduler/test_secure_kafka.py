@@ -21,6 +21,10 @@ from typer.testing import CliRunner
 from services.common.errors import DependencyUnavailable
 from services.common.ids import new_id
 from services.common.kafka import KafkaSettings, kafka_arguments
+from services.embedded import diagnosis
+from services.embedded.diagnosis import Level
+from services.embedded.settings import MeshSettings
+from services.embedded.state import StateFolder
 from services.monitor.adapters.dependencies import KafkaCheck
 from services.scheduler.adapters.kafka_acls import relay_rules, replay_rules, set_rules
 from services.scheduler.adapters.topics import check_kafka, open_admin
@@ -136,8 +140,7 @@ async def reads_its_own_alone(
     with pytest.raises(TopicAuthorizationFailedError):
         async with consuming(secure, READER, names.of(tenant).events) as consumer:
             await records(consumer, 1)
-    for name, value in secure.client(ADMIN).items():
-        monkeypatch.setenv(name.upper(), value.get_secret_value() if isinstance(value, SecretStr) else str(value))
+    set_environment(monkeypatch, secure.client(ADMIN))
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
     monkeypatch.setenv("KAFKA_TOPIC_PER_TENANT", "true")
     arguments = ["events", "acls", "--principal", principal, "--tenant", tenant, "--apply"]
@@ -196,6 +199,25 @@ async def test_whoever_may_not_log_in_is_told_and_waits(secure: SecureKafka) -> 
     with pytest.raises((KafkaError, OSError)):
         async with open_admin(RelaySettings(_env_file=None, **stranger)):
             pass
+
+
+def test_the_doctor_says_whether_it_lets_us_in(secure: SecureKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, secure.client(RELAY))
+    settings, state = MeshSettings(_env_file=None), StateFolder(tmp_path)
+    (good,) = diagnosis._kafka(settings, state)
+    assert (good.level, good.text.split(", ")[-1]) == (Level.GOOD, "SASL_SSL")
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", "wrong")
+    (bad,) = diagnosis._kafka(settings, state)
+    assert bad.level is Level.BAD
+    assert "KAFKA_SASL_" in bad.text
+    monkeypatch.delenv("KAFKA_SASL_PASSWORD")
+    (wrong,) = diagnosis._kafka(settings, state)
+    assert "needs KAFKA_SASL_PASSWORD" in wrong.text
+
+
+def set_environment(monkeypatch: pytest.MonkeyPatch, client: dict[str, Any]) -> None:
+    for name, value in client.items():
+        monkeypatch.setenv(name.upper(), value.get_secret_value() if isinstance(value, SecretStr) else str(value))
 
 
 async def test_the_monitor_and_every_kind_of_login_reach_it(secure: SecureKafka) -> None:

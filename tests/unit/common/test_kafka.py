@@ -86,5 +86,6 @@ def test_files_without_certificates_are_named(tmp_path: Path) -> None:
         kafka_arguments(settings(kafka_security_protocol="SSL", kafka_ssl_cert_file=rubbish, kafka_ssl_key_file=rubbish))
 
 
-def test_files_that_are_left_empty_are_unset() -> None:
+def test_what_is_left_empty_is_unset() -> None:
+    assert kafka_arguments(settings(KAFKA_SECURITY_PROTOCOL="", KAFKA_SASL_MECHANISM="")).keys() == {"bootstrap_servers"}
     assert settings(kafka_ssl_ca_file="", kafka_ssl_cert_file="", kafka_ssl_key_file="").kafka_ssl_ca_file is None
