@@ -9,6 +9,7 @@ from typing import Self
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
+from google.protobuf import json_format
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 from rich.markup import escape
 
@@ -48,7 +49,12 @@ class TaskEvents:
         except KafkaError:
             await asyncio.sleep(seconds)
             return []
-        return [TaskEvent.FromString(record.value) for records in batches.values() for record in records]
+        return [event_of(record.value) for records in batches.values() for record in records]
+
+
+def event_of(value: bytes) -> TaskEvent:
+    """The event that is a record's value, which is JSON where KAFKA_VALUE_FORMAT says so."""
+    return json_format.Parse(value, TaskEvent()) if value.startswith(b"{") else TaskEvent.FromString(value)
 
 
 class EventLog:

@@ -119,7 +119,9 @@ def run(name: str, settings_class: type[S], open_service: Callable[[S], Abstract
         settings = settings_class()
     except ValidationError as error:
         for problem in error.errors():
-            print(f"{name}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+            # What several settings say together is at none of them.
+            parts = (name, ".".join(map(str, problem["loc"])), problem["msg"])
+            print(": ".join(filter(None, parts)), file=sys.stderr)  # noqa: T201
         sys.exit(2)
     configure_logs(name, settings.log_level)
     with tracing(settings, name):

@@ -68,7 +68,6 @@ class ServiceSettings(BaseSettings):
     )
     redis_cache_url: SecretStr | None = Field(None, validation_alias="REDIS_CACHE_URL", description="cache; default REDIS_URL")
     redis_max_connections: int = Field(50, ge=1, validation_alias="REDIS_MAX_CONNECTIONS")
-    kafka_bootstrap_servers: str = Field("127.0.0.1:9092", validation_alias="KAFKA_BOOTSTRAP_SERVERS")
 
     object_store_url: str = Field(
         "",

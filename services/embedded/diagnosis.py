@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import importlib.metadata
 import os
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 
 import psutil
 import psycopg2
+from pydantic import ValidationError
 
+from services.common.kafka.connection import KafkaSettings, kafka_arguments
 from services.embedded.errors import MeshError
 from services.embedded.llm import weights
 from services.embedded.machine import unsupported
@@ -58,6 +61,7 @@ def diagnose(settings: MeshSettings, state: StateFolder) -> list[Finding]:
         lambda: _ports(settings, running),
         _sandbox,
         lambda: _connections(settings, state, running),
+        lambda: _kafka(settings, state),
         lambda: _resources(state, running),
     ]
     return [finding for check in checks for finding in check()]
@@ -202,6 +206,41 @@ def _connections(settings: MeshSettings, state: StateFolder, running: bool) -> I
         yield Finding("database", Level.BAD, f"DATABASE_URL does not answer: {str(error).strip().splitlines()[0]}")
         return
     yield from _pools_fit(settings, allowed)
+
+
+def _kafka(settings: MeshSettings, state: StateFolder) -> Iterator[Finding]:
+    servers = state.external("KAFKA_BOOTSTRAP_SERVERS", settings.kafka_bootstrap_servers or None)
+    if servers is None:
+        return
+    # Every command would wait for it.
+    from aiokafka.errors import KafkaError
+
+    try:
+        kafka = KafkaSettings(kafka_bootstrap_servers=servers)
+        brokers = asyncio.run(_brokers(kafka))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        text = ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
+        yield Finding("kafka", Level.BAD, text)
+    except (KafkaError, OSError, TimeoutError) as error:
+        why = str(error) or type(error).__name__
+        text = f"{servers} does not let us in ({why}): check KAFKA_BOOTSTRAP_SERVERS and what is set of KAFKA_SECURITY_PROTOCOL,"
+        yield Finding("kafka", Level.BAD, f"{text} KAFKA_SASL_… and KAFKA_SSL_…")
+    else:
+        text = f"{brokers} broker{'' if brokers == 1 else 's'} at {servers}, {kafka.kafka_security_protocol}"
+        yield Finding("kafka", Level.GOOD, text)
+
+
+async def _brokers(settings: KafkaSettings) -> int:
+    from aiokafka.admin import AIOKafkaAdminClient
+
+    admin = AIOKafkaAdminClient(**kafka_arguments(settings), client_id="guildmesh-doctor", request_timeout_ms=3000)
+    try:
+        async with asyncio.timeout(6):
+            await admin.start()
+            return len((await admin.describe_cluster())["brokers"])
+    finally:
+        await admin.close()
 
 
 def _pools_fit(settings: MeshSettings, allowed: int) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
+from services.embedded.errors import MeshError
 from services.embedded.gateway_config import GatewayConfig
 from services.embedded.parts.envoy import Envoy
 from services.embedded.parts.kafka import Kafka
@@ -44,16 +45,17 @@ class Kind:
 
 # Nobody waits for an event as one waits for an answer: what carries events catches up when tasks leave it the time.
 _BEHIND_TASKS = 5
+_KAFKA_LOGIN = ("KAFKA_SASL_PASSWORD",)
 _MODEL_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 KINDS = (
     Kind("identity", "services.identity", "identity", secrets=("JWT_SECRET_KEY", "GUILDMESH_MASTER_KEY")),
-    Kind("scheduler", "services.scheduler", "scheduler"),
-    Kind("relay", "services.scheduler.relay", "scheduler", serves=False, nice=_BEHIND_TASKS),
+    Kind("scheduler", "services.scheduler", "scheduler", secrets=_KAFKA_LOGIN),
+    Kind("relay", "services.scheduler.relay", "scheduler", serves=False, nice=_BEHIND_TASKS, secrets=_KAFKA_LOGIN),
     Kind("agent", "services.agent", "agent", secrets=_MODEL_KEYS),
     Kind("worker", "services.agent.worker", "agent", pools=0, serves=False, secrets=_MODEL_KEYS),
     Kind("tool", "services.tool", "tool"),
     Kind("memory", "services.memory", "memory", secrets=("OPENAI_API_KEY",)),
-    Kind("monitor", "services.monitor", "monitor", pools=0),
+    Kind("monitor", "services.monitor", "monitor", pools=0, secrets=_KAFKA_LOGIN),
 )
 _SECRETS = {name for kind in KINDS for name in kind.secrets}
 
@@ -120,6 +122,11 @@ def plan(settings: MeshSettings, state: StateFolder) -> Mesh:
     if bootstrap_servers := state.external("KAFKA_BOOTSTRAP_SERVERS", settings.kafka_bootstrap_servers or None):
         environment["KAFKA_BOOTSTRAP_SERVERS"] = bootstrap_servers
     else:
+        if settings.kafka_security_protocol.upper() != "PLAINTEXT":
+            raise MeshError(
+                f"KAFKA_SECURITY_PROTOCOL={settings.kafka_security_protocol} is for a Kafka elsewhere: name it with"
+                " KAFKA_BOOTSTRAP_SERVERS, or leave it out for the embedded one, which only this machine reaches."
+            )
         ports = {"port": settings.kafka_port, "controller_port": state.port("kafka-controller")}
         kafka = Kafka(state.path / "kafka", **ports, nice=_BEHIND_TASKS)
         parts.append(kafka)
@@ -173,6 +180,7 @@ def _services(settings: MeshSettings, state: StateFolder, addresses: Mapping[str
         "GUILDMESH_MASTER_KEY": settings.master_key or SecretStr(state.key("master")),
         "OPENAI_API_KEY": settings.openai_api_key,
         "ANTHROPIC_API_KEY": settings.anthropic_api_key,
+        "KAFKA_SASL_PASSWORD": settings.kafka_sasl_password,
     }
     migrate_environment = common | {"GUILDMESH_TLS_DIR": str(state.tls / "operator")}
     database = [need for need in ("postgres",) if need in embedded]

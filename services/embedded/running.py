@@ -53,6 +53,11 @@ class RunningPart:
         """Kills the part as a crash would, and waits for its end."""
         self._end(signal.SIGKILL)
 
+    def send(self, number: signal.Signals) -> None:
+        """Sends the part a signal, such as SIGSTOP to have it stand still while its connections live."""
+        assert self._process is not None, "it runs"
+        self._process.send_signal(number)
+
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is None:

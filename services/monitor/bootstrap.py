@@ -14,6 +14,7 @@ from services.common.grpcx.server import HEALTH_SERVICE, Registration
 from services.common.service import Service
 from services.monitor.adapters.dependencies import open_dependency_checks
 from services.monitor.adapters.documents import FileDocuments
+from services.monitor.adapters.event_lag import RelayLag
 from services.monitor.adapters.metrics import MeshMetrics
 from services.monitor.adapters.services import open_services
 from services.monitor.server.access import ProbeAccess
@@ -46,6 +47,7 @@ async def open_service(settings: MonitorSettings) -> AsyncIterator[Service]:
             get_status=GetStatus(health, counts),
             get_docs=GetDocs(documents),
             documents=documents,
+            lag=RelayLag(client, settings.admins("relay")),
             version=_version(),
         )
         metrics = MeshMetrics(client, {process: settings.admins(process) for process in ADMIN_PROCESSES})

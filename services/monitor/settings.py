@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.common.settings import ServiceSettings
+from services.common.kafka.connection import KafkaSettings
 
 ADMIN_PROCESSES = ("identity", "scheduler", "relay", "agent", "worker", "tool", "memory")
 
 
-class MonitorSettings(ServiceSettings):
+class MonitorSettings(KafkaSettings):
     """Adds the admin ports of the other processes; each setting may name several, separated by commas."""
 
     identity_admin: str = Field("", validation_alias="GUILDMESH_IDENTITY_ADMIN", description="host:port of its admin port")

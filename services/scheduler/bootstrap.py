@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from guildmesh.scheduler.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
 from guildmesh.scheduler.v1.dispatch_service_pb2_grpc import add_DispatchServiceServicer_to_server
@@ -32,6 +33,7 @@ from services.scheduler.domain.ports import (
     QueueStore,
     ScheduleStore,
     TaskBatches,
+    TaskReader,
     TaskReplayer,
 )
 from services.scheduler.domain.told import Told
@@ -117,6 +119,7 @@ from services.scheduler.usecases.trigger_schedule import TriggerSchedule
 from services.scheduler.usecases.update_queue import UpdateQueue
 from services.scheduler.usecases.update_schedule import UpdateSchedule
 from services.scheduler.usecases.upload_payload import UploadPayload
+from services.scheduler.usecases.watch_own_topics import WatchOwnTopics
 from services.scheduler.usecases.watch_task import WatchTask
 from services.scheduler.usecases.watch_tasks import WatchTasks
 from services.scheduler.usecases.work import Work
@@ -167,9 +170,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         again = timedelta(seconds=6 * settings.payload_sweep_seconds)
         payload_sweep = PayloadSweep(engine, timedelta(seconds=settings.payload_check_seconds), again)
         hub.listen(lambda wake: decided.changed() if wake.queues is None or wake.queues else None)
-        topic = EventTopic(settings.kafka_bootstrap_servers, settings.events_topic)
-        tail, pages = EventTail(topic), TopicPages(topic)
-        watch_tasks = WatchTasks(tail, pages, topic, reader, settings.sse_keep_alive_seconds)
+        watch_tasks, stop_watching = _watch_tasks(settings, reader)
         listener = Listener(settings.database_url.get_secret_value(), hub.notified, "guildmesh-scheduler-listen")
         try:
             yield Service(
@@ -226,8 +227,25 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
             await dispatch.offers.drained()
             await work.drain()
             await append_events.drained()
-            await tail.close()
-            await pages.close()
+            await stop_watching()
+
+
+def _watch_tasks(
+    settings: SchedulerSettings, reader: TaskReader
+) -> tuple[WatchTasks | WatchOwnTopics, Callable[[], Awaitable[None]]]:
+    """What watches all tasks of a tenant, and what ends it."""
+    keep_alive = settings.sse_keep_alive_seconds
+    if settings.topic_per_tenant:
+        own = WatchOwnTopics(partial(EventTopic, settings), reader, keep_alive)
+        return own, own.close
+    topic = EventTopic(settings)
+    tail, pages = EventTail(topic), TopicPages(topic)
+
+    async def close() -> None:
+        await tail.close()
+        await pages.close()
+
+    return WatchTasks(tail, pages, topic, reader, keep_alive), close
 
 
 @dataclass(frozen=True, slots=True)

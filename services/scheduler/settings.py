@@ -7,10 +7,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from services.common.settings import ServiceSettings
+from services.scheduler.topic_settings import TopicSettings
 
 
-class SchedulerSettings(ServiceSettings):
+class SchedulerSettings(TopicSettings):
     """What the scheduler reads from the environment besides what every service does."""
 
     lease_seconds: float = Field(
@@ -67,11 +67,6 @@ class SchedulerSettings(ServiceSettings):
         gt=0,
         validation_alias="GUILDMESH_WATCH_POLL_SECONDS",
         description="how often a watcher looks for events without a wake-up",
-    )
-    events_topic: str = Field(
-        "guildmesh.task-events.v1",
-        validation_alias="GUILDMESH_TASK_EVENTS_TOPIC",
-        description="topic of all events, from which watchers of many tasks are served",
     )
     sse_keep_alive_seconds: float = Field(
         15.0,

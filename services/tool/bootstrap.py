@@ -50,7 +50,7 @@ async def open_service(settings: ToolSettings) -> AsyncIterator[Service]:
         scheduler = await stack.enter_async_context(open_channel(settings, "scheduler"))
         lanes = KeepLanes(Ownership(engine, new_id(), settings.lane_lease_seconds), settings.lane_lease_seconds)
         send_events = SendEvents(PostgresLogOutbox(engine), SchedulerEventLog(scheduler), lanes, settings.outbox_poll_seconds)
-        topic = KafkaUsageTopic(settings.kafka_bootstrap_servers, settings.usage_topic, settings.replicas)
+        topic = KafkaUsageTopic(settings, settings.usage_topic, settings.replicas)
         publish_usages = PublishUsages(PostgresUsageOutbox(engine), topic, lanes, settings.outbox_poll_seconds)
 
         def woken(_payload: str = "") -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from services.common.settings import ServiceSettings
+from services.common.kafka.connection import KafkaSettings
 from services.tool.adapters.sandbox.choice import Choice
 
 
-class ToolSettings(ServiceSettings):
+class ToolSettings(KafkaSettings):
     """What the tool service needs beyond what every service does."""
 
     docker_host: str | None = Field(None, validation_alias="DOCKER_HOST", description="Docker engine; default its usual socket")

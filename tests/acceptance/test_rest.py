@@ -91,7 +91,8 @@ def test_status_and_health_are_shaped_as_the_plan_says(client: httpx.Client, str
     assert ok(stranger.get("/health")) == {"status": "healthy"}
     assert ok(stranger.get("/ready")) == {"status": "ready"}
     detailed = ok(stranger.get("/health/detailed"))
-    assert set(detailed) == {"status", "checks", "timestamp"}
+    assert set(detailed) == {"status", "checks", "timestamp", "event_lag"}
+    assert detailed["event_lag"]["late"] is False
     assert isinstance(detailed["checks"], dict)
     assert {"database", "redis", "redis_cache", "kafka"} <= set(detailed["checks"])
     status = ok(client.get("/status"))

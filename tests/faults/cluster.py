@@ -93,7 +93,9 @@ class Cluster:
         self.tls = mesh_certificates(self.folder / "tls")
         self.ports = free_ports(self.shape.schedulers)
         suffix = uuid.uuid4().hex[:8]
-        self.events_topic, self.state_topic = f"events-{suffix}", f"state-{suffix}"
+        self.events_topic, self.state_topic, self.dead_letters_topic = (
+            f"{name}-{suffix}" for name in ("events", "state", "dead")
+        )
         self.target = target_of(self.ports)
         self.tables = Tables(self.servers.database_url)
         self.reader = KafkaReader(self.servers.kafka, (self.events_topic, self.state_topic))
@@ -181,6 +183,7 @@ class Cluster:
             "KAFKA_BOOTSTRAP_SERVERS": self.servers.kafka,
             "GUILDMESH_TASK_EVENTS_TOPIC": self.events_topic,
             "GUILDMESH_TASK_STATE_TOPIC": self.state_topic,
+            "GUILDMESH_DEAD_LETTERS_TOPIC": self.dead_letters_topic,
             "GUILDMESH_RELAY_LEASE_SECONDS": str(self.shape.relay_lease_seconds),
             "GUILDMESH_TLS_DIR": str(self.tls / "scheduler"),
         }

@@ -35,7 +35,7 @@ from tests.support.mesh import running_mesh
 from tests.support.servers import running_kafka, running_postgres, server_folder
 
 DEFAULT_REPORT = ROOT / ".cache" / "faults"
-SUITES = ("kills", "pauses", "silence", "channels", "failpoints", "cells", "known bad")
+SUITES = ("kills", "pauses", "silence", "away", "channels", "failpoints", "cells", "known bad")
 # After so many rounds a cluster is thrown away: its tables, topics and logs have grown.
 _ROUNDS_A_CLUSTER = 120
 
@@ -148,7 +148,18 @@ def jobs(seeds: int) -> Iterator[Job]:
         yield Job("kills", "20,000 tasks", seed, kills)
         yield Job("pauses", "20 pauses of a relay", seed, pauses)
         yield Job("pauses", "20 pauses of a scheduler", seed, scheduler_pauses)
+
+        async def gone(bench: Bench, seed: int = seed) -> Outcome:
+            async with suites.own_cluster(bench.folder(), Shape(schedulers=2, relays=2, workers=3, seed=seed)) as cluster:
+                return await suites.kafka_away_here(cluster, tasks=8_000, seconds=120, paused=False)
+
+        async def still(bench: Bench, seed: int = seed) -> Outcome:
+            async with suites.own_cluster(bench.folder(), Shape(schedulers=2, relays=2, workers=3, seed=seed)) as cluster:
+                return await suites.kafka_away_here(cluster, tasks=8_000, seconds=120, paused=True)
+
         yield Job("silence", "6 silences", seed, silence)
+        yield Job("away", "Kafka is gone for 120 s", seed, gone)
+        yield Job("away", "Kafka stands still for 120 s", seed, still)
 
         async def all_channels(bench: Bench, seed: int = seed) -> Outcome:
             with server_folder("mesh") as folder, running_mesh(folder) as mesh:

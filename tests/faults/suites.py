@@ -118,6 +118,41 @@ async def pauses_here(cluster: Cluster, *, tasks: int, times: int, role: str = "
     return Outcome("pauses", cell, cluster.shape.seed, found, evidence.size(), time.monotonic() - begun, figures)
 
 
+async def kafka_away_here(cluster: Cluster, *, tasks: int, seconds: float, paused: bool) -> Outcome:
+    """Kafka is gone, or stands still while its connections live, under load: tasks end meanwhile, and all is told later."""
+    begun = time.monotonic()
+    kafka = cluster.servers.kafka_part
+    assert kafka is not None, "this cluster shares its servers"
+    stuck: list[str] = []
+
+    async def trouble() -> None:
+        await asyncio.sleep(1)
+        if paused:
+            kafka.send(signal.SIGSTOP)
+        else:
+            await asyncio.to_thread(kafka.stop)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            if paused:
+                kafka.send(signal.SIGCONT)
+            else:
+                await asyncio.to_thread(kafka.start)
+
+    async with client_of(cluster) as client:
+        async with asyncio.TaskGroup() as group:
+            away = group.create_task(trouble())
+            await load(cluster, client, tasks, seconds / 2, watchers=0)
+            if not await quiet(cluster, client.tenant, seconds / 2, published=False):
+                stuck.append(f"Kafka was away for {seconds:g} s, and there were tasks that had not ended")
+            if away.done():
+                stuck.append("Kafka came back before all tasks had ended, so nothing is said of them")
+        evidence, problems = await judge(cluster, client, 180)
+    found = told(problems, [*cluster.surprises, *stuck])
+    cell = f"Kafka {'stands still' if paused else 'is gone'} for {seconds:g} s"
+    return Outcome("away", cell, cluster.shape.seed, found, evidence.size(), time.monotonic() - begun, {"seconds": seconds})
+
+
 async def silence_here(cluster: Cluster, *, tasks: int, times: int) -> Outcome:
     """A scheduler stands still while its connections live: workers must leave it, and everything end without it."""
     begun = time.monotonic()

@@ -1,1 +1,1 @@
-"""What every service that publishes to Kafka shares."""
+"""How a process reaches Kafka, and the topics that it publishes to."""

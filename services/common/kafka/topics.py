@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, LeaderNotAvailableError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    LeaderNotAvailableError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
 from services.common.errors import DependencyUnavailable
+from services.common.kafka.connection import KafkaSettings, kafka_arguments
 
 log = structlog.get_logger(__name__)
 
 _TIMEOUT_MS = 5000
+_LEADER_SECONDS = 5.0
 _LONGEST_PAUSE = 2.0
 
 
@@ -22,8 +30,8 @@ class WrongTopicShape(Exception):
     """A topic exists with another number of partitions; keys would go elsewhere, so nothing is published to it."""
 
 
-async def ensure_topics(bootstrap_servers: str, client_id: str, topics: Sequence[NewTopic]) -> None:
-    """Creates what is missing; waits for Kafka as long as it takes.
+async def ensure_all(settings: KafkaSettings, topics: Sequence[NewTopic]) -> None:
+    """Creates what is missing; waits for Kafka as long as it takes, also when there is nothing to create.
 
     Raises:
         WrongTopicShape: a topic has another number of partitions.
@@ -31,9 +39,8 @@ async def ensure_topics(bootstrap_servers: str, client_id: str, topics: Sequence
     pause = 0.2
     while True:
         try:
-            async with _admin(bootstrap_servers, client_id) as admin:
-                await _create(admin, topics)
-                await _check_shape(admin, topics)
+            async with open_admin(settings) as admin:
+                await create_topics(admin, topics)
             return
         except (KafkaError, OSError, TimeoutError) as error:
             log.warning("topics_not_ready", error=repr(error), retry_in=pause)
@@ -41,43 +48,63 @@ async def ensure_topics(bootstrap_servers: str, client_id: str, topics: Sequence
             pause = min(pause * 2, _LONGEST_PAUSE)
 
 
-async def check_topics(bootstrap_servers: str, client_id: str, names: set[str]) -> None:
+async def check_topics(settings: KafkaSettings, names: Iterable[str]) -> None:
     """Raises DependencyUnavailable unless Kafka answers and has the topics."""
     try:
-        async with asyncio.timeout(2.5), _admin(bootstrap_servers, client_id) as admin:
+        async with asyncio.timeout(2.5), open_admin(settings) as admin:
             there = await admin.list_topics()
     except (KafkaError, OSError, TimeoutError) as error:
         raise DependencyUnavailable("Kafka cluster") from error
-    if not names <= set(there):
+    if not set(names) <= set(there):
         raise DependencyUnavailable("topic set on Kafka")
 
 
-async def _create(admin: AIOKafkaAdminClient, topics: Sequence[NewTopic]) -> None:
-    response = await admin.create_topics(list(topics))
-    for name, code, *rest in response.topic_errors:
-        error = for_code(code)
-        if code and error is not TopicAlreadyExistsError:
-            raise error(f"{name}: {rest[0] if rest and rest[0] else error.description}")
+async def create_topics(admin: AIOKafkaAdminClient, topics: Sequence[NewTopic]) -> None:
+    """Creates what is missing of the topics, and waits until each partition has a leader.
+
+    Raises:
+        KafkaError: Kafka does not answer, or refuses.
+        WrongTopicShape: a topic has another number of partitions.
+    """
+    # Who asks for a topic by its name may have it made, of another shape, where a cluster does that by itself.
+    there = set(await admin.list_topics())
+    if missing := [topic for topic in topics if topic.name not in there]:
+        response = await admin.create_topics(missing)
+        for name, code, *rest in response.topic_errors:
+            error = for_code(code)
+            if code and error is not TopicAlreadyExistsError:
+                raise error(f"{name}: {rest[0] if rest and rest[0] else error.description}")
+    async with asyncio.timeout(_LEADER_SECONDS):
+        while True:
+            if await _are_ready(admin, topics):
+                return
+            await asyncio.sleep(0.05)
 
 
-async def _check_shape(admin: AIOKafkaAdminClient, topics: Sequence[NewTopic]) -> None:
-    wanted = {topic.name: topic.num_partitions for topic in topics}
-    for topic in await admin.describe_topics(list(wanted)):
-        if topic["error_code"]:
-            raise for_code(topic["error_code"])(topic["topic"])
-        if len(topic["partitions"]) != wanted[topic["topic"]]:
+async def _are_ready(admin: AIOKafkaAdminClient, topics: Sequence[NewTopic]) -> bool:
+    """Whether each partition has a leader; one of a new topic has none for a moment, and who meets that is slow."""
+    described = {each["topic"]: each for each in await admin.describe_topics([topic.name for topic in topics])}
+    for topic in topics:
+        found = described[topic.name]
+        if found["error_code"]:
+            error = for_code(found["error_code"])
+            if error in (UnknownTopicOrPartitionError, LeaderNotAvailableError):
+                return False
+            raise error(topic.name)
+        if len(found["partitions"]) != topic.num_partitions:
             raise WrongTopicShape(
-                f"The topic {topic['topic']} has {len(topic['partitions'])} partitions and needs {wanted[topic['topic']]}; delete"
-                " it or set another name."
+                f"The topic {topic.name} has {len(found['partitions'])} partitions and needs {topic.num_partitions}; delete it or"
+                " set another name."
             )
-        # A partition of a new topic has no leader for a moment, and a transaction that meets that is slow.
-        if any(partition["error_code"] or partition["leader"] < 0 for partition in topic["partitions"]):
-            raise LeaderNotAvailableError(topic["topic"])
+        if any(partition["error_code"] or partition["leader"] < 0 for partition in found["partitions"]):
+            return False
+    return True
 
 
 @asynccontextmanager
-async def _admin(bootstrap_servers: str, client_id: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, client_id=client_id, request_timeout_ms=_TIMEOUT_MS)
+async def open_admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An administrator's client; raises KafkaError when no broker answers."""
+    admin = AIOKafkaAdminClient(**kafka_arguments(settings), client_id="guildmesh-admin", request_timeout_ms=_TIMEOUT_MS)
     try:
         await admin.start()
         yield admin

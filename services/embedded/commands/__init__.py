@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from services.embedded.commands import events
 from services.embedded.commands.doctor import doctor
 from services.embedded.commands.down import down
 from services.embedded.commands.env import env
@@ -15,3 +16,4 @@ from services.embedded.commands.up import up
 app = typer.Typer()
 for command in (up, down, status, stop, start, logs, doctor, env):
     app.command()(command)
+app.add_typer(events.app, name="events")

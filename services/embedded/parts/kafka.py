@@ -78,13 +78,20 @@ class Kafka(Part):
         log = self._folder / "format.log"
         arguments = ("format", "--cluster-id", cluster, "--config", str(self._folder / "server.properties"))
         try:
-            run_to_end(self._command("kafka.tools.StorageTool", *arguments), log, timeout=60)
+            run_to_end(self._command("kafka.tools.StorageTool", *arguments, *self._format_options()), log, timeout=60)
         except Exception as error:
             shutil.rmtree(self._folder / "data", ignore_errors=True)
             raise MeshError(f"Kafka could not format its storage (see {log}).") from error
 
+    def _format_options(self) -> tuple[str, ...]:
+        """What else is said when the storage is formatted."""
+        return ()
+
     def _properties(self) -> str:
-        settings = {
+        return "".join(f"{key}={value}\n" for key, value in self._settings().items())
+
+    def _settings(self) -> dict[str, object]:
+        return {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": f"1@{LOOPBACK}:{self._controller_port}",
@@ -114,7 +121,6 @@ class Kafka(Part):
             "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
             "log.segment.bytes": 128 * 1024 * 1024,
         }
-        return "".join(f"{key}={value}\n" for key, value in settings.items())
 
     def launch(self) -> Launch:
         """The node in the foreground."""

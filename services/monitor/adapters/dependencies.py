@@ -9,25 +9,23 @@ from aiokafka.client import AIOKafkaClient
 
 from services.common.db.database import open_database
 from services.common.errors import DependencyUnavailable
+from services.common.kafka.connection import KafkaSettings, kafka_arguments
 from services.common.redis import check_redis, open_redis
-from services.common.settings import ServiceSettings
 from services.monitor.domain.ports import Check
 
 
 class KafkaCheck:
     """Asks a Kafka broker for the cluster's metadata."""
 
-    def __init__(self, bootstrap_servers: str) -> None:
-        self._bootstrap_servers = bootstrap_servers
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._arguments = kafka_arguments(settings)
         self._client: AIOKafkaClient | None = None
 
     async def __call__(self) -> None:
         """Raises DependencyUnavailable when no broker answers."""
         try:
             if self._client is None:
-                client = AIOKafkaClient(
-                    bootstrap_servers=self._bootstrap_servers, client_id="guildmesh-monitor", request_timeout_ms=1000
-                )
+                client = AIOKafkaClient(**self._arguments, client_id="guildmesh-monitor", request_timeout_ms=1000)
                 self._client = client
                 await client.bootstrap()
             # False, not an exception, is how the client says that no node answered.
@@ -48,7 +46,7 @@ class KafkaCheck:
 
 
 @asynccontextmanager
-async def open_dependency_checks(settings: ServiceSettings) -> AsyncIterator[dict[str, Check]]:
+async def open_dependency_checks(settings: KafkaSettings) -> AsyncIterator[dict[str, Check]]:
     """The checks of database, redis, redis_cache and kafka."""
     # One connection is enough to ask; the pools are for the services.
     single = settings.model_copy(update={"db_pool_size": 1, "db_max_overflow": 0, "redis_max_connections": 2})
@@ -56,7 +54,7 @@ async def open_dependency_checks(settings: ServiceSettings) -> AsyncIterator[dic
         database = await stack.enter_async_context(open_database(single, "monitor"))
         redis = await stack.enter_async_context(open_redis(settings.redis_url, single))
         cache = await stack.enter_async_context(open_redis(settings.redis_cache_url or settings.redis_url, single))
-        kafka = KafkaCheck(settings.kafka_bootstrap_servers)
+        kafka = KafkaCheck(settings)
         stack.push_async_callback(kafka.close)
 
         async def redis_check() -> None:

@@ -18,6 +18,17 @@ class CheckResult:
 
 
 @dataclass(frozen=True, slots=True)
+class EventLag:
+    """How far publishing of events is behind."""
+
+    waiting_events: int
+    oldest_seconds: float
+    """age of the oldest that waits; 0 when none does."""
+    late: bool
+    """whether that is more than it may be."""
+
+
+@dataclass(frozen=True, slots=True)
 class HealthReport:
     """The outcome of every check at one time."""
 

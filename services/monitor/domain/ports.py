@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.monitor.domain.health import HealthReport
+from services.monitor.domain.health import EventLag, HealthReport
 
 Check = Callable[[], Awaitable[None]]
 """Returns when what it asks answers; raises otherwise. It MUST recover by itself when what it asks is back."""
@@ -17,6 +17,13 @@ class Health(Protocol):
 
     async def report(self) -> HealthReport:
         """The outcome of every check, at most a second old. MUST NOT raise because something is down."""
+
+
+class EventLags(Protocol):
+    """How far events are behind on their way to Kafka."""
+
+    async def read(self) -> EventLag | None:
+        """What a relay tells; None when none answers. MUST NOT raise because something is down."""
 
 
 class TaskCounts(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from guildmesh.monitor.v1 import monitor_service_pb2 as pb
 from guildmesh.monitor.v1 import monitor_service_pb2_grpc as pb_grpc
 
-from services.monitor.domain.ports import Document, Documents, Health
+from services.monitor.domain.ports import Document, Documents, EventLags, Health
 from services.monitor.usecases.get_docs import GetDocs
 from services.monitor.usecases.get_readiness import GetReadiness
 from services.monitor.usecases.get_status import GetStatus
@@ -39,6 +40,7 @@ class UseCases:
     get_status: GetStatus
     get_docs: GetDocs
     documents: Documents
+    lag: EventLags
     version: str
     """of the mesh."""
 
@@ -60,14 +62,18 @@ class MonitorServicer(pb_grpc.MonitorServiceServicer):
 
     async def GetDetailedHealth(self, request: pb.GetDetailedHealthRequest, context: Context) -> pb.GetDetailedHealthResponse:
         """Every check."""
-        report = await self._use_cases.health.report()
+        report, lag = await asyncio.gather(self._use_cases.health.report(), self._use_cases.lag.read())
         checks = {
             name: pb.HealthCheck(
                 status=_word(result.healthy), message=result.message, duration_ms=round(result.duration * 1000, 3)
             )
             for name, result in report.checks.items()
         }
-        return pb.GetDetailedHealthResponse(status=_word(report.healthy), checks=checks, timestamp=_now())
+        response = pb.GetDetailedHealthResponse(status=_word(report.healthy), checks=checks, timestamp=_now())
+        if lag is not None:
+            events = pb.EventLag(waiting_events=lag.waiting_events, oldest_seconds=round(lag.oldest_seconds, 3), late=lag.late)
+            response.event_lag.CopyFrom(events)
+        return response
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         """Services and tasks."""

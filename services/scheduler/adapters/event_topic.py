@@ -13,12 +13,18 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
 from services.common.errors import DependencyUnavailable
+from services.common.kafka.connection import kafka_arguments
+from services.common.kafka.topics import WrongTopicShape, create_topics, open_admin
+from services.scheduler.adapters.event_json import event_bytes
+from services.scheduler.adapters.topics import topics_of
 from services.scheduler.domain.errors import WatchPositionExpired
 from services.scheduler.domain.ports import Record
 from services.scheduler.domain.positions import Positions
 from services.scheduler.domain.published import Published
 from services.scheduler.domain.shards import SHARDS
 from services.scheduler.domain.task import State
+from services.scheduler.domain.topic_names import ALL_TENANTS
+from services.scheduler.topic_settings import TopicSettings
 
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 5.0
@@ -36,15 +42,20 @@ _STATES = {
 class EventTopic:
     """Implements the port of this name."""
 
-    def __init__(self, bootstrap_servers: str, topic: str) -> None:
-        self._bootstrap_servers = bootstrap_servers
-        self._topic = topic
+    def __init__(self, settings: TopicSettings, owner: str = ALL_TENANTS) -> None:
+        """The events of all tenants, or with topics per tenant those of the owner."""
+        self._settings = settings
+        self._arguments = kafka_arguments(settings)
+        self._owner = owner
+        self._topic = settings.topic_names.of(owner).events
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[TopicReader]:
         """See EventTopic of the ports."""
+        if self._owner:
+            await self._make()
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap_servers,
+            **self._arguments,
             client_id="guildmesh-watch",
             isolation_level="read_committed",
             auto_offset_reset="none",
@@ -65,14 +76,24 @@ class EventTopic:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     await consumer.stop()
 
+    async def _make(self) -> None:
+        """Makes the topics of a tenant that has had no event yet, so that there is something to wait at."""
+        try:
+            with _away():
+                async with asyncio.timeout(_CONNECT_SECONDS), open_admin(self._settings) as admin:
+                    await create_topics(admin, topics_of(self._settings, self._owner))
+        except WrongTopicShape as error:
+            raise DependencyUnavailable("topic set on Kafka") from error
+
     def parse(self, record: Record) -> Published:
         """See EventTopic of the ports."""
-        event = TaskEvent.FromString(record.value)
+        value = event_bytes(record.value)
+        event = TaskEvent.FromString(value)
         change = event.WhichOneof("change") or ""
         return Published(
             partition=record.partition,
             offset=record.offset,
-            value=record.value,
+            value=value,
             task_id=event.task_id,
             number=event.number,
             type=change,

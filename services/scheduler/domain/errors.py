@@ -12,6 +12,7 @@ from services.common.errors import (
     NotFound,
     PermissionDenied,
     ResourceExhausted,
+    Unavailable,
 )
 
 DOMAIN = "scheduler.guildmesh.dev"
@@ -443,4 +444,19 @@ class PayloadTooLarge(InvalidArgument):
             f"The payload has more than {most} bytes, which is the most; upload it in parts, or have"
             " GUILDMESH_PAYLOAD_MAX_BYTES raised.",
             most=str(most),
+        )
+
+
+class EventsLate(Unavailable):
+    """Events have waited for Kafka for too long."""
+
+    reason = "EVENTS_LATE"
+    domain = DOMAIN
+
+    def __init__(self, events: int, seconds: float) -> None:
+        super().__init__(
+            f"{events} events wait for Kafka, the oldest for {seconds:.0f} s; tasks go on meanwhile, and nothing is lost. See"
+            " whether Kafka answers, and the relays' logs.",
+            events=str(events),
+            oldest_seconds=f"{seconds:.0f}",
         )

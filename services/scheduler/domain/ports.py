@@ -85,7 +85,7 @@ class Record(NamedTuple):
     offset: int
     tenant_id: str
     value: bytes
-    """guildmesh.events.v1.TaskEvent, serialized."""
+    """guildmesh.events.v1.TaskEvent as it is on the topic, which may be JSON."""
 
 
 class TopicReader(Protocol):

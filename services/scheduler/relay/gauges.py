@@ -11,6 +11,7 @@ from prometheus_client import Gauge
 from services.common.db.engine_role import EngineDriver
 from services.common.errors import DomainError
 from services.scheduler.domain.task import State
+from services.scheduler.relay.lag import Lag
 from services.scheduler.storage.counts import count_tasks
 
 log = structlog.get_logger(__name__)
@@ -50,17 +51,14 @@ SELECT kind, extract(epoch FROM max(clock_timestamp() - create_time))::float FRO
   SELECT kind, create_time FROM heads UNION ALL SELECT kind, create_time FROM decided
 ) oldest GROUP BY kind
 """
-_OUTBOX = """
-SELECT COALESCE(sum(events), 0)::bigint,
-  COALESCE(extract(epoch FROM max(clock_timestamp() - create_time)), 0)::float FROM outbox
-"""
 
 
 class Gauges:
     """Reads the gauges every few seconds while this relay is the one to tell them."""
 
-    def __init__(self, database: EngineDriver, speaks: Callable[[], bool]) -> None:
+    def __init__(self, database: EngineDriver, lag: Lag, speaks: Callable[[], bool]) -> None:
         self._database = database
+        self._lag = lag
         self._speaks = speaks
 
     async def run(self) -> None:
@@ -82,14 +80,14 @@ class Gauges:
         async with self._database.transaction() as connection:
             counts = await count_tasks(connection)
             ages = await connection.fetch(_OLDEST)
-            events, seconds = await connection.fetchrow(_OUTBOX)
+        waiting = await self._lag.waiting()
         _clear()
         for (queue, state), number in counts.items():
             tasks.labels(queue, State(state).status).set(number)
         for kind, age in ages:
             oldest_pending.labels(kind).set(age)
-        outbox_events.set(events)
-        outbox_seconds.set(seconds)
+        outbox_events.set(waiting.events)
+        outbox_seconds.set(waiting.oldest_seconds)
 
 
 def _clear() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
+from guildmesh.events.v1.dead_letter_pb2 import TaskDeadLettered
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
 from services.scheduler.relay.record_batch import encode_headers
@@ -16,8 +17,12 @@ Headers = list[tuple[str, bytes]]
 
 _SPEC_VERSION = ("ce_specversion", b"1.0")
 _SOURCE = ("ce_source", b"/guildmesh/scheduler")
-_CONTENT_TYPE = ("content-type", b"application/protobuf")
+# In binary mode the attribute datacontenttype is Kafka's own header content-type, and no ce_datacontenttype stands beside it.
+PROTOBUF = ("content-type", b"application/protobuf")
+JSON = ("content-type", b"application/json")
 _DATA_SCHEMA = ("ce_dataschema", b"type.googleapis.com/guildmesh.events.v1.TaskEvent")
+_DEAD_LETTER_TYPE = ("ce_type", b"guildmesh.task.dead_lettered.v1")
+_DEAD_LETTER_SCHEMA = ("ce_dataschema", b"type.googleapis.com/guildmesh.events.v1.TaskDeadLettered")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Where the fields of a serialized TaskEvent stand: the id (36 bytes), then the number with its tag.
 _ID_ENDS = 38
@@ -25,7 +30,7 @@ _START, _NUMBER, _TYPE, _TENANT, _TIME = b"\x0a\x24", 0x10, 0x1A, 0x22, 0x2A
 _ONE_BYTE = 0x80
 
 
-def headers_of(event: TaskEvent, traceparent: str) -> Headers:
+def headers_of(event: TaskEvent, traceparent: str, content_type: tuple[str, bytes] = PROTOBUF) -> Headers:
     """The record headers of an event."""
     task_id = event.task_id.encode()
     number = event.number
@@ -39,13 +44,35 @@ def headers_of(event: TaskEvent, traceparent: str) -> Headers:
         ("ce_time", _time(time.seconds, time.nanos)),
         ("ce_sequence", b"%010d" % number),
         ("ce_tenantid", _bytes(event.tenant_id)),
-        _CONTENT_TYPE,
+        content_type,
         _DATA_SCHEMA,
     ]
-    if traceparent:
-        trace = traceparent.encode()
-        headers += [("traceparent", trace), ("ce_traceparent", trace)]
-    return headers
+    return headers + _trace_headers(traceparent)
+
+
+def dead_letter_headers(letter: TaskDeadLettered, traceparent: str, content_type: tuple[str, bytes] = PROTOBUF) -> Headers:
+    """The record headers of a dead letter, which has the sequence of the event that made it, and an id beside that one's."""
+    task_id = letter.task_id.encode()
+    headers = [
+        _SPEC_VERSION,
+        ("ce_id", b"%b/%d/dead-letter" % (task_id, letter.event_number)),
+        _DEAD_LETTER_TYPE,
+        _SOURCE,
+        ("ce_subject", task_id),
+        ("ce_time", _time(letter.fail_time.seconds, letter.fail_time.nanos)),
+        ("ce_sequence", b"%010d" % letter.event_number),
+        ("ce_tenantid", _bytes(letter.tenant_id)),
+        content_type,
+        _DEAD_LETTER_SCHEMA,
+    ]
+    return headers + _trace_headers(traceparent)
+
+
+def _trace_headers(traceparent: str) -> Headers:
+    if not traceparent:
+        return []
+    trace = traceparent.encode()
+    return [("traceparent", trace), ("ce_traceparent", trace)]
 
 
 def headers_on_the_wire(key: bytes, value: bytes, traceparent: bytes) -> bytes:
@@ -59,6 +86,24 @@ def headers_on_the_wire(key: bytes, value: bytes, traceparent: bytes) -> bytes:
         before, between, after = _around_the_id(value[_ID_ENDS:end], traceparent)
         return b"".join((before, key, between, key, after))
     return encode_headers(headers_of(TaskEvent.FromString(value), traceparent.decode()))
+
+
+def tenant_of(value: bytes) -> str:
+    """The tenant of an event, from its bytes, of which only those up to its time are read."""
+    end = _end_of_time(value)
+    return _tenant_in(value[_ID_ENDS:end]) if end else TaskEvent.FromString(value).tenant_id
+
+
+def moment_of(value: bytes) -> datetime:
+    """When an event was made, read as `tenant_of` reads."""
+    end = _end_of_time(value)
+    event = TaskEvent.FromString(value[:end] if end else value)
+    return _EPOCH + timedelta(seconds=event.event_time.seconds, microseconds=event.event_time.nanos // 1000)
+
+
+@lru_cache(maxsize=4096)
+def _tenant_in(fields: bytes) -> str:
+    return TaskEvent.FromString(fields).tenant_id
 
 
 def _end_of_time(value: bytes) -> int:

@@ -11,12 +11,12 @@ from prometheus_client import Counter, Gauge
 
 from services.common.errors import DomainError
 from services.common.lanes import Ownership
+from services.scheduler.adapters.topics import ensure_topics
 from services.scheduler.domain.shards import SHARDS, lane_of
 from services.scheduler.domain.wake import Wake
 from services.scheduler.relay.outbox import Outbox, OutboxBatch
 from services.scheduler.relay.publisher import Publisher, open_publisher
 from services.scheduler.relay.settings import RelaySettings
-from services.scheduler.relay.topics import ensure_topics
 
 log = structlog.get_logger(__name__)
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
 
-from services.common.settings import ServiceSettings
+from pydantic import Field, field_validator
+
+from services.scheduler.topic_settings import TopicSettings
 
 
-class RelaySettings(ServiceSettings):
+class RelaySettings(TopicSettings):
     """What the relay reads from the environment besides what every service does."""
 
-    events_topic: str = Field("guildmesh.task-events.v1", validation_alias="GUILDMESH_TASK_EVENTS_TOPIC")
-    state_topic: str = Field("guildmesh.task-state.v1", validation_alias="GUILDMESH_TASK_STATE_TOPIC")
-    replication_factor: int | None = Field(
-        None,
-        ge=1,
-        validation_alias="KAFKA_REPLICATION_FACTOR",
-        description="replicas of a new topic; default 1 in development, 3 in production",
+    value_format: Literal["protobuf", "json"] = Field(
+        "protobuf",
+        validation_alias="KAFKA_VALUE_FORMAT",
+        description="how the values of records are written; json is proto3 JSON with the names of the contract",
     )
     lease_seconds: float = Field(
         6.0, gt=0, validation_alias="GUILDMESH_RELAY_LEASE_SECONDS", description="after which another relay takes a lane over"
@@ -33,8 +32,14 @@ class RelaySettings(ServiceSettings):
         validation_alias="GUILDMESH_RELAY_TRANSACTION_SECONDS",
         description="after which Kafka aborts what a lost relay began",
     )
+    late_seconds: float = Field(
+        30.0,
+        gt=0,
+        validation_alias="GUILDMESH_RELAY_LATE_SECONDS",
+        description="how old the oldest event that waits for Kafka may be until relays say that they are not ready",
+    )
 
-    @property
-    def replicas(self) -> int:
-        """Replicas of a new topic."""
-        return self.replication_factor or (3 if self.profile == "production" else 1)
+    @field_validator("value_format", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return (value.lower() or "protobuf") if isinstance(value, str) else value

@@ -43,6 +43,7 @@ from services.scheduler.usecases.list_queues import ListQueues
 from services.scheduler.usecases.list_tasks import ListTasks
 from services.scheduler.usecases.run_task import RunTask
 from services.scheduler.usecases.signal_task import SignalTask
+from services.scheduler.usecases.watch_own_topics import WatchOwnTopics
 from services.scheduler.usecases.watch_task import WatchTask
 from services.scheduler.usecases.watch_tasks import Seen, WatchTasks
 
@@ -70,7 +71,7 @@ class UseCases:
 class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
     """Serves guildmesh.scheduler.v1.SchedulerService."""
 
-    def __init__(self, use_cases: UseCases, watch_tasks: WatchTasks, keep_alive_seconds: float) -> None:
+    def __init__(self, use_cases: UseCases, watch_tasks: WatchTasks | WatchOwnTopics, keep_alive_seconds: float) -> None:
         self._use_cases = use_cases
         self._watch_tasks = watch_tasks
         self._keep_alive_seconds = keep_alive_seconds

@@ -168,7 +168,7 @@ async def _step(connection: asyncpg.Connection, row: asyncpg.Record) -> bool:
         await connection.execute(_DROP, name)
         return True
     tasks = await _in_blocks(connection, name, next_block, BLOCKS)
-    lanes, positions = await _write_tombstones(connection, [task_id for _, task_id, *_ in tasks])
+    lanes, positions = await _write_tombstones(connection, [task[:2] for task in tasks])
     told = json.dumps([[queue, state, number] for (queue, state), number in counts.items()])
     await connection.execute(_KEEP_LEAF, name, row["file"], next_block, BLOCKS, lanes, positions, told)
     return False
@@ -187,7 +187,7 @@ async def _step_of_rest(connection: asyncpg.Connection, row: asyncpg.Record) -> 
     tasks = await connection.fetch(_EXPIRED.format(leaf=leaf_name(row["name"])), row["retention_days"], ROWS)
     if not done and not tasks:
         return False
-    lanes, positions = await _write_tombstones(connection, [task_id for _, task_id in tasks])
+    lanes, positions = await _write_tombstones(connection, [task[:2] for task in tasks])
     await connection.execute(
         _KEEP_REST, row["name"], lanes, positions, [tenant for tenant, _ in tasks], [task_id for _, task_id in tasks]
     )
@@ -200,14 +200,14 @@ async def _in_blocks(connection: asyncpg.Connection, name: str, first: int, bloc
     return rows
 
 
-async def _write_tombstones(connection: asyncpg.Connection, task_ids: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Puts tombstones into the outbox; gives the lanes and positions of its new rows."""
-    if not task_ids:
+async def _write_tombstones(connection: asyncpg.Connection, tasks: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+    """Puts tombstones of tasks (tenant and id) into the outbox; gives the lanes and positions of its new rows."""
+    if not tasks:
         return [], []
     payloads: dict[int, list[bytes]] = {}
     wake = Wake()
-    for task_id, shard in zip(task_ids, shards_of(task_ids), strict=True):
-        payloads.setdefault(lane_of(shard), []).append(pack_tombstone(shard, task_id))
+    for (tenant_id, task_id), shard in zip(tasks, shards_of([task_id for _, task_id in tasks]), strict=True):
+        payloads.setdefault(lane_of(shard), []).append(pack_tombstone(shard, task_id, tenant_id))
         wake.shards |= 1 << shard
     rows = await connection.fetch(
         _WRITE,

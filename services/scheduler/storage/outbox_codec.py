@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 _HEAD = struct.Struct(">BBII")
 _ID_LENGTH = 36
+_MOST_TRACE = 255
 
 
 class OutboxRecord(NamedTuple):
@@ -16,6 +17,7 @@ class OutboxRecord(NamedTuple):
     key: bytes
     """the task's id."""
     traceparent: bytes
+    """of a tombstone: the task's tenant, since no value says it."""
     value: bytes
     """guildmesh.events.v1.TaskEvent, serialized; empty for a tombstone."""
     snapshot: bytes
@@ -38,9 +40,9 @@ def pack(shard: int, task_id: str, traceparent: str, value: bytes, snapshot: byt
     return _HEAD.pack(shard, len(trace), len(value), len(snapshot)) + task_id.encode() + trace + value + snapshot
 
 
-def pack_tombstone(shard: int, task_id: str) -> bytes:
-    """A tombstone as it stands in a row."""
-    return pack(shard, task_id, "", b"", b"")
+def pack_tombstone(shard: int, task_id: str, tenant_id: str) -> bytes:
+    """A tombstone as it stands in a row; of a tenant's id no more than has room, which no id of identity's exceeds."""
+    return pack(shard, task_id, tenant_id if len(tenant_id.encode()) <= _MOST_TRACE else "", b"", b"")
 
 
 def unpack(payload: bytes) -> list[OutboxRecord]:

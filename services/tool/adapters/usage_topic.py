@@ -16,7 +16,8 @@ from guildmesh.events.v1.tool_usage_pb2 import ToolUsage
 
 from services.common.errors import DependencyUnavailable
 from services.common.failpoints import fail_point, kafka_sockets
-from services.common.kafka.topics import WrongTopicShape, ensure_topics
+from services.common.kafka.connection import KafkaSettings, kafka_arguments
+from services.common.kafka.topics import WrongTopicShape, ensure_all
 from services.tool.domain.told import Usage
 
 PARTITIONS = 16
@@ -35,8 +36,8 @@ Headers = list[tuple[str, bytes]]
 class KafkaUsageTopic:
     """Implements the port UsageTopic."""
 
-    def __init__(self, bootstrap_servers: str, topic: str, replicas: int) -> None:
-        self._bootstrap_servers = bootstrap_servers
+    def __init__(self, settings: KafkaSettings, topic: str, replicas: int) -> None:
+        self._settings = settings
         self._topic = topic
         self._replicas = replicas
 
@@ -48,7 +49,7 @@ class KafkaUsageTopic:
         topic = NewTopic(self._topic, PARTITIONS, self._replicas, topic_configs=configs)
         while True:
             try:
-                await ensure_topics(self._bootstrap_servers, "guildmesh-tool-admin", [topic])
+                await ensure_all(self._settings, [topic])
                 return
             except WrongTopicShape as error:
                 # Tools run without it, and what is to be published waits.
@@ -59,7 +60,7 @@ class KafkaUsageTopic:
     async def open(self) -> AsyncIterator[KafkaUsagePublisher]:
         """See UsageTopic. Kafka refuses the producer of whoever had the same transactional id before."""
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap_servers,
+            **kafka_arguments(self._settings),
             client_id="guildmesh-tool-usage",
             transactional_id=f"{self._topic}.relay",
             transaction_timeout_ms=_TRANSACTION_MS,

@@ -17,6 +17,7 @@ from services.common.db.migrations import migrate
 from services.scheduler.bootstrap import open_service
 from services.scheduler.domain.task import State
 from services.scheduler.relay.gauges import Gauges
+from services.scheduler.relay.lag import Lag
 from services.scheduler.storage.counts import count_tasks, sum_up_counts
 from tests.integration.scheduler.conftest import BareWorker, MakeSettings, Scheduler
 from tests.support.service import running
@@ -61,7 +62,7 @@ async def test_counts_follow_every_change(scheduler_settings: MakeSettings, sche
                 await asyncio.gather(sum_up_counts(connection))
             told, scanned = await counted(database)
             assert told == scanned
-        await Gauges(EngineDriver(database), lambda: True).read()
+        await Gauges(EngineDriver(database), Lag(EngineDriver(database), 60), lambda: True).read()
         labels = {"queue": "default", "state": "cancelled"}
         assert REGISTRY.get_sample_value("guildmesh_tasks", labels) == 4
         assert (REGISTRY.get_sample_value("guildmesh_oldest_pending_task_seconds", {"kind": scheduler.kind}) or 0) > 0

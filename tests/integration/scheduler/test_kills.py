@@ -91,6 +91,7 @@ async def mesh(
         {
             **common,
             "GUILDMESH_TASK_STATE_TOPIC": relay.state_topic,
+            "GUILDMESH_DEAD_LETTERS_TOPIC": relay.dead_letters_topic,
             "GUILDMESH_RELAY_LEASE_SECONDS": "1.5",
         },
         tmp_path / "relay.log",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,15 @@ from guildmesh_client.worker import Task, Worker
 from pydantic import SecretStr
 
 from services.common.db.migrations import migrate
+from services.common.service import RunningService
 from services.embedded.parts.postgres import Postgres
 from services.embedded.running import RunningPart
 from services.scheduler.bootstrap import open_service
+from services.scheduler.domain.errors import EventsLate
 from services.scheduler.relay.settings import RelaySettings
 from services.scheduler.settings import SchedulerSettings
 from tests.integration.scheduler.conftest import Scheduler, unique
-from tests.integration.scheduler.test_relay import check_order, reading, relaying
+from tests.integration.scheduler.test_relay import check_order, reading, relaying, until_outbox_empty
 from tests.support.servers import postgres_part, running_kafka, running_postgres, server_folder
 from tests.support.service import metadata, running
 
@@ -159,6 +163,7 @@ async def test_the_relay_starts_without_kafka_and_goes_on_after_a_restart_of_it(
             admin_port=0,
             db_pool_size=4,
             lease_seconds=1.5,
+            late_seconds=1.0,
         )
         kafka.stop()
         async with running(open_service, own_settings, scheduler_tls) as server, relaying(settings) as relay:
@@ -176,6 +181,49 @@ async def test_the_relay_starts_without_kafka_and_goes_on_after_a_restart_of_it(
             async with reading(settings, settings.events_topic) as reader:
                 records = await reader.until(lambda found: len(check_order(found)) >= 2, 60)
             assert set(check_order(records)) == set(task_ids)
+            await a_broker_that_stands_still(kafka, scheduler, relay, settings)
+
+
+async def a_broker_that_stands_still(
+    kafka: RunningPart, scheduler: Scheduler, relay: RunningService, settings: RelaySettings
+) -> None:
+    """Tasks go on, the relay says how late their events are, and what waits is published when the broker goes on."""
+    worker = echo_worker(scheduler)
+    working = asyncio.create_task(worker.run())
+    await relay.service.checks["events"]()
+    kafka.send(signal.SIGSTOP)
+    try:
+        task_ids = await asyncio.gather(*(create(scheduler, str(number)) for number in range(30)))
+        await finish(scheduler, task_ids)
+        async with asyncio.timeout(20):
+            while True:
+                _, told = await relay.service.admin_routes["/lag"]()
+                waiting = json.loads(told)
+                if waiting["late"]:
+                    break
+                await asyncio.sleep(0.1)
+        assert waiting["events"] >= 90
+        with pytest.raises(EventsLate, match="tasks go on meanwhile"):
+            await relay.service.checks["events"]()
+        with pytest.raises(Exception, match="Kafka"):
+            await relay.service.checks["kafka"]()
+    finally:
+        kafka.send(signal.SIGCONT)
+
+    def all_there(found: list[Any]) -> bool:
+        numbers = check_order(found)
+        return all(numbers.get(task_id) == [1, 2, 3] for task_id in task_ids)
+
+    async with reading(settings, settings.events_topic) as reader:
+        await reader.until(all_there, 60)
+    await until_outbox_empty(settings)
+    async with asyncio.timeout(5):
+        while True:
+            if not json.loads((await relay.service.admin_routes["/lag"]())[1])["events"]:
+                break
+            await asyncio.sleep(0.1)
+    await relay.service.checks["events"]()
+    await stopped(worker, working)
 
 
 @pytest.mark.timeout(120)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,7 +12,11 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from guildmesh.events.v1.dead_letter_pb2 import TaskDeadLettered
 from guildmesh.events.v1.task_event_pb2 import TaskEvent, TaskSnapshot
+from guildmesh.scheduler.v1.dead_letter_service_pb2 import GetDeadLetterRequest
+from guildmesh.scheduler.v1.dead_letter_service_pb2_grpc import DeadLetterServiceStub
+from guildmesh.scheduler.v1.scheduler_service_pb2 import WatchTasksRequest
 from guildmesh_client.worker import Task, Worker
 from pydantic import SecretStr
 
@@ -43,7 +48,7 @@ def own_settings(scheduler_settings: MakeSettings, empty_database_url: str) -> M
 
 @pytest.fixture
 def relay_settings(empty_database_url: str, kafka_bootstrap_servers: str) -> MakeRelay:
-    events, state = unique("events"), unique("state")
+    events, state, dead_letters = unique("events"), unique("state"), unique("dead")
 
     def make(**changes: Any) -> RelaySettings:
         values: dict[str, Any] = {
@@ -53,6 +58,7 @@ def relay_settings(empty_database_url: str, kafka_bootstrap_servers: str) -> Mak
             "db_pool_size": 6,
             "events_topic": events,
             "state_topic": state,
+            "dead_letters_topic": dead_letters,
             "lease_seconds": 1.5,
             "poll_seconds": 0.5,
         }
@@ -177,6 +183,69 @@ async def test_events_arrive_in_order_with_their_cloudevents_headers(
     assert states[-1].partition == first.partition
 
 
+async def test_a_task_that_failed_for_good_is_one_record_of_the_dead_letters(
+    own_settings: MakeSettings, relay_settings: MakeRelay, scheduler_tls: Any
+) -> None:
+    settings = relay_settings()
+    async with running(open_service, own_settings(), scheduler_tls) as server, relaying(settings) as relay:
+        scheduler = Scheduler(server)
+        await wait_ready(relay)
+        async with scheduler.worker() as worker:
+            failed = await scheduler.create("fail")
+            await worker.fail(await worker.lease(), "BROKEN", retryable=False)
+            done = await scheduler.create("complete")
+            await worker.complete(await worker.lease())
+        async with reading(settings, settings.events_topic) as reader:
+            events = await reader.until(lambda found: len(found) >= 6)
+        async with reading(settings, settings.dead_letters_topic) as reader:
+            letters = await reader.until(bool)
+        stub = DeadLetterServiceStub(scheduler.channel)
+        request = GetDeadLetterRequest(task_id=failed.task_id)
+        kept = await stub.GetDeadLetter(request, metadata=metadata(scheduler.ada))
+    assert {header(record, "ce_subject") for record in events} == {failed.task_id, done.task_id}
+    (record,) = letters
+    (failure,) = (each for each in events if header(each, "ce_type") == "guildmesh.task.failed.v1")
+    letter = TaskDeadLettered.FromString(record.value)
+    assert (record.key.decode(), record.partition) == (failed.task_id, failure.partition)
+    assert (letter.name, letter.queue, letter.kind) == (f"dead-letters/{failed.task_id}", kept.queue, kept.kind)
+    assert (letter.reason, letter.message, letter.attempts) == (kept.reason, "it broke", kept.attempts)
+    assert (letter.fail_time, letter.event_number) == (kept.fail_time, 3)
+    assert header(record, "ce_type") == "guildmesh.task.dead_lettered.v1"
+    assert header(record, "ce_id") == f"{failed.task_id}/3/dead-letter"
+
+
+async def test_values_are_json_where_that_is_set_and_whoever_watches_reads_them(
+    own_settings: MakeSettings, relay_settings: MakeRelay, scheduler_tls: Any
+) -> None:
+    settings = relay_settings(value_format="json")
+    watched = {"kafka_bootstrap_servers": settings.kafka_bootstrap_servers, "events_topic": settings.events_topic}
+    async with running(open_service, own_settings(**watched), scheduler_tls) as server, relaying(settings) as relay:
+        scheduler = Scheduler(server)
+        await wait_ready(relay)
+        stream = scheduler.stub.WatchTasks(WatchTasksRequest(), metadata=metadata(scheduler.ada))
+        await stream.read()
+        task = await scheduler.create("tell Kafka in JSON", labels={"team": "red"})
+        async with scheduler.worker() as worker:
+            await worker.complete(await worker.lease(), {"ok": True})
+        async with reading(settings, settings.events_topic) as reader:
+            records = await reader.until(lambda found: len(found) >= 3)
+        async with reading(settings, settings.state_topic) as reader:
+            states = await reader.until(lambda found: bool(found) and b"COMPLETED" in found[-1].value)
+        seen: list[TaskEvent] = []
+        async with asyncio.timeout(20):
+            while len(seen) < 3:
+                response = await stream.read()
+                seen += [response.event] if response.HasField("event") else []
+    first, last = json.loads(records[0].value), json.loads(records[2].value)
+    assert header(records[0], "content-type") == "application/json"
+    assert "ce_datacontenttype" not in dict(records[0].headers)
+    assert (first["task_id"], first["created"]["labels"]) == (task.task_id, {"team": "red"})
+    assert last["completed"]["result"] == {"ok": True}
+    assert json.loads(states[-1].value)["last_event_number"] == 3
+    assert [event.number for event in seen] == [1, 2, 3]
+    assert seen[2].completed.result.struct_value["ok"] is True
+
+
 async def test_topics_have_their_final_shape(relay_settings: MakeRelay, own_settings: MakeSettings) -> None:
     settings = relay_settings()
     async with relaying(settings) as relay:
@@ -184,9 +253,10 @@ async def test_topics_have_their_final_shape(relay_settings: MakeRelay, own_sett
         admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
         await admin.start()
         try:
-            described = await admin.describe_topics([settings.events_topic, settings.state_topic])
-            assert [len(topic["partitions"]) for topic in described] == [16, 16]
-            for name, policy in ((settings.events_topic, "delete"), (settings.state_topic, "compact")):
+            names = settings.topic_names
+            described = await admin.describe_topics(list(names.all))
+            assert [len(topic["partitions"]) for topic in described] == [16, 16, 16]
+            for name, policy in ((names.events, "delete"), (names.state, "compact"), (names.dead_letters, "delete")):
                 resource = ConfigResource(ConfigResourceType.TOPIC, name)
                 (answer,) = await admin.describe_configs([resource])
                 values = {entry[0]: entry[1] for entry in answer.resources[0][4]}

@@ -108,6 +108,37 @@ def test_a_queue_or_a_replay_that_cannot_be_asked_for_is_told_before_anything_is
     assert says in str(result.exception)
 
 
+def test_the_server_adds_to_the_events_of_the_client() -> None:
+    text = CliRunner().invoke(cli.application(), ["events", "--help"]).output
+    for name in ("watch", "replay", "acls"):
+        assert f" {name} " in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--from", "yesterday"], "--from must be a time with a zone"),
+        (["--from", "2026-11-28T09:00:00"], "with a zone"),
+        (["--from", "0"], "numbered from 1 on"),
+        (["--from", "5", "--to", "4"], "lies before"),
+        (["--from", "1h", "--to", "2h"], "lies before"),
+        (["--from", "1h", "--task", "7"], "is not the id of a task"),
+        (["--from", "1h", "--topic", "guildmesh.task-events.v1"], "--to-public-topic"),
+        (["--from", "1h", "--topic", "guildmesh.dead-letters.v1"], "choose another one"),
+        (["--from", "1h", "--topic", "other", "--to-public-topic"], "leave --topic out"),
+        (["--from", "1h", "--topic", "no topic"], "letters, digits"),
+    ],
+)
+def test_a_replay_of_events_that_cannot_be_asked_for_is_told_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    result = CliRunner().invoke(cli.application(), ["events", "replay", *arguments])
+    assert isinstance(result.exception, CommandError), result.output
+    assert says in str(result.exception)
+
+
 @pytest.mark.parametrize("text", ["{", '{"nodes": [{"kee": "a"}]}', "[]"])
 def test_a_graph_that_cannot_be_read_is_told_before_anything_is_sent(text: str) -> None:
     result = CliRunner().invoke(cli.application(), ["tasks", "create-graph", "-"], input=text)

@@ -69,14 +69,23 @@ def test_an_external_url_replaces_the_embedded_part(
 def test_a_secret_goes_only_to_those_who_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JWT_SECRET_KEY", "s" * 40)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "kafka.example:9093")
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", "secret")
     mesh = planned(tmp_path)
     holders = {
         variable: {part.name for part in mesh.parts if isinstance(part, ServiceProcess) and variable in part.launch().environment}
-        for variable in ("JWT_SECRET_KEY", "OPENAI_API_KEY", "GUILDMESH_MASTER_KEY")
+        for variable in ("JWT_SECRET_KEY", "OPENAI_API_KEY", "GUILDMESH_MASTER_KEY", "KAFKA_SASL_PASSWORD")
     }
     assert holders["JWT_SECRET_KEY"] == {"identity"}
     assert holders["GUILDMESH_MASTER_KEY"] == {"identity"}
     assert holders["OPENAI_API_KEY"] == {"agent", "worker", "memory"}
+    assert holders["KAFKA_SASL_PASSWORD"] == {"scheduler", "relay", "monitor"}
+
+
+def test_a_login_at_the_embedded_kafka_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    with pytest.raises(MeshError, match="KAFKA_BOOTSTRAP_SERVERS"):
+        planned(tmp_path)
 
 
 def test_empty_values_of_a_copied_env_file_count_as_not_chosen(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from services.common.ids import new_id
 from services.scheduler.domain.events import Change
 from services.scheduler.domain.run import Run
 from services.scheduler.relay.headers import headers_of, headers_on_the_wire
-from services.scheduler.relay.publisher import event_batches, state_batches
+from services.scheduler.relay.publisher import packed
 from services.scheduler.relay.record_batch import NO_HEADERS, RecordBatch, encode_headers
+from services.scheduler.relay.records import event_records, state_records
 from services.scheduler.storage.event_codec import encode_event
 from services.scheduler.storage.outbox_codec import OutboxRecord
 from tests.unit.scheduler.test_event_codec import CHANGES, NAMES, RUNS, TIMES
@@ -111,12 +112,12 @@ def test_events_keep_their_order_and_states_are_the_newest() -> None:
     one, two, gone = new_id(), new_id(), new_id()
     tombstone = OutboxRecord(3, gone.encode(), b"", b"", b"")
     records = [record(one, 1), record(two, 1), record(gone, 1), record(one, 2), tombstone]
-    (events,) = event_batches(records)
+    (events,) = packed(event_records(records))
     _, found = read(events._build())
     numbers = [(each.key.decode(), pb.TaskEvent.FromString(each.value).number) for each in found]
     assert numbers == [(one, 1), (two, 1), (gone, 1), (one, 2)]
     assert all(dict(each.headers)["ce_subject"] == each.key for each in found)
-    (states,) = state_batches(records)
+    (states,) = packed(state_records(records))
     _, found = read(states._build())
     assert {each.key.decode(): each.value for each in found} == {one: b"state 2", two: b"state 1", gone: None}
 
@@ -124,16 +125,16 @@ def test_events_keep_their_order_and_states_are_the_newest() -> None:
 def test_much_is_split_and_nothing_makes_no_batch() -> None:
     task_id = new_id()
     records = [record(task_id, number, 400_000) for number in range(1, 8)]
-    batches = list(event_batches(records))
+    batches = list(packed(event_records(records)))
     assert len(batches) > 1
     read_back = [pb.TaskEvent.FromString(each.value).number for batch in batches for each in read(batch._build())[1]]
     assert read_back == list(range(1, 8))
-    assert list(event_batches([OutboxRecord(3, task_id.encode(), b"", b"", b"")])) == []
+    assert list(packed(event_records([OutboxRecord(3, task_id.encode(), b"", b"", b"")]))) == []
 
 
 def test_an_event_that_another_of_its_commit_follows_has_no_state_and_is_no_tombstone() -> None:
     def states(*records: OutboxRecord) -> list[tuple[bytes | None, bytes | None]]:
-        return [(record.key, record.value) for batch in state_batches(records) for record in read(batch._build())[1]]
+        return [(record.key, record.value) for batch in packed(state_records(records)) for record in read(batch._build())[1]]
 
     first, last = (OutboxRecord(0, b"k" * 36, b"", value, state) for value, state in ((b"created", b""), (b"started", b"state")))
     assert states(first, last) == [(b"k" * 36, b"state")]

@@ -1,6 +1,7 @@
 """The command line `guildmesh`: what a client does, and what the installed server distribution adds.
 
-A distribution adds commands by an entry point in the group `guildmesh.commands` that names a typer application.
+A distribution adds commands by an entry point in the group `guildmesh.commands` that names a typer application. A group of it
+that is named as one of ours adds its commands to that.
 """
 
 from __future__ import annotations
@@ -16,6 +17,15 @@ from guildmesh_client.cli.errors import CommandError, explain
 from guildmesh_client.cli.output import err
 
 _COMMANDS = "guildmesh.commands"
+_GROUPS = {
+    "tasks": tasks.app,
+    "events": events.app,
+    "schedules": schedules.app,
+    "queues": queues.app,
+    "dead-letters": dead_letters.app,
+    "payloads": payloads.app,
+    "users": users.app,
+}
 
 
 def application() -> typer.Typer:
@@ -27,15 +37,19 @@ def application() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+    added: dict[str, list[typer.Typer]] = {}
     for entry in importlib.metadata.entry_points(group=_COMMANDS):
-        app.add_typer(entry.load())
-    app.add_typer(tasks.app, name="tasks")
-    app.add_typer(events.app, name="events")
-    app.add_typer(schedules.app, name="schedules")
-    app.add_typer(queues.app, name="queues")
-    app.add_typer(dead_letters.app, name="dead-letters")
-    app.add_typer(payloads.app, name="payloads")
-    app.add_typer(users.app, name="users")
+        installed: typer.Typer = entry.load()
+        app.add_typer(installed)
+        for group in installed.registered_groups:
+            if group.typer_instance is not None:
+                added.setdefault(str(group.name), []).append(group.typer_instance)
+    for name, own in _GROUPS.items():
+        # Of two groups with one name the last is shown.
+        together = typer.Typer(help=own.info.help, no_args_is_help=True)
+        for part in (own, *added.get(name, ())):
+            together.add_typer(part)
+        app.add_typer(together, name=name)
     app.command()(chat.chat)
     return app
 

@@ -19,11 +19,6 @@ from guildmesh_client.cli.watching import print_event, reopened, watch_task
 app = typer.Typer(help="Events: watch those of a task, or of all tasks.", no_args_is_help=True)
 
 
-@app.callback()
-def _events() -> None:
-    """Without it, an application with one command would have none."""
-
-
 @app.command("watch")
 def watch(
     task_id: Annotated[str, typer.Argument(help="The id of a task; all tasks without it.", show_default=False)] = "",

@@ -236,7 +236,9 @@ type GetDetailedHealthResponse struct {
 	// checks by name, such as "database", "scheduler".
 	Checks map[string]*HealthCheck `protobuf:"bytes,2,rep,name=checks,proto3" json:"checks,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// timestamp of the answer.
-	Timestamp     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	Timestamp *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	// event_lag is how far events are behind on their way to Kafka; unset when no relay answers. Tasks do not wait for it.
+	EventLag      *EventLag `protobuf:"bytes,4,opt,name=event_lag,json=eventLag,proto3" json:"event_lag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -292,6 +294,77 @@ func (x *GetDetailedHealthResponse) GetTimestamp() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *GetDetailedHealthResponse) GetEventLag() *EventLag {
+	if x != nil {
+		return x.EventLag
+	}
+	return nil
+}
+
+// EventLag is what waits to be published to Kafka.
+type EventLag struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// waiting_events is how many events wait.
+	WaitingEvents int32 `protobuf:"varint,1,opt,name=waiting_events,json=waitingEvents,proto3" json:"waiting_events,omitempty"`
+	// oldest_seconds is the age of the oldest; 0 when none waits.
+	OldestSeconds float64 `protobuf:"fixed64,2,opt,name=oldest_seconds,json=oldestSeconds,proto3" json:"oldest_seconds,omitempty"`
+	// late says that it is older than GUILDMESH_RELAY_LATE_SECONDS, so that relays are not ready.
+	Late          bool `protobuf:"varint,3,opt,name=late,proto3" json:"late,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventLag) Reset() {
+	*x = EventLag{}
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventLag) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventLag) ProtoMessage() {}
+
+func (x *EventLag) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventLag.ProtoReflect.Descriptor instead.
+func (*EventLag) Descriptor() ([]byte, []int) {
+	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *EventLag) GetWaitingEvents() int32 {
+	if x != nil {
+		return x.WaitingEvents
+	}
+	return 0
+}
+
+func (x *EventLag) GetOldestSeconds() float64 {
+	if x != nil {
+		return x.OldestSeconds
+	}
+	return 0
+}
+
+func (x *EventLag) GetLate() bool {
+	if x != nil {
+		return x.Late
+	}
+	return false
+}
+
 // HealthCheck is the outcome of one check.
 type HealthCheck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -307,7 +380,7 @@ type HealthCheck struct {
 
 func (x *HealthCheck) Reset() {
 	*x = HealthCheck{}
-	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[6]
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -319,7 +392,7 @@ func (x *HealthCheck) String() string {
 func (*HealthCheck) ProtoMessage() {}
 
 func (x *HealthCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[6]
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -332,7 +405,7 @@ func (x *HealthCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
 func (*HealthCheck) Descriptor() ([]byte, []int) {
-	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{6}
+	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HealthCheck) GetStatus() string {
@@ -365,7 +438,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[7]
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -377,7 +450,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[7]
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -390,7 +463,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{7}
+	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{8}
 }
 
 // GetStatusResponse is the answer of GET /status.
@@ -412,7 +485,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[8]
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -424,7 +497,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[8]
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -437,7 +510,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{8}
+	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetStatusResponse) GetStatus() string {
@@ -484,7 +557,7 @@ type GetOpenApiRequest struct {
 
 func (x *GetOpenApiRequest) Reset() {
 	*x = GetOpenApiRequest{}
-	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[9]
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +569,7 @@ func (x *GetOpenApiRequest) String() string {
 func (*GetOpenApiRequest) ProtoMessage() {}
 
 func (x *GetOpenApiRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[9]
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +582,7 @@ func (x *GetOpenApiRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOpenApiRequest.ProtoReflect.Descriptor instead.
 func (*GetOpenApiRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{9}
+	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{10}
 }
 
 // GetDocsRequest asks for the page or one of its files.
@@ -523,7 +596,7 @@ type GetDocsRequest struct {
 
 func (x *GetDocsRequest) Reset() {
 	*x = GetDocsRequest{}
-	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[10]
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -535,7 +608,7 @@ func (x *GetDocsRequest) String() string {
 func (*GetDocsRequest) ProtoMessage() {}
 
 func (x *GetDocsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[10]
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -548,7 +621,7 @@ func (x *GetDocsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDocsRequest.ProtoReflect.Descriptor instead.
 func (*GetDocsRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{10}
+	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetDocsRequest) GetFile() string {
@@ -569,14 +642,19 @@ const file_guildmesh_monitor_v1_monitor_service_proto_rawDesc = "" +
 	"\x13GetReadinessRequest\".\n" +
 	"\x14GetReadinessResponse\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status\"\x1a\n" +
-	"\x18GetDetailedHealthRequest\"\xa0\x02\n" +
+	"\x18GetDetailedHealthRequest\"\xdd\x02\n" +
 	"\x19GetDetailedHealthResponse\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status\x12S\n" +
 	"\x06checks\x18\x02 \x03(\v2;.guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntryR\x06checks\x128\n" +
-	"\ttimestamp\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x1a\\\n" +
+	"\ttimestamp\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x12;\n" +
+	"\tevent_lag\x18\x04 \x01(\v2\x1e.guildmesh.monitor.v1.EventLagR\beventLag\x1a\\\n" +
 	"\vChecksEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x127\n" +
-	"\x05value\x18\x02 \x01(\v2!.guildmesh.monitor.v1.HealthCheckR\x05value:\x028\x01\"`\n" +
+	"\x05value\x18\x02 \x01(\v2!.guildmesh.monitor.v1.HealthCheckR\x05value:\x028\x01\"l\n" +
+	"\bEventLag\x12%\n" +
+	"\x0ewaiting_events\x18\x01 \x01(\x05R\rwaitingEvents\x12%\n" +
+	"\x0eoldest_seconds\x18\x02 \x01(\x01R\roldestSeconds\x12\x12\n" +
+	"\x04late\x18\x03 \x01(\bR\x04late\"`\n" +
 	"\vHealthCheck\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1f\n" +
@@ -620,7 +698,7 @@ func file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescData
 }
 
-var file_guildmesh_monitor_v1_monitor_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_guildmesh_monitor_v1_monitor_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_guildmesh_monitor_v1_monitor_service_proto_goTypes = []any{
 	(*GetHealthRequest)(nil),          // 0: guildmesh.monitor.v1.GetHealthRequest
 	(*GetHealthResponse)(nil),         // 1: guildmesh.monitor.v1.GetHealthResponse
@@ -628,41 +706,43 @@ var file_guildmesh_monitor_v1_monitor_service_proto_goTypes = []any{
 	(*GetReadinessResponse)(nil),      // 3: guildmesh.monitor.v1.GetReadinessResponse
 	(*GetDetailedHealthRequest)(nil),  // 4: guildmesh.monitor.v1.GetDetailedHealthRequest
 	(*GetDetailedHealthResponse)(nil), // 5: guildmesh.monitor.v1.GetDetailedHealthResponse
-	(*HealthCheck)(nil),               // 6: guildmesh.monitor.v1.HealthCheck
-	(*GetStatusRequest)(nil),          // 7: guildmesh.monitor.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),         // 8: guildmesh.monitor.v1.GetStatusResponse
-	(*GetOpenApiRequest)(nil),         // 9: guildmesh.monitor.v1.GetOpenApiRequest
-	(*GetDocsRequest)(nil),            // 10: guildmesh.monitor.v1.GetDocsRequest
-	nil,                               // 11: guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry
-	nil,                               // 12: guildmesh.monitor.v1.GetStatusResponse.ServicesEntry
-	nil,                               // 13: guildmesh.monitor.v1.GetStatusResponse.TasksEntry
-	(*timestamppb.Timestamp)(nil),     // 14: google.protobuf.Timestamp
-	(*httpbody.HttpBody)(nil),         // 15: google.api.HttpBody
+	(*EventLag)(nil),                  // 6: guildmesh.monitor.v1.EventLag
+	(*HealthCheck)(nil),               // 7: guildmesh.monitor.v1.HealthCheck
+	(*GetStatusRequest)(nil),          // 8: guildmesh.monitor.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),         // 9: guildmesh.monitor.v1.GetStatusResponse
+	(*GetOpenApiRequest)(nil),         // 10: guildmesh.monitor.v1.GetOpenApiRequest
+	(*GetDocsRequest)(nil),            // 11: guildmesh.monitor.v1.GetDocsRequest
+	nil,                               // 12: guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry
+	nil,                               // 13: guildmesh.monitor.v1.GetStatusResponse.ServicesEntry
+	nil,                               // 14: guildmesh.monitor.v1.GetStatusResponse.TasksEntry
+	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
+	(*httpbody.HttpBody)(nil),         // 16: google.api.HttpBody
 }
 var file_guildmesh_monitor_v1_monitor_service_proto_depIdxs = []int32{
-	11, // 0: guildmesh.monitor.v1.GetDetailedHealthResponse.checks:type_name -> guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry
-	14, // 1: guildmesh.monitor.v1.GetDetailedHealthResponse.timestamp:type_name -> google.protobuf.Timestamp
-	12, // 2: guildmesh.monitor.v1.GetStatusResponse.services:type_name -> guildmesh.monitor.v1.GetStatusResponse.ServicesEntry
-	13, // 3: guildmesh.monitor.v1.GetStatusResponse.tasks:type_name -> guildmesh.monitor.v1.GetStatusResponse.TasksEntry
-	14, // 4: guildmesh.monitor.v1.GetStatusResponse.timestamp:type_name -> google.protobuf.Timestamp
-	6,  // 5: guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry.value:type_name -> guildmesh.monitor.v1.HealthCheck
-	0,  // 6: guildmesh.monitor.v1.MonitorService.GetHealth:input_type -> guildmesh.monitor.v1.GetHealthRequest
-	2,  // 7: guildmesh.monitor.v1.MonitorService.GetReadiness:input_type -> guildmesh.monitor.v1.GetReadinessRequest
-	4,  // 8: guildmesh.monitor.v1.MonitorService.GetDetailedHealth:input_type -> guildmesh.monitor.v1.GetDetailedHealthRequest
-	7,  // 9: guildmesh.monitor.v1.MonitorService.GetStatus:input_type -> guildmesh.monitor.v1.GetStatusRequest
-	9,  // 10: guildmesh.monitor.v1.MonitorService.GetOpenApi:input_type -> guildmesh.monitor.v1.GetOpenApiRequest
-	10, // 11: guildmesh.monitor.v1.MonitorService.GetDocs:input_type -> guildmesh.monitor.v1.GetDocsRequest
-	1,  // 12: guildmesh.monitor.v1.MonitorService.GetHealth:output_type -> guildmesh.monitor.v1.GetHealthResponse
-	3,  // 13: guildmesh.monitor.v1.MonitorService.GetReadiness:output_type -> guildmesh.monitor.v1.GetReadinessResponse
-	5,  // 14: guildmesh.monitor.v1.MonitorService.GetDetailedHealth:output_type -> guildmesh.monitor.v1.GetDetailedHealthResponse
-	8,  // 15: guildmesh.monitor.v1.MonitorService.GetStatus:output_type -> guildmesh.monitor.v1.GetStatusResponse
-	15, // 16: guildmesh.monitor.v1.MonitorService.GetOpenApi:output_type -> google.api.HttpBody
-	15, // 17: guildmesh.monitor.v1.MonitorService.GetDocs:output_type -> google.api.HttpBody
-	12, // [12:18] is the sub-list for method output_type
-	6,  // [6:12] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	12, // 0: guildmesh.monitor.v1.GetDetailedHealthResponse.checks:type_name -> guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry
+	15, // 1: guildmesh.monitor.v1.GetDetailedHealthResponse.timestamp:type_name -> google.protobuf.Timestamp
+	6,  // 2: guildmesh.monitor.v1.GetDetailedHealthResponse.event_lag:type_name -> guildmesh.monitor.v1.EventLag
+	13, // 3: guildmesh.monitor.v1.GetStatusResponse.services:type_name -> guildmesh.monitor.v1.GetStatusResponse.ServicesEntry
+	14, // 4: guildmesh.monitor.v1.GetStatusResponse.tasks:type_name -> guildmesh.monitor.v1.GetStatusResponse.TasksEntry
+	15, // 5: guildmesh.monitor.v1.GetStatusResponse.timestamp:type_name -> google.protobuf.Timestamp
+	7,  // 6: guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry.value:type_name -> guildmesh.monitor.v1.HealthCheck
+	0,  // 7: guildmesh.monitor.v1.MonitorService.GetHealth:input_type -> guildmesh.monitor.v1.GetHealthRequest
+	2,  // 8: guildmesh.monitor.v1.MonitorService.GetReadiness:input_type -> guildmesh.monitor.v1.GetReadinessRequest
+	4,  // 9: guildmesh.monitor.v1.MonitorService.GetDetailedHealth:input_type -> guildmesh.monitor.v1.GetDetailedHealthRequest
+	8,  // 10: guildmesh.monitor.v1.MonitorService.GetStatus:input_type -> guildmesh.monitor.v1.GetStatusRequest
+	10, // 11: guildmesh.monitor.v1.MonitorService.GetOpenApi:input_type -> guildmesh.monitor.v1.GetOpenApiRequest
+	11, // 12: guildmesh.monitor.v1.MonitorService.GetDocs:input_type -> guildmesh.monitor.v1.GetDocsRequest
+	1,  // 13: guildmesh.monitor.v1.MonitorService.GetHealth:output_type -> guildmesh.monitor.v1.GetHealthResponse
+	3,  // 14: guildmesh.monitor.v1.MonitorService.GetReadiness:output_type -> guildmesh.monitor.v1.GetReadinessResponse
+	5,  // 15: guildmesh.monitor.v1.MonitorService.GetDetailedHealth:output_type -> guildmesh.monitor.v1.GetDetailedHealthResponse
+	9,  // 16: guildmesh.monitor.v1.MonitorService.GetStatus:output_type -> guildmesh.monitor.v1.GetStatusResponse
+	16, // 17: guildmesh.monitor.v1.MonitorService.GetOpenApi:output_type -> google.api.HttpBody
+	16, // 18: guildmesh.monitor.v1.MonitorService.GetDocs:output_type -> google.api.HttpBody
+	13, // [13:19] is the sub-list for method output_type
+	7,  // [7:13] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_monitor_v1_monitor_service_proto_init() }
@@ -676,7 +756,7 @@ func file_guildmesh_monitor_v1_monitor_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_monitor_v1_monitor_service_proto_rawDesc), len(file_guildmesh_monitor_v1_monitor_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -100,6 +100,8 @@ const (
 	ErrorReason_ERROR_REASON_WATCH_POSITION_EXPIRED ErrorReason = 63
 	// ERROR_REASON_INVALID_RESUME_TOKEN: what says where to go on was not given by a stream.
 	ErrorReason_ERROR_REASON_INVALID_RESUME_TOKEN ErrorReason = 64
+	// ERROR_REASON_EVENTS_LATE: events have waited for Kafka for too long; what a relay's /ready says.
+	ErrorReason_ERROR_REASON_EVENTS_LATE ErrorReason = 71
 )
 
 // Enum value maps for ErrorReason.
@@ -142,6 +144,7 @@ var (
 		57: "ERROR_REASON_TOO_MANY_SCHEDULES",
 		63: "ERROR_REASON_WATCH_POSITION_EXPIRED",
 		64: "ERROR_REASON_INVALID_RESUME_TOKEN",
+		71: "ERROR_REASON_EVENTS_LATE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":            0,
@@ -181,6 +184,7 @@ var (
 		"ERROR_REASON_TOO_MANY_SCHEDULES":     57,
 		"ERROR_REASON_WATCH_POSITION_EXPIRED": 63,
 		"ERROR_REASON_INVALID_RESUME_TOKEN":   64,
+		"ERROR_REASON_EVENTS_LATE":            71,
 	}
 )
 
@@ -215,7 +219,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\x8f3\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xee4\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -298,7 +302,10 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\x1fERROR_REASON_TOO_MANY_SCHEDULES\x109\x1a\xc8\x01ʻ\x18\xc3\x01\b\b\x12\xaf\x01There are 10000 schedules already, which is the most; delete one that is not needed (DELETE /v1/schedules/{schedule_id}), or ask the operator to raise GUILDMESH_MAX_SCHEDULES.\x1a\r\n" +
 	"\x04most\x12\x0510000\x12\xcd\x01\n" +
 	"#ERROR_REASON_WATCH_POSITION_EXPIRED\x10?\x1a\xa3\x01ʻ\x18\x9e\x01\b\t\x12\x99\x01The events after this place are no longer kept for watchers (7 days by default); see what became of your tasks with GET /v1/tasks, and watch from now on.\x12\xaf\x01\n" +
-	"!ERROR_REASON_INVALID_RESUME_TOKEN\x10@\x1a\x87\x01ʻ\x18\x82\x01\b\x03\x12~The resume token is not valid; send the resume_token (as SSE: the id) that the stream gave last, or none to watch from now on.B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"!ERROR_REASON_INVALID_RESUME_TOKEN\x10@\x1a\x87\x01ʻ\x18\x82\x01\b\x03\x12~The resume token is not valid; send the resume_token (as SSE: the id) that the stream gave last, or none to watch from now on.\x12\xdc\x01\n" +
+	"\x18ERROR_REASON_EVENTS_LATE\x10G\x1a\xbd\x01ʻ\x18\xb8\x01\b\x0e\x12\x8d\x011200 events wait for Kafka, the oldest for 45 s; tasks go on meanwhile, and nothing is lost. See whether Kafka answers, and the relays' logs.\x1a\x0e\n" +
+	"\x06events\x12\x041200\x1a\x14\n" +
+	"\x0eoldest_seconds\x12\x0245B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_error_reason_proto_rawDescOnce sync.Once

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from guildmesh.common.v1 import policy_pb2 as guildmesh_dot_common_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*guildmesh/monitor/v1/monitor_service.proto\x12\x14guildmesh.monitor.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\x12\n\x10GetHealthRequest\"+\n\x11GetHealthResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\"\x15\n\x13GetReadinessRequest\".\n\x14GetReadinessResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\"\x1a\n\x18GetDetailedHealthRequest\"\xa0\x02\n\x19GetDetailedHealthResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\x12S\n\x06\x63hecks\x18\x02 \x03(\x0b\x32;.guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntryR\x06\x63hecks\x12\x38\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ttimestamp\x1a\\\n\x0b\x43hecksEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x37\n\x05value\x18\x02 \x01(\x0b\x32!.guildmesh.monitor.v1.HealthCheckR\x05value:\x02\x38\x01\"`\n\x0bHealthCheck\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12\x1f\n\x0b\x64uration_ms\x18\x03 \x01(\x01R\ndurationMs\"\x12\n\x10GetStatusRequest\"\x93\x03\n\x11GetStatusResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12Q\n\x08services\x18\x03 \x03(\x0b\x32\x35.guildmesh.monitor.v1.GetStatusResponse.ServicesEntryR\x08services\x12H\n\x05tasks\x18\x04 \x03(\x0b\x32\x32.guildmesh.monitor.v1.GetStatusResponse.TasksEntryR\x05tasks\x12\x38\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ttimestamp\x1a;\n\rServicesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x1a\x38\n\nTasksEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x05R\x05value:\x02\x38\x01\"\x13\n\x11GetOpenApiRequest\"$\n\x0eGetDocsRequest\x12\x12\n\x04\x66ile\x18\x01 \x01(\tR\x04\x66ile2\xa7\x06\n\x0eMonitorService\x12~\n\tGetHealth\x12&.guildmesh.monitor.v1.GetHealthRequest\x1a\'.guildmesh.monitor.v1.GetHealthResponse\" \xaa\xbb\x18\r\x08\x01\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\t\x12\x07/health\x12\x86\x01\n\x0cGetReadiness\x12).guildmesh.monitor.v1.GetReadinessRequest\x1a*.guildmesh.monitor.v1.GetReadinessResponse\"\x1f\xaa\xbb\x18\r\x08\x01\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x08\x12\x06/ready\x12\x9f\x01\n\x11GetDetailedHealth\x12..guildmesh.monitor.v1.GetDetailedHealthRequest\x1a/.guildmesh.monitor.v1.GetDetailedHealthResponse\")\xaa\xbb\x18\r\x08\x01\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x12\x12\x10/health/detailed\x12~\n\tGetStatus\x12&.guildmesh.monitor.v1.GetStatusRequest\x1a\'.guildmesh.monitor.v1.GetStatusResponse\" \xaa\xbb\x18\r\x08\x02\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\t\x12\x07/status\x12s\n\nGetOpenApi\x12\'.guildmesh.monitor.v1.GetOpenApiRequest\x1a\x14.google.api.HttpBody\"&\xaa\xbb\x18\r\x08\x01\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x0f\x12\r/openapi.json\x12u\n\x07GetDocs\x12$.guildmesh.monitor.v1.GetDocsRequest\x1a\x14.google.api.HttpBody\".\xaa\xbb\x18\r\x08\x01\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x17\x12\x05/docsZ\x0e\x12\x0c/docs/{file}B5Z3guildmesh.dev/gen/go/guildmesh/monitor/v1;monitorv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*guildmesh/monitor/v1/monitor_service.proto\x12\x14guildmesh.monitor.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a guildmesh/common/v1/policy.proto\"\x12\n\x10GetHealthRequest\"+\n\x11GetHealthResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\"\x15\n\x13GetReadinessRequest\".\n\x14GetReadinessResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\"\x1a\n\x18GetDetailedHealthRequest\"\xdd\x02\n\x19GetDetailedHealthResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\x12S\n\x06\x63hecks\x18\x02 \x03(\x0b\x32;.guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntryR\x06\x63hecks\x12\x38\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ttimestamp\x12;\n\tevent_lag\x18\x04 \x01(\x0b\x32\x1e.guildmesh.monitor.v1.EventLagR\x08\x65ventLag\x1a\\\n\x0b\x43hecksEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x37\n\x05value\x18\x02 \x01(\x0b\x32!.guildmesh.monitor.v1.HealthCheckR\x05value:\x02\x38\x01\"l\n\x08\x45ventLag\x12%\n\x0ewaiting_events\x18\x01 \x01(\x05R\rwaitingEvents\x12%\n\x0eoldest_seconds\x18\x02 \x01(\x01R\roldestSeconds\x12\x12\n\x04late\x18\x03 \x01(\x08R\x04late\"`\n\x0bHealthCheck\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12\x1f\n\x0b\x64uration_ms\x18\x03 \x01(\x01R\ndurationMs\"\x12\n\x10GetStatusRequest\"\x93\x03\n\x11GetStatusResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12Q\n\x08services\x18\x03 \x03(\x0b\x32\x35.guildmesh.monitor.v1.GetStatusResponse.ServicesEntryR\x08services\x12H\n\x05tasks\x18\x04 \x03(\x0b\x32\x32.guildmesh.monitor.v1.GetStatusResponse.TasksEntryR\x05tasks\x12\x38\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ttimestamp\x1a;\n\rServicesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x1a\x38\n\nTasksEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x05R\x05value:\x02\x38\x01\"\x13\n\x11GetOpenApiRequest\"$\n\x0eGetDocsRequest\x12\x12\n\x04\x66ile\x18\x01 \x01(\tR\x04\x66ile2\xa7\x06\n\x0eMonitorService\x12~\n\tGetHealth\x12&.guildmesh.monitor.v1.GetHealthRequest\x1a\'.guildmesh.monitor.v1.GetHealthResponse\" \xaa\xbb\x18\r\x08\x01\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\t\x12\x07/health\x12\x86\x01\n\x0cGetReadiness\x12).guildmesh.monitor.v1.GetReadinessRequest\x1a*.guildmesh.monitor.v1.GetReadinessResponse\"\x1f\xaa\xbb\x18\r\x08\x01\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x08\x12\x06/ready\x12\x9f\x01\n\x11GetDetailedHealth\x12..guildmesh.monitor.v1.GetDetailedHealthRequest\x1a/.guildmesh.monitor.v1.GetDetailedHealthResponse\")\xaa\xbb\x18\r\x08\x01\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x12\x12\x10/health/detailed\x12~\n\tGetStatus\x12&.guildmesh.monitor.v1.GetStatusRequest\x1a\'.guildmesh.monitor.v1.GetStatusResponse\" \xaa\xbb\x18\r\x08\x02\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\t\x12\x07/status\x12s\n\nGetOpenApi\x12\'.guildmesh.monitor.v1.GetOpenApiRequest\x1a\x14.google.api.HttpBody\"&\xaa\xbb\x18\r\x08\x01\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x0f\x12\r/openapi.json\x12u\n\x07GetDocs\x12$.guildmesh.monitor.v1.GetDocsRequest\x1a\x14.google.api.HttpBody\".\xaa\xbb\x18\r\x08\x01\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x17\x12\x05/docsZ\x0e\x12\x0c/docs/{file}B5Z3guildmesh.dev/gen/go/guildmesh/monitor/v1;monitorv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -65,23 +65,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETDETAILEDHEALTHREQUEST']._serialized_start=328
   _globals['_GETDETAILEDHEALTHREQUEST']._serialized_end=354
   _globals['_GETDETAILEDHEALTHRESPONSE']._serialized_start=357
-  _globals['_GETDETAILEDHEALTHRESPONSE']._serialized_end=645
-  _globals['_GETDETAILEDHEALTHRESPONSE_CHECKSENTRY']._serialized_start=553
-  _globals['_GETDETAILEDHEALTHRESPONSE_CHECKSENTRY']._serialized_end=645
-  _globals['_HEALTHCHECK']._serialized_start=647
-  _globals['_HEALTHCHECK']._serialized_end=743
-  _globals['_GETSTATUSREQUEST']._serialized_start=745
-  _globals['_GETSTATUSREQUEST']._serialized_end=763
-  _globals['_GETSTATUSRESPONSE']._serialized_start=766
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1169
-  _globals['_GETSTATUSRESPONSE_SERVICESENTRY']._serialized_start=1052
-  _globals['_GETSTATUSRESPONSE_SERVICESENTRY']._serialized_end=1111
-  _globals['_GETSTATUSRESPONSE_TASKSENTRY']._serialized_start=1113
-  _globals['_GETSTATUSRESPONSE_TASKSENTRY']._serialized_end=1169
-  _globals['_GETOPENAPIREQUEST']._serialized_start=1171
-  _globals['_GETOPENAPIREQUEST']._serialized_end=1190
-  _globals['_GETDOCSREQUEST']._serialized_start=1192
-  _globals['_GETDOCSREQUEST']._serialized_end=1228
-  _globals['_MONITORSERVICE']._serialized_start=1231
-  _globals['_MONITORSERVICE']._serialized_end=2038
+  _globals['_GETDETAILEDHEALTHRESPONSE']._serialized_end=706
+  _globals['_GETDETAILEDHEALTHRESPONSE_CHECKSENTRY']._serialized_start=614
+  _globals['_GETDETAILEDHEALTHRESPONSE_CHECKSENTRY']._serialized_end=706
+  _globals['_EVENTLAG']._serialized_start=708
+  _globals['_EVENTLAG']._serialized_end=816
+  _globals['_HEALTHCHECK']._serialized_start=818
+  _globals['_HEALTHCHECK']._serialized_end=914
+  _globals['_GETSTATUSREQUEST']._serialized_start=916
+  _globals['_GETSTATUSREQUEST']._serialized_end=934
+  _globals['_GETSTATUSRESPONSE']._serialized_start=937
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1340
+  _globals['_GETSTATUSRESPONSE_SERVICESENTRY']._serialized_start=1223
+  _globals['_GETSTATUSRESPONSE_SERVICESENTRY']._serialized_end=1282
+  _globals['_GETSTATUSRESPONSE_TASKSENTRY']._serialized_start=1284
+  _globals['_GETSTATUSRESPONSE_TASKSENTRY']._serialized_end=1340
+  _globals['_GETOPENAPIREQUEST']._serialized_start=1342
+  _globals['_GETOPENAPIREQUEST']._serialized_end=1361
+  _globals['_GETDOCSREQUEST']._serialized_start=1363
+  _globals['_GETDOCSREQUEST']._serialized_end=1399
+  _globals['_MONITORSERVICE']._serialized_start=1402
+  _globals['_MONITORSERVICE']._serialized_end=2209
 # @@protoc_insertion_point(module_scope)

@@ -144,6 +144,7 @@ class GetDetailedHealthResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
+    EVENT_LAG_FIELD_NUMBER: _builtins.int
     status: _builtins.str
     """status is "healthy" when every check is, else "unhealthy"."""
     @_builtins.property
@@ -154,20 +155,55 @@ class GetDetailedHealthResponse(_message.Message):
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """timestamp of the answer."""
 
+    @_builtins.property
+    def event_lag(self) -> Global___EventLag:
+        """event_lag is how far events are behind on their way to Kafka; unset when no relay answers. Tasks do not wait for it."""
+
     def __init__(
         self,
         *,
         status: _builtins.str = ...,
         checks: _abc.Mapping[_builtins.str, Global___HealthCheck] | None = ...,
         timestamp: _timestamp_pb2.Timestamp | None = ...,
+        event_lag: Global___EventLag | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_lag", b"event_lag", "timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "status", b"status", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "event_lag", b"event_lag", "status", b"status", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetDetailedHealthResponse: _TypeAlias = GetDetailedHealthResponse  # noqa: Y015
+
+@_typing.final
+class EventLag(_message.Message):
+    """EventLag is what waits to be published to Kafka."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAITING_EVENTS_FIELD_NUMBER: _builtins.int
+    OLDEST_SECONDS_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
+    waiting_events: _builtins.int
+    """waiting_events is how many events wait."""
+    oldest_seconds: _builtins.float
+    """oldest_seconds is the age of the oldest; 0 when none waits."""
+    late: _builtins.bool
+    """late says that it is older than GUILDMESH_RELAY_LATE_SECONDS, so that relays are not ready."""
+    def __init__(
+        self,
+        *,
+        waiting_events: _builtins.int = ...,
+        oldest_seconds: _builtins.float = ...,
+        late: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["late", b"late", "oldest_seconds", b"oldest_seconds", "waiting_events", b"waiting_events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventLag: _TypeAlias = EventLag  # noqa: Y015
 
 @_typing.final
 class HealthCheck(_message.Message):

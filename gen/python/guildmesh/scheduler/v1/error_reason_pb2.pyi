@@ -96,6 +96,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_WATCH_POSITION_EXPIRED: the events from which a watcher wants to go on are no longer kept."""
     ERROR_REASON_INVALID_RESUME_TOKEN: _ErrorReason.ValueType  # 64
     """ERROR_REASON_INVALID_RESUME_TOKEN: what says where to go on was not given by a stream."""
+    ERROR_REASON_EVENTS_LATE: _ErrorReason.ValueType  # 71
+    """ERROR_REASON_EVENTS_LATE: events have waited for Kafka for too long; what a relay's /ready says."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists the google.rpc.ErrorInfo reasons of the domain "scheduler.guildmesh.dev"."""
@@ -174,4 +176,6 @@ ERROR_REASON_WATCH_POSITION_EXPIRED: ErrorReason.ValueType  # 63
 """ERROR_REASON_WATCH_POSITION_EXPIRED: the events from which a watcher wants to go on are no longer kept."""
 ERROR_REASON_INVALID_RESUME_TOKEN: ErrorReason.ValueType  # 64
 """ERROR_REASON_INVALID_RESUME_TOKEN: what says where to go on was not given by a stream."""
+ERROR_REASON_EVENTS_LATE: ErrorReason.ValueType  # 71
+"""ERROR_REASON_EVENTS_LATE: events have waited for Kafka for too long; what a relay's /ready says."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,35 @@
+"""The alerts are rules that Prometheus takes, about metrics that processes have."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from services.scheduler.relay import gauges, relay
+
+ROOT = Path(__file__).resolve().parents[2]
+ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
+
+
+def test_each_alert_is_about_a_metric_that_there_is() -> None:
+    known = {metric._name for module in (gauges, relay) for metric in vars(module).values() if hasattr(metric, "_name")}
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len({rule["alert"] for rule in rules}) == len(rules) >= 3
+    for rule in rules:
+        assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
+        assert set(rule["annotations"]) == {"summary", "description"}
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        named = set(re.findall(r"guildmesh_[a-z_]+", rule["expr"]))
+        assert named
+        assert named <= known
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not there")
+def test_prometheus_takes_the_rules() -> None:
+    subprocess.run(["promtool", "check", "rules", str(ALERTS)], check=True)
