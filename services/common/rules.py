@@ -216,7 +216,7 @@ def _add_value(terms: _Terms, field: FieldDescriptor, rules: validate_pb2.FieldR
 
 
 def _add_string(terms: _Terms, rules: validate_pb2.StringRules, read: str) -> None:
-    _only(rules, "min_len", "max_len", "pattern", "in")
+    _only(rules, "min_len", "max_len", "max_bytes", "pattern", "in")
     if rules.HasField("pattern"):
         # A class such as \d or a flag can mean other things in other engines; what is left means the same in all. To match as a
         # whole is more than to be found somewhere, which is what protovalidate asks for.
@@ -224,6 +224,9 @@ def _add_string(terms: _Terms, rules: validate_pb2.StringRules, read: str) -> No
             raise _Unknown
         terms.add(f"{terms.name(_pattern(re.compile(rules.pattern).fullmatch))}({read})")
     _add_range(terms, f"len({read})", rules.min_len or None, rules.max_len if rules.HasField("max_len") else None)
+    if rules.HasField("max_bytes"):
+        # A character has at most four bytes of UTF-8, and to count characters is faster.
+        terms.add(f"len({read}) <= {rules.max_bytes // 4} or len({read}.encode()) <= {rules.max_bytes}")
     if allowed := frozenset(getattr(rules, "in")):
         terms.add(f"{read} in {terms.name(allowed)}")
 

@@ -156,6 +156,10 @@ def hello(**fields: Any) -> worker_pb.WorkRequest:
     return worker_pb.WorkRequest(hello=worker_pb.WorkerHello(**{"worker_id": "w", "kinds": ["k"], **fields}))
 
 
+def put_out(text: str) -> worker_pb.WorkRequest:
+    return worker_pb.WorkRequest(outputs=[worker_pb.TaskOutputChunk(task_id="t", attempt=1, sequence=1, text=text)])
+
+
 def waits(seconds: int, nanos: int = 0) -> pb.CreateTaskRequest:
     return task(timeout=duration_pb2.Duration(seconds=seconds, nanos=nanos))
 
@@ -183,6 +187,9 @@ def waits(seconds: int, nanos: int = 0) -> pb.CreateTaskRequest:
             worker_pb.WorkRequest(failures=[worker_pb.TaskFailure(error=task_pb2.TaskError(reason="A"))]),
             worker_pb.WorkRequest(failures=[worker_pb.TaskFailure()]),
         ),
+        (put_out("ä" * 2048), put_out("ä" * 2049)),
+        (put_out("x" * 4096), put_out("x" * 4097)),
+        (put_out("x"), put_out("")),
         (pb.BatchCreateTasksRequest(requests=[pb.CreateTaskRequest()]), pb.BatchCreateTasksRequest()),
     ],
     ids=lambda message: str(message).replace("\n", " ")[:40],
