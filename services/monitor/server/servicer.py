@@ -67,14 +67,14 @@ class MonitorServicer(pb_grpc.MonitorServiceServicer):
             )
             for name, result in report.checks.items()
         }
-        return pb.GetDetailedHealthResponse(status=_word(report.healthy), checks=checks, timestamp=_now())
+        return pb.GetDetailedHealthResponse(status=_word(report.complete), checks=checks, timestamp=_now())
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         """Services and tasks."""
         status = await self._use_cases.get_status()
         services = {name: _word(status.report.checks[name].healthy) for name in sorted(status.report.services)}
         return pb.GetStatusResponse(
-            status="healthy" if status.report.healthy and status.counted else "degraded",
+            status="healthy" if status.report.complete and status.counted else "degraded",
             version=self._use_cases.version,
             services=services,
             tasks=status.tasks,
