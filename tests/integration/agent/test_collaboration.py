@@ -214,6 +214,6 @@ async def test_steps_of_a_run_hand_on_what_is_larger_than_a_task(mesh: Mesh, ten
     ended = await tenant.ended(run.task_id)
     assert ended.state == task_pb2.TASK_STATE_COMPLETED, ended.error
     assert json_format.MessageToDict(ended.result)["result"]["short"]["text"] == "Short."
-    found = {task.labels["step_id"]: task for task in await tenant.subtasks(run.task_id)}
+    found = {task.labels["step_id"]: await tenant.ended(task.task_id) for task in await tenant.subtasks(run.task_id)}
     assert (bool(found["long"].result_payload), bool(found["short"].context_payload)) == (True, True)
     assert mesh.model.prompts()[1].startswith("Sum up: zzz")

@@ -175,8 +175,8 @@ async def test_what_was_kept_long_enough_leaves_the_api_kafka_and_the_tables(
 
 
 def swept_often(folder: Path) -> dict[str, Any]:
-    """Settings with which a payload that nothing uses goes at once."""
-    seconds = {"payload_sweep_seconds": 0.1, "payload_check_seconds": 0.1, "payload_unused_seconds": 60}
+    """Settings with which a payload that nothing uses any more goes at once, and one that nothing uses yet soon."""
+    seconds = {"payload_sweep_seconds": 0.1, "payload_check_seconds": 0.1, "payload_unused_seconds": 5}
     return {"object_store_url": folder.as_uri(), **seconds}
 
 
