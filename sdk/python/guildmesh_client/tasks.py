@@ -13,6 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TypeAlias, Unpack
 
 import grpc
@@ -30,6 +31,7 @@ from guildmesh_client.options import TaskOptions, fill
 from guildmesh_client.payloads import download_json, upload_json
 from guildmesh_client.refusals import reason_in, status_of
 from guildmesh_client.worker.json_values import JsonValue, TooLarge, from_value
+from guildmesh_client.worker.large_values import persistently
 
 Metadata: TypeAlias = Sequence[tuple[str, str]]
 
@@ -160,7 +162,7 @@ class TaskClient:
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             if task.status == "completed":
-                return await self.result_of(task)
+                return await persistently(partial(self.result_of, task), self._timeout)
             if task.status in ("failed", "cancelled"):
                 raise TaskNotCompleted(task)
         raise TimeoutError(f"the task has not ended after {wait:g} s; it goes on")
@@ -234,8 +236,9 @@ class TaskClient:
         task.context_payload = await self._upload(context)
 
     async def _upload(self, context: Mapping[str, JsonValue]) -> str:
+        """Keeps a context as a payload; asks again for `timeout` seconds, since one that is there twice is no harm."""
         try:
-            return await upload_json(self._channel, dict(context), self._fresh_metadata())
+            return await persistently(lambda: upload_json(self._channel, dict(context), self._fresh_metadata()), self._timeout)
         except grpc.aio.AioRpcError as error:
             if error.code() in _REFUSALS:
                 raise TaskRefused(status_of(error)) from error

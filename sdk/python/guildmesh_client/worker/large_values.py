@@ -1,4 +1,4 @@
-"""Payloads of a run: asked for again while that may help, and else a failure of the attempt that says why."""
+"""Calls about payloads: made again while that may help, and else, in a run, a failure of the attempt that says why."""
 
 from __future__ import annotations
 
