@@ -42,6 +42,7 @@ async def short() -> AsyncIterator[HttpBody]:
     await asyncio.sleep(0.05)
 
 
+@pytest.mark.timeout(180)
 async def test_what_a_dead_scheduler_leaves_of_payloads_goes(
     scheduler_settings: MakeSettings, scheduler_tls: Path, tmp_path: Path
 ) -> None:
