@@ -107,6 +107,10 @@ class Internal(DomainError):
     code = "INTERNAL"
 
 
+class ObjectNotFound(Exception):
+    """The object store has no object of this key; what it was to be is for who asked to say."""
+
+
 class InvalidRequest(InvalidArgument):
     """One or more fields break their rules."""
 

@@ -18,16 +18,19 @@ from typing import Any, TypeVar
 import grpc
 import structlog
 import uvloop
-from grpc_health.v1 import health
+from grpc_health.v1 import health, health_pb2
 from pydantic import ValidationError
 
-from services.common.admin import AdminServer, Check, Route
+from services.common.admin import AdminServer, Check, Route, failed_checks
 from services.common.grpcx.server import Registration, build_server, server_credentials, set_serving
 from services.common.settings import ServiceSettings
 from services.common.telemetry.logs import configure_logs
 from services.common.telemetry.tracing import tracing
 
 _log = structlog.get_logger(__name__)
+_APART_SECONDS = 2.0
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 S = TypeVar("S", bound=ServiceSettings)
 
 Background = Callable[[], Coroutine[Any, Any, None]]
@@ -48,6 +51,8 @@ class Service:
     serving: Sequence[Callable[[int], None]] = ()
     """called with the gRPC port once it answers there."""
     admin_routes: Mapping[str, Route] = field(default_factory=dict)
+    apart: Mapping[str, Check] = field(default_factory=dict)
+    """by gRPC service: what it alone stands on. While a check raises, that service is NOT_SERVING, and the process is ready."""
     own_health: bool = True
     serves_grpc: bool = True
 
@@ -86,6 +91,7 @@ class RunningService:
                 raise OSError(f"port {settings.port} on {settings.listen_host} is taken; set GUILDMESH_PORT") from error
             await self._server.start()
             await set_serving(self._health, service.registrations)
+            self._tasks += [asyncio.create_task(self._tell_apart(name, check)) for name, check in service.apart.items()]
             for step in service.serving:
                 step(self.port)
         _log.info("serving", port=self.port, admin_port=self.admin_port)
@@ -105,6 +111,18 @@ class RunningService:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._admin.stop()
         _log.info("stopped")
+
+    async def _tell_apart(self, name: str, check: Check) -> None:
+        assert self._health is not None
+        told = ""
+        while True:
+            problem = (await failed_checks({name: check})).get(name, "")
+            if bool(problem) != bool(told):
+                _log.warning("part is down", part=name, cause=problem) if problem else _log.info("part is back", part=name)
+            told = problem
+            # Once the server stops this changes nothing any more.
+            await self._health.set(name, NOT_SERVING if problem else SERVING)
+            await asyncio.sleep(_APART_SECONDS)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or self.failed.done():

@@ -77,6 +77,20 @@ class ServiceSettings(BaseSettings):
     )
     object_store_endpoint: str = Field("", validation_alias="AWS_ENDPOINT_URL", description="of S3, when it is not Amazon's")
     object_store_region: str = Field("", validation_alias="AWS_REGION", description="of S3; us-east-1 when it is not said")
+    aws_access_key_id: SecretStr | None = Field(
+        None,
+        validation_alias="AWS_ACCESS_KEY_ID",
+        description="of S3; without it what the machine has, such as an instance's role",
+    )
+    aws_secret_access_key: SecretStr | None = Field(None, validation_alias="AWS_SECRET_ACCESS_KEY")
+    aws_session_token: SecretStr | None = Field(
+        None, validation_alias="AWS_SESSION_TOKEN", description="of keys that are lent for a time"
+    )
+    azure_account_name: str = Field("", validation_alias="AZURE_STORAGE_ACCOUNT_NAME", description="of az://")
+    azure_account_key: SecretStr | None = Field(None, validation_alias="AZURE_STORAGE_ACCOUNT_KEY")
+    google_credentials: str = Field(
+        "", validation_alias="GOOGLE_APPLICATION_CREDENTIALS", description="file with the key of a service account, for gs://"
+    )
 
     enable_metrics: bool = Field(True, validation_alias="ENABLE_METRICS")
     enable_tracing: bool = Field(False, validation_alias="ENABLE_TRACING", description="send spans to OTLP_ENDPOINT")
@@ -105,6 +119,22 @@ class ServiceSettings(BaseSettings):
     def object_store(self) -> str:
         """The URL of the object store."""
         return self.object_store_url or (self.state_dir.absolute() / "objects").as_uri()
+
+    @property
+    def object_store_keys(self) -> dict[str, str]:
+        """What the object store wants to see, by obstore's names for the sort of store that the URL names."""
+        keys: dict[str, dict[str, str | SecretStr | None]] = {
+            "s3": {
+                "access_key_id": self.aws_access_key_id,
+                "secret_access_key": self.aws_secret_access_key,
+                "session_token": self.aws_session_token,
+            },
+            "az": {"account_name": self.azure_account_name, "account_key": self.azure_account_key},
+            "gs": {"application_credentials": self.google_credentials},
+        }
+        given = keys.get(self.object_store.partition(":")[0], {})
+        told = {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in given.items()}
+        return {name: value for name, value in told.items() if value}
 
     def target(self, service: str) -> str:
         """host:port of another service."""

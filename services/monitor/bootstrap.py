@@ -36,9 +36,9 @@ async def open_service(settings: MonitorSettings) -> AsyncIterator[Service]:
     async with (
         httpx.AsyncClient() as client,
         open_dependency_checks(settings) as dependencies,
-        open_services(settings, client) as (services, counts),
+        open_services(settings, client) as (services, optional, counts),
     ):
-        health = ObserveMesh(dependencies, services)
+        health = ObserveMesh(dependencies, services, optional)
         documents = FileDocuments()
         access = ProbeAccess(settings.profile)
         use_cases = UseCases(

@@ -125,6 +125,7 @@ from services.scheduler.usecases.watch_tasks import WatchTasks
 from services.scheduler.usecases.work import Work
 
 SCHEMA = "scheduler"
+PAYLOAD_SERVICE = "guildmesh.scheduler.v1.PayloadService"
 
 
 @asynccontextmanager
@@ -166,7 +167,9 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         fire_schedules = FireSchedules(due_schedules, settings.schedule_poll_seconds)
         schedules = Schedules(database, hub, settings.lease, settings.retention_days, decided, settings.max_schedules)
         failed_tasks = FailedTasks(database, hub, settings.lease, settings.retention_days, replayed_task, decided)
-        objects = open_object_store(settings.object_store, settings.object_store_endpoint, settings.object_store_region)
+        objects = open_object_store(
+            settings.object_store, settings.object_store_endpoint, settings.object_store_region, settings.object_store_keys
+        )
         again = timedelta(seconds=6 * settings.payload_sweep_seconds)
         payload_sweep = PayloadSweep(engine, timedelta(seconds=settings.payload_check_seconds), again)
         hub.listen(lambda wake: decided.changed() if wake.queues is None or wake.queues else None)
@@ -199,7 +202,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                     Registration(
                         add_PayloadServiceServicer_to_server,
                         PayloadServicer(_payload_use_cases(settings, Payloads(database), objects)),
-                        "guildmesh.scheduler.v1.PayloadService",
+                        PAYLOAD_SERVICE,
                     ),
                     Registration(add_worker_service, WorkerServicer(work), WORKER_SERVICE),
                     Registration(add_DispatchServiceServicer_to_server, dispatch.servicer, DISPATCH_SERVICE),
@@ -218,6 +221,8 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                     SweepPayloads(payload_sweep, objects, settings.payload_sweep_seconds).run,
                 ],
                 checks={"database": database.check},
+                # Tasks without payloads go on without it.
+                apart={PAYLOAD_SERVICE: objects.check},
                 drain=[run_task.drain, work.drain, dispatch.follow.resign, dispatch.servicer.drain],
                 serving=[lambda port: dispatch.follow.reachable(_address(settings, port))],
             )

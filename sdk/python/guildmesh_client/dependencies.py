@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Unpack
 
@@ -10,6 +10,7 @@ from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import task_graph_pb2
 
 from guildmesh_client.options import OnFailure, TaskOptions, fill, policy_of
+from guildmesh_client.worker.json_values import JsonValue, TooLarge
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Graph:
     """
 
     nodes: list[task_graph_pb2.TaskGraphNode] = field(default_factory=list)
+    large: dict[int, Mapping[str, JsonValue]] = field(default_factory=dict)
+    """contexts that have no room in their tasks, by the places of the nodes: TaskClient.create_graph uploads them."""
 
     def add(
         self,
@@ -58,7 +61,14 @@ class Graph:
             ValueError: an option is not valid.
         """
         node = task_graph_pb2.TaskGraphNode(key=key, parent_attempt=parent_attempt)
-        fill(node.task, description, options)
+        try:
+            fill(node.task, description, options)
+        except TooLarge:
+            node.ClearField("task")
+            rest = TaskOptions(**options)
+            large = rest.pop("context") or {}
+            fill(node.task, description, rest)
+            self.large[len(self.nodes)] = large
         for each in after:
             edge = After(each) if isinstance(each, str) else each
             node.dependencies.add(key=edge.key, name=edge.name, failure_policy=policy_of(edge.on_failure))

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TypeAlias, Unpack
 
 import grpc
 from google.protobuf.message import EncodeError
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import code_pb2, status_pb2
 from guildmesh.events.v1 import task_event_pb2
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
@@ -28,7 +29,9 @@ from guildmesh_client.dependencies import Graph
 from guildmesh_client.events import WatchedEvent, watch_task, watch_tasks
 from guildmesh_client.options import TaskOptions, fill
 from guildmesh_client.payloads import download_json, upload_json
+from guildmesh_client.refusals import reason_in, status_of
 from guildmesh_client.worker.json_values import JsonValue, TooLarge, from_value
+from guildmesh_client.worker.large_values import persistently
 
 Metadata: TypeAlias = Sequence[tuple[str, str]]
 
@@ -42,7 +45,6 @@ _REFUSALS = {
     grpc.StatusCode.ALREADY_EXISTS,
     grpc.StatusCode.FAILED_PRECONDITION,
 }
-_DETAILS = "grpc-status-details-bin"
 
 
 class TaskRefused(Exception):
@@ -55,11 +57,9 @@ class TaskRefused(Exception):
     """
 
     def __init__(self, status: status_pb2.Status) -> None:
-        info = error_details_pb2.ErrorInfo()
-        any(detail.Unpack(info) for detail in status.details)
-        super().__init__(f"{info.reason}: {status.message}" if info.reason else status.message)
+        self.reason = reason_in(status)
+        super().__init__(f"{self.reason}: {status.message}" if self.reason else status.message)
         self.code = code_pb2.Code.Name(code_pb2.Code.ValueType(status.code))
-        self.reason = info.reason
         self.message = status.message
 
 
@@ -162,7 +162,7 @@ class TaskClient:
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             if task.status == "completed":
-                return await self.result_of(task)
+                return await persistently(partial(self.result_of, task), self._timeout)
             if task.status in ("failed", "cancelled"):
                 raise TaskNotCompleted(task)
         raise TimeoutError(f"the task has not ended after {wait:g} s; it goes on")
@@ -170,6 +170,7 @@ class TaskClient:
     async def create_graph(self, graph: Graph, *, request_id: str = "") -> dict[str, str]:
         """Creates all tasks of a graph, or none, and gives their ids by the keys of the nodes; a repeat gives the same ones.
 
+        Contexts of more than 1 MiB are uploaded first.
         Lost connections and restarts are borne for `timeout` seconds of this client: the same graph is asked for again.
 
         Raises:
@@ -177,6 +178,8 @@ class TaskClient:
             grpc.aio.AioRpcError: the call failed, and whether the graph was created is not known; with a request id, ask again.
         """
         request = graph.request(request_id or str(uuid.uuid4()))
+        for place, context in graph.large.items():
+            request.nodes[place].task.context_payload = await self._upload(context)
         loop = asyncio.get_running_loop()
         until = loop.time() + self._timeout
         pause = _FIRST_PAUSE
@@ -188,7 +191,7 @@ class TaskClient:
                 return {result.key: result.task_id for result in response.results}
             except grpc.aio.AioRpcError as error:
                 if error.code() in _REFUSALS:
-                    raise TaskRefused(_status_of(error)) from error
+                    raise TaskRefused(status_of(error)) from error
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or loop.time() + pause > until:
                     raise
             await asyncio.sleep(pause)
@@ -230,11 +233,15 @@ class TaskClient:
         rest = TaskOptions(**options)
         context = rest.pop("context") or {}
         fill(task, description, rest)
+        task.context_payload = await self._upload(context)
+
+    async def _upload(self, context: Mapping[str, JsonValue]) -> str:
+        """Keeps a context as a payload; asks again for `timeout` seconds, since one that is there twice is no harm."""
         try:
-            task.context_payload = await upload_json(self._channel, dict(context), self._fresh_metadata())
+            return await persistently(lambda: upload_json(self._channel, dict(context), self._fresh_metadata()), self._timeout)
         except grpc.aio.AioRpcError as error:
             if error.code() in _REFUSALS:
-                raise TaskRefused(_status_of(error)) from error
+                raise TaskRefused(status_of(error)) from error
             raise
 
     async def _run(self, request: pb.RunTaskRequest, timeout: float) -> task_pb2.Task:
@@ -243,7 +250,7 @@ class TaskClient:
             return await self._stub.RunTask(request, metadata=tuple(metadata), timeout=timeout)
         except grpc.aio.AioRpcError as error:
             if error.code() in _REFUSALS:
-                raise TaskRefused(_status_of(error)) from error
+                raise TaskRefused(status_of(error)) from error
             raise
 
     async def send(self, request: pb.CreateTaskRequest) -> str:
@@ -298,13 +305,6 @@ class TaskClient:
                 future.set_exception(TaskRefused(result.error))
             else:
                 future.set_result(result.task_id)
-
-
-def _status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
-    for name, value in error.trailing_metadata() or ():
-        if name == _DETAILS and isinstance(value, bytes):
-            return status_pb2.Status.FromString(value)
-    return status_pb2.Status(code=error.code().value[0], message=error.details() or "")
 
 
 def _size_of(request: pb.CreateTaskRequest | pb.RunTaskRequest) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import grpc
@@ -13,10 +14,12 @@ from google.protobuf.duration_pb2 import Duration
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
 from guildmesh.scheduler.v1 import task_pb2
+from guildmesh_client.payloads import download_json, upload_json
 
 from services.agent.adapters.refusals import refusal, refusals
-from services.agent.domain.work import EndedTask, NewTask
+from services.agent.domain.work import CONTEXT_LIMIT, EndedTask, NewTask
 from services.common.errors import DomainError, FailedPrecondition, NotFound
+from services.common.json_values import size_of
 from services.common.structs import json_to_struct, value_to_json
 
 T = TypeVar("T")
@@ -52,10 +55,17 @@ class SchedulerSubtasks:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._scheduler = pb_grpc.SchedulerServiceStub(channel)
+        self._channel = channel
 
     async def create(self, task: NewTask, request_id: str, parent_attempt: int) -> str:
-        """Creates a subtask."""
-        request = pb.CreateTaskRequest(task=_to_proto(task), request_id=request_id, parent_attempt=parent_attempt)
+        """Creates a subtask; what has no room in it goes as a payload."""
+        request = pb.CreateTaskRequest(request_id=request_id, parent_attempt=parent_attempt)
+        if size_of(task.context) > CONTEXT_LIMIT:
+            request.task.CopyFrom(_to_proto(replace(task, context={})))
+            request.task.ClearField("context")
+            request.task.context_payload = await _persistently(lambda: upload_json(self._channel, task.context))
+        else:
+            request.task.CopyFrom(_to_proto(task))
 
         async def call() -> str:
             created: task_pb2.Task = await self._scheduler.CreateTask(request)
@@ -101,10 +111,17 @@ class SchedulerSubtasks:
             return answer
 
         task = await _persistently(call)
+        result = value_to_json(task.result)
+        if task.result_payload:
+            try:
+                result = await _persistently(lambda: download_json(self._channel, task.result_payload))
+            except ValueError as error:
+                text = f"Its result, the payload {task.result_payload}, is not JSON: {error}"
+                return EndedTask(task_id, "failed", error_reason="RESULT_INVALID", error_message=text)
         return EndedTask(
             task_id=task_id,
             status=_ENDED.get(task.state, "failed"),
-            result=value_to_json(task.result),
+            result=result,
             error_reason=task.error.reason,
             error_message=task.error.message,
         )

@@ -6,6 +6,7 @@ in threes, everything else (digits, punctuation, each byte beyond ASCII) one by 
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,12 +15,15 @@ from services.agent.domain.language_model import ChatMessage
 # What the chat template adds around a message: markers, the role, line ends.
 _MESSAGE_OVERHEAD = 8
 _OMITTED = "\n[…]\n"
+_LETTERS = (string.ascii_letters + " ").encode()
+_LETTERS_A_TOKEN = 3
 
 
 def estimate_tokens(text: str) -> int:
     """An upper estimate of the tokens in `text`."""
-    letters = sum(1 for character in text if character.isascii() and (character.isalpha() or character == " "))
-    return letters // 3 + len(text.encode(errors="replace")) - letters + 1
+    encoded = text.encode(errors="replace")
+    others = len(encoded.translate(None, _LETTERS))
+    return (len(encoded) - others) // _LETTERS_A_TOKEN + others + 1
 
 
 def fit(messages: Sequence[ChatMessage], budget: int) -> list[ChatMessage]:
@@ -56,9 +60,11 @@ def fit(messages: Sequence[ChatMessage], budget: int) -> list[ChatMessage]:
 
 def shorten(text: str, tokens: int) -> str:
     """`text`, or its beginning and end with a mark between them, so that it is estimated at no more than `tokens`."""
-    if estimate_tokens(text) <= tokens:
+    # Of a text of many megabytes only as much is looked at as may fit.
+    most = _LETTERS_A_TOKEN * tokens
+    if len(text) <= most and estimate_tokens(text) <= tokens:
         return text
-    low, high = 0, len(text)
+    low, high = 0, min(len(text), most)
     while low < high:
         middle = (low + high + 1) // 2
         if estimate_tokens(_cut(text, middle)) <= tokens:

@@ -17,7 +17,9 @@ RUN_STEP = "agent.step"
 """kind of one step of a scenario."""
 
 CONTEXT_LIMIT = 1_048_576
-"""bytes of a task's context as compact JSON (requirement row 3)."""
+"""bytes of a task's context as compact JSON (requirement row 3): what is larger is a payload."""
+RENDERED_LIMIT = 32 << 20
+"""bytes that a run may put together for a step, or as its result: references repeat what they refer to."""
 
 
 @dataclass(frozen=True, slots=True)

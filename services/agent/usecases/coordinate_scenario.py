@@ -24,7 +24,7 @@ from services.agent.domain.ports import Subtasks
 from services.agent.domain.references import InvalidReference, render
 from services.agent.domain.render_action import render_action
 from services.agent.domain.scenario import Scenario, Step
-from services.agent.domain.work import CONTEXT_LIMIT, RUN_STEP, Attempt, EndedTask, NewTask, WorkFailed
+from services.agent.domain.work import RENDERED_LIMIT, RUN_STEP, Attempt, EndedTask, NewTask, WorkFailed
 from services.common.errors import DomainError
 from services.common.json_values import JsonObject, JsonValue, size_of
 
@@ -94,10 +94,10 @@ class _Run:
             step.action_name: self._rendered(step),
         }
         size = size_of(context)
-        if size > CONTEXT_LIMIT:
+        if size > RENDERED_LIMIT:
             raise WorkFailed(
                 "STEP_TOO_LARGE",
-                f"The step {step.step_id!r} would be given {size:,} bytes, and a task takes {CONTEXT_LIMIT:,}; refer to less.",
+                f"The step {step.step_id!r} would be given {size:,} bytes, and may be given {RENDERED_LIMIT:,}; refer to less.",
             )
         task = NewTask(
             description=f"{agent.display_name or agent.agent_id}: {step.step_id} of {self._scenario.scenario_id}",
@@ -159,10 +159,10 @@ class _Run:
             "output_tokens": _sum(models, "output_tokens"),
         }
         size = size_of(report)
-        if size > CONTEXT_LIMIT:
+        if size > RENDERED_LIMIT:
             raise WorkFailed(
                 "RESULT_TOO_LARGE",
-                f"The result would be {size:,} bytes, and a task's is {CONTEXT_LIMIT:,} at most; refer to less.",
+                f"The result would be {size:,} bytes, and a run's is {RENDERED_LIMIT:,} at most; refer to less.",
             )
         return report
 

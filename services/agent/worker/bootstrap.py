@@ -22,7 +22,7 @@ from services.agent.settings import AgentSettings
 from services.agent.usecases.answer_task import AnswerTask
 from services.agent.usecases.coordinate_scenario import CoordinateScenario
 from services.agent.usecases.run_step import RunStep
-from services.agent.worker.handlers import handler
+from services.agent.worker.handlers import handler, on_behalf_of_creator
 from services.common.errors import DependencyUnavailable
 from services.common.grpcx.channel import open_channel
 from services.common.json_values import JsonObject
@@ -112,7 +112,14 @@ class _Keeper:
 
 
 def _worker(channel: grpc.aio.Channel, worker_id: str, concurrency: int, drain_seconds: float) -> Worker:
-    return Worker(channel=channel, worker_id=worker_id, concurrency=concurrency, drain_seconds=drain_seconds, all_tenants=True)
+    return Worker(
+        channel=channel,
+        worker_id=worker_id,
+        concurrency=concurrency,
+        drain_seconds=drain_seconds,
+        all_tenants=True,
+        around=on_behalf_of_creator,
+    )
 
 
 def _publish(agent_type: str, count: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic
+from typing import Literal
 
 import structlog
 from guildmesh_client.worker import Dependency, JsonValue, Task, TaskFailed
@@ -24,21 +26,24 @@ _log = structlog.get_logger(__name__)
 _PASSING = frozenset({"UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "INTERNAL"})
 
 
+@contextmanager
+def on_behalf_of_creator(task: Task) -> Iterator[None]:
+    """Makes all calls of a run as the creator of its task may: this worker has tasks of every tenant, and is of none."""
+    created_by = task.message.created_by
+    kind: Literal["user", "service"] = "service" if created_by.startswith("service:") else "user"
+    with acting_as(Principal(created_by, task.message.tenant_id, kind=kind), task.traceparent or None):
+        yield
+
+
 def handler(work: Work) -> Callable[[Task], Awaitable[JsonValue]]:
-    """The worker library's function for a kind of task."""
+    """The worker library's function for a kind of task; the worker runs it within `on_behalf_of_creator`."""
 
     async def handle(task: Task) -> JsonValue:
         message = task.message
-        creator = Principal(
-            message.created_by,
-            message.tenant_id,
-            kind="service" if message.created_by.startswith("service:") else "user",
-        )
         parent = TraceContextTextMapPropagator().extract({"traceparent": task.traceparent}) if task.traceparent else None
         operation = "invoke_workflow" if message.kind == RUN_SCENARIO else "invoke_agent"
         name = message.labels.get("agent_id") or message.labels.get("scenario_id") or message.kind
         with (
-            acting_as(creator, task.traceparent or None),
             _tracer.start_as_current_span(f"{operation} {name}", context=parent) as span,
             structlog.contextvars.bound_contextvars(task_id=task.task_id, attempt=task.attempt, kind=message.kind),
         ):

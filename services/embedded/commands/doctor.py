@@ -33,10 +33,11 @@ def _machine() -> bool:
 
 def _data() -> bool:
     # It brings numpy, which every command would wait for.
-    from services.embedded.data_check import check_data
+    from services.embedded.data_check import check_data, object_store_of
 
     with one_line_errors():
-        findings = check_data(database_url(*open_state()))
+        settings, state = open_state()
+        findings = check_data(database_url(settings, state), object_store_of(state.path))
     for finding in findings:
         level = Level.BAD if finding.wrong else Level.NOTE if finding.note else Level.GOOD
         rows = f"{finding.rows:,} row{'' if finding.rows == 1 else 's'}"

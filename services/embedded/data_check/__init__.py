@@ -12,11 +12,13 @@ from contextlib import closing
 import psycopg2
 import psycopg2.extensions
 
+from services.common.storage.object_store import ObjectStore
 from services.embedded.data_check.dead_letters import check_dead_letters
 from services.embedded.data_check.dependencies import check_dependencies
 from services.embedded.data_check.finding import DataFinding
 from services.embedded.data_check.logs import check_logs, check_overflow
 from services.embedded.data_check.outbox import check_lanes, check_outbox
+from services.embedded.data_check.payloads import check_objects, check_payloads, object_store_of
 from services.embedded.data_check.schedules import check_schedules
 from services.embedded.data_check.tasks import (
     check_appended,
@@ -28,11 +30,11 @@ from services.embedded.data_check.tasks import (
 )
 from services.embedded.errors import MeshError
 
-__all__ = ["DataFinding", "check_data", "check_tables"]
+__all__ = ["DataFinding", "check_data", "check_tables", "object_store_of"]
 
 
-def check_data(url: str) -> list[DataFinding]:
-    """Checks all tables of the scheduler in the database of `url`.
+def check_data(url: str, store: ObjectStore | None = None) -> list[DataFinding]:
+    """Checks all tables of the scheduler in the database of `url`, and the bodies of payloads in a store when there is one.
 
     Raises:
         MeshError: the database does not answer, or has no such tables.
@@ -47,7 +49,12 @@ def check_data(url: str) -> list[DataFinding]:
             with connection.cursor() as cursor:
                 cursor.execute("SET LOCAL ROLE scheduler_engine")
                 cursor.execute("SET LOCAL search_path TO scheduler")
-            return check_tables(connection)
+            found = check_tables(connection)
+            if store is not None:
+                # In snapshots of their own, since the store has none.
+                connection.rollback()
+                found.append(check_objects(connection, store))
+            return found
         except psycopg2.Error as error:
             raise MeshError(f"The scheduler's tables cannot be read: {_line(error)}") from error
 
@@ -67,6 +74,7 @@ def check_tables(connection: psycopg2.extensions.connection) -> list[DataFinding
         check_outbox(connection),
         check_dead_letters(connection),
         check_schedules(connection),
+        check_payloads(connection),
         check_lanes(connection),
     ]
 

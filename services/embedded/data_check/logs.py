@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import psycopg2.extensions
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Value
-from guildmesh.events.v1.task_event_pb2 import TaskEvent
+from guildmesh.events.v1.task_event_pb2 import PayloadReference, TaskEvent
 
 from services.embedded.data_check.finding import DataFinding, short
 from services.embedded.data_check.reading import LEAVING, count_rows, read_rows, stream_rows
+from services.scheduler.domain.payload import is_payload, reference_in
 from services.scheduler.domain.task import State
 from services.scheduler.storage.event_log import split
 
@@ -118,8 +119,12 @@ def _story(life: _Life) -> Iterator[str]:
     if not life.state.ended and running != (life.state is State.RUNNING):
         yield f"it is {life.state.status}, and its log says {'running' if running else 'waiting'}"
     if life.state is State.COMPLETED and kinds[-1:] == ["completed"]:
-        kept = Value.FromString(life.result or b"").SerializeToString(deterministic=True)
-        if kept != life.events[-1].completed.result.SerializeToString(deterministic=True):
+        result, told = life.result or b"", life.events[-1].completed
+        if is_payload(result):
+            same = told.result_payload == PayloadReference.FromString(reference_in(result)) and not told.HasField("result")
+        else:
+            same = told.result == Value.FromString(result) and not told.HasField("result_payload")
+        if not same:
             yield "its result is not the one of its last event"
 
 

@@ -14,6 +14,7 @@ from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as scheduler_grpc
 
 from services.common.errors import DependencyUnavailable
 from services.common.grpcx.channel import open_channel
+from services.monitor.domain.health import OBJECT_STORE, PAYLOAD_SERVICE
 from services.monitor.domain.ports import Check
 from services.monitor.settings import MonitorSettings
 
@@ -36,10 +37,10 @@ class GrpcTaskCounts:
         return dict(response.counts)
 
 
-def grpc_check(service: str, channel: grpc.aio.Channel, target: str) -> Check:
-    """Whether a service says that it serves. What it stands on is asked apart, so that a cause is named once."""
+def grpc_check(service: str, channel: grpc.aio.Channel, target: str, part: str = "") -> Check:
+    """Whether a service, or a `part` of it, says that it serves. What it stands on is asked apart: a cause is named once."""
     stub = health_pb2_grpc.HealthStub(channel)
-    request = health_pb2.HealthCheckRequest()
+    request = health_pb2.HealthCheckRequest(service=part)
 
     async def check() -> None:
         try:
@@ -86,12 +87,13 @@ def admin_check(process: str, client: httpx.AsyncClient, addresses: list[str]) -
 @asynccontextmanager
 async def open_services(
     settings: MonitorSettings, client: httpx.AsyncClient
-) -> AsyncIterator[tuple[dict[str, Check], GrpcTaskCounts]]:
-    """The checks of all other services and processes, and the scheduler's counts."""
+) -> AsyncIterator[tuple[dict[str, Check], dict[str, Check], GrpcTaskCounts]]:
+    """The checks of all other services and processes, those of what the mesh works without, and the scheduler's counts."""
     async with AsyncExitStack() as stack:
         channels = {name: await stack.enter_async_context(open_channel(settings, name)) for name in SERVICES}
         checks = {name: grpc_check(name, channel, settings.target(name)) for name, channel in channels.items()}
         for process in PROCESSES:
             if addresses := settings.admins(process):
                 checks[process] = admin_check(process, client, addresses)
-        yield checks, GrpcTaskCounts(channels["scheduler"])
+        payloads = grpc_check(OBJECT_STORE, channels["scheduler"], settings.target("scheduler"), PAYLOAD_SERVICE)
+        yield checks, {OBJECT_STORE: payloads}, GrpcTaskCounts(channels["scheduler"])

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.monitor.domain.health import HealthReport
+from services.monitor.domain.health import OBJECT_STORE, PAYLOAD_SERVICE, HealthReport
 from services.monitor.domain.ports import Health
 from services.monitor.server.access import ProbeAccess
 from services.monitor.server.public import public_services
@@ -18,6 +18,8 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 OWN = "monitor"
+_APART = {PAYLOAD_SERVICE: OBJECT_STORE}
+"""services with a check of their own."""
 WATCH_SECONDS = 1.0
 """How often a watched status is looked at."""
 
@@ -63,5 +65,5 @@ def _status(name: str, report: HealthReport) -> int | None:
     service = public_services().get(name)
     if service is None:
         return None
-    healthy = service == OWN or report.checks[service].healthy
+    healthy = service == OWN or report.checks[_APART.get(name, service)].healthy
     return int(SERVING if healthy else NOT_SERVING)

@@ -69,7 +69,7 @@ class MonitorServicer(pb_grpc.MonitorServiceServicer):
             )
             for name, result in report.checks.items()
         }
-        response = pb.GetDetailedHealthResponse(status=_word(report.healthy), checks=checks, timestamp=_now())
+        response = pb.GetDetailedHealthResponse(status=_word(report.complete), checks=checks, timestamp=_now())
         if lag is not None:
             events = pb.EventLag(waiting_events=lag.waiting_events, oldest_seconds=round(lag.oldest_seconds, 3), late=lag.late)
             response.event_lag.CopyFrom(events)
@@ -80,7 +80,7 @@ class MonitorServicer(pb_grpc.MonitorServiceServicer):
         status = await self._use_cases.get_status()
         services = {name: _word(status.report.checks[name].healthy) for name in sorted(status.report.services)}
         return pb.GetStatusResponse(
-            status="healthy" if status.report.healthy and status.counted else "degraded",
+            status="healthy" if status.report.complete and status.counted else "degraded",
             version=self._use_cases.version,
             services=services,
             tasks=status.tasks,

@@ -26,9 +26,13 @@ CACHE_SECONDS = 0.5
 class ObserveMesh:
     """Answers how the mesh is; implements the port Health."""
 
-    def __init__(self, dependencies: Mapping[str, Check], services: Mapping[str, Check]) -> None:
-        self._checks = {**dependencies, **services}
+    def __init__(
+        self, dependencies: Mapping[str, Check], services: Mapping[str, Check], optional: Mapping[str, Check] | None = None
+    ) -> None:
+        """The mesh can work while only `optional` checks fail."""
+        self._checks = {**dependencies, **services, **(optional or {})}
         self._services = frozenset(services)
+        self._optional = frozenset(optional or {})
         self._lock = asyncio.Lock()
         self._report: HealthReport | None = None
         self._made = 0.0
@@ -38,7 +42,7 @@ class ObserveMesh:
         async with self._lock:
             if self._report is None or time.monotonic() - self._made > CACHE_SECONDS:
                 results = await asyncio.gather(*(_run(check) for check in self._checks.values()))
-                report = HealthReport(dict(zip(self._checks, results, strict=True)), self._services)
+                report = HealthReport(dict(zip(self._checks, results, strict=True)), self._services, self._optional)
                 _log_changes(self._report, report)
                 self._report, self._made = report, time.monotonic()
             return self._report

@@ -54,9 +54,22 @@ class PayloadReference:
     """in hexadecimal."""
 
 
+PREFIX = "payloads"
+"""below which all bodies lie in the object store."""
+
+
 def object_key(tenant_id: str, payload_id: str) -> str:
     """Where the body lies in the object store: each tenant's below a prefix of its own."""
-    return f"payloads/{tenant_id.encode().hex()}/{payload_id}"
+    return f"{PREFIX}/{tenant_id.encode().hex()}/{payload_id}"
+
+
+def key_parts(key: str) -> tuple[str, str] | None:
+    """The tenant and the payload of a key that `object_key` gave; None for another."""
+    parts = key.split("/")
+    try:
+        return (bytes.fromhex(parts[1]).decode(), parts[2]) if len(parts) == 3 and parts[0] == PREFIX else None
+    except ValueError:
+        return None
 
 
 # A result that is a payload lies where other results lie, behind a tag that no google.protobuf.Value begins with (field 100, of

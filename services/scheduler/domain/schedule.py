@@ -59,6 +59,8 @@ class Schedule:
     created_by: str
     context: bytes | None = None
     """google.protobuf.Struct, serialized; None when there is none or it was not asked for."""
+    context_payload: str | None = None
+    """id of the payload that is the context of its tasks, instead of `context`."""
     time_zone: str = DEFAULT_TIME_ZONE
     overlap_policy: OverlapPolicy = OverlapPolicy.SKIP
     missed_run_policy: MissedRunPolicy = MissedRunPolicy.RUN_LAST

@@ -34,14 +34,17 @@ class NewGraph:
 
     tenant_id: str
     request_id: str
-    keys: Sequence[str]
-    """of the nodes, in the order that the caller gave."""
     tasks: Sequence[NewTask]
-    """in the same order."""
+    """in the order of the nodes that the caller gave."""
     ranks: Sequence[int]
     """the place of each node in an order in which dependencies come first."""
-    payload_hash: bytes
-    """SHA-256 of all that the caller chose."""
+    edges: Mapping[str, Sequence[Edge]]
+    """of the nodes, by their keys, in the same order."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Of the nodes, in their order."""
+        return list(self.edges)
 
     @property
     def first_id(self) -> str:
@@ -51,6 +54,13 @@ class NewGraph:
     def ids_after(self, first_id: str) -> list[str]:
         """The ids of all tasks in their order, when the first is this one: what an earlier call with the same nodes has made."""
         return [id_after(first_id, rank) for rank in self.ranks]
+
+    def payload_hash(self) -> bytes:
+        """SHA-256 of all that the caller chose, once the payloads that are contexts are looked up."""
+        payload = PayloadHash()
+        for task, (key, edges) in zip(self.tasks, self.edges.items(), strict=True):
+            payload.add(key, task, edges)
+        return payload.digest()
 
 
 def ranks_of(graph: Mapping[str, Sequence[Edge]]) -> list[int]:

@@ -13,7 +13,7 @@ from services.common.ids import new_id
 from services.common.validation import validate_each
 from services.scheduler.domain.dependency import MOST_DEPENDENCIES, Dependency, FailurePolicy
 from services.scheduler.domain.task import NewTask
-from services.scheduler.domain.task_graph import Edge, NewGraph, PayloadHash, check_keys, id_after, ranks_of
+from services.scheduler.domain.task_graph import Edge, NewGraph, check_keys, id_after, ranks_of
 from services.scheduler.server.convert import new_task
 from services.scheduler.server.dependency_convert import check_unique
 
@@ -34,13 +34,12 @@ def new_graph(request: service_pb.CreateTaskGraphRequest, tenant_id: str, subjec
     first_id = new_id()
     ids = {key: id_after(first_id, rank) for key, rank in zip(edges, ranks, strict=True)}
     needed = {edge.key for each in edges.values() for edge in each}
-    payload, tasks = PayloadHash(), []
+    tasks = []
     for place, node in enumerate(request.nodes):
         create = service_pb.CreateTaskRequest(request_id=request.request_id, parent_attempt=node.parent_attempt)
         create.task.CopyFrom(node.task)
         try:
             task = new_task(create, tenant_id, subject, traceparent, ids[node.key])
-            payload.add(node.key, task, edges[node.key])
             _depend(task, edges[node.key], ids)
         except InvalidRequest as error:
             raise _of_node(place, node.key, error) from None
@@ -48,7 +47,7 @@ def new_graph(request: service_pb.CreateTaskGraphRequest, tenant_id: str, subjec
         task.request_id = ""
         task.has_dependants = node.key in needed
         tasks.append(task)
-    return NewGraph(tenant_id, request.request_id, list(edges), tasks, ranks, payload.digest())
+    return NewGraph(tenant_id, request.request_id, tasks, ranks, edges)
 
 
 def _edge(edge: pb.TaskGraphEdge) -> Edge:

@@ -121,9 +121,6 @@ def _task(message: pb.Schedule) -> dict[str, Any]:
         raise InvalidRequest([("schedule.task.parent_task_id", "must be empty: a run is no part of another task")])
     if task.dependencies:
         raise InvalidRequest([("schedule.task.dependencies", "must be empty: all runs would depend on the same tasks")])
-    if task.context_payload:
-        text = "must be empty: a schedule keeps no payload; name it by its id in the context, and have the worker download it"
-        raise InvalidRequest([("schedule.task.context_payload", text)])
     for name, instead in (("schedule_time", "delay"), ("deadline", "total_timeout")):
         if task.HasField(name):  # type: ignore[arg-type]
             raise InvalidRequest(
@@ -135,8 +132,12 @@ def _task(message: pb.Schedule) -> dict[str, Any]:
         text = f"must have at most {domain.MOST_LABELS} pairs, since each run adds {len(_LABELS)}"
         raise InvalidRequest([("schedule.task.labels", text)])
     # It refuses what CreateTask refuses, and leaves in the request what the caller chose, but for the context.
-    context = new_task(request, "", "", "").context
-    return {"task": task.SerializeToString(deterministic=True), "context": context}
+    new = new_task(request, "", "", "")
+    return {
+        "task": task.SerializeToString(deterministic=True),
+        "context": new.context,
+        "context_payload": new.context_payload,
+    }
 
 
 def _time(name: str) -> Callable[[pb.Schedule], dict[str, Any]]:

@@ -16,6 +16,7 @@ from services.scheduler.domain.task_graph import NewGraph, of_node
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.create_batch import CLAIM_REQUESTS, FORGET_EXPIRED, READ_REQUESTS, create_tasks
 from services.scheduler.storage.decided_queues import DecidedQueues
+from services.scheduler.storage.payload_uses import lock_contexts
 from services.scheduler.storage.tasks import READ_TASKS
 from services.scheduler.storage.waking import Waker
 
@@ -37,7 +38,12 @@ class Graphs:
         """Creates in one transaction; see GraphStore."""
         log = ChangeLog(self._waker.origin, self._waker.watched, graph.tenant_id)
         async with self._database.tenant(graph.tenant_id) as connection:
-            first_id = await _claim(connection, graph) if graph.request_id else graph.first_id
+            if graph.request_id:
+                # A repeat is told by what is in its payloads: it may have uploaded the same once more.
+                await lock_contexts(connection, graph.tasks, [None] * len(graph.tasks))
+                first_id = await _claim(connection, graph)
+            else:
+                first_id = graph.first_id
             if first_id == graph.first_id:
                 try:
                     answers = await create_tasks(connection, self._clock, log, graph.tasks, self._lease, self._decided)
@@ -57,15 +63,16 @@ class Graphs:
 async def _claim(connection: asyncpg.Connection, graph: NewGraph) -> str:
     """Claims the request id; gives the id of the first task that was made for it, now or by an earlier call."""
     key = ([graph.tenant_id], [graph.request_id])
+    payload_hash = graph.payload_hash()
     for attempt in range(_CLAIMS):
         if attempt:
             await connection.execute(FORGET_EXPIRED, *key)
-        if await connection.fetch(CLAIM_REQUESTS, *key, [graph.first_id], [graph.payload_hash]):
+        if await connection.fetch(CLAIM_REQUESTS, *key, [graph.first_id], [payload_hash]):
             return graph.first_id
         # The loser reads the winner's answer in a statement of its own, whose snapshot has the winner's commit.
         for row in await connection.fetch(READ_REQUESTS, *key):
             if await connection.fetch(READ_TASKS, [row["task_id"]], [graph.tenant_id]):
-                if row["payload_hash"] != graph.payload_hash:
+                if row["payload_hash"] != payload_hash:
                     raise RequestIdReused(graph.request_id)
                 return str(row["task_id"])
     raise ConcurrentChange

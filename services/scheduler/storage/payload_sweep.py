@@ -1,7 +1,8 @@
 """Finds payloads that nothing uses any more, over all tenants.
 
-Each is looked at when its time has come: an upload that was given up, one that no task came to use, and, every now and then, one
-that tasks use, since those may be kept no longer. So nothing need be told of when tasks go, and a sweep may be killed anywhere.
+Each is looked at when its time has come: an upload that was given up, one that nobody came to use, and, every now and then, one
+that tasks or schedules use, since those may be kept no longer. So nothing need be told of when tasks go, and a sweep may be
+killed anywhere.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ UPDATE payloads p SET state = CASE WHEN u.used THEN p.state ELSE 3 END,
   check_time = clock_timestamp() + CASE WHEN u.used THEN $3::interval ELSE $4::interval END
 FROM (
   SELECT k.payload_id, k.tenant_id,
-    EXISTS (SELECT FROM task_payloads t WHERE t.payload_id = k.payload_id AND t.tenant_id = k.tenant_id) AS used
+    EXISTS (SELECT FROM task_payloads t WHERE t.payload_id = k.payload_id AND t.tenant_id = k.tenant_id)
+      OR EXISTS (SELECT FROM schedules s WHERE s.context_payload = k.payload_id AND s.tenant_id = k.tenant_id) AS used
   FROM unnest($1::uuid[], $2::text[]) AS k (payload_id, tenant_id)
 ) u
 WHERE p.payload_id = u.payload_id AND p.tenant_id = u.tenant_id

@@ -26,7 +26,10 @@ WHERE tenant_id = $1 AND payload_id = $2 AND state = 1 RETURNING {_COLUMNS}
 """  # noqa: S608 - constants only
 _GET = f"SELECT {_COLUMNS} FROM payloads WHERE tenant_id = $1 AND payload_id = $2 AND state = 2"  # noqa: S608 - constants only
 _LOCK = "SELECT state FROM payloads WHERE tenant_id = $1 AND payload_id = $2 FOR UPDATE"
-_USED = "SELECT EXISTS (SELECT FROM task_payloads WHERE tenant_id = $1 AND payload_id = $2)"
+_USED = """
+SELECT EXISTS (SELECT FROM task_payloads WHERE tenant_id = $1 AND payload_id = $2)
+  OR EXISTS (SELECT FROM schedules WHERE tenant_id = $1 AND context_payload = $2)
+"""
 _MARK = "UPDATE payloads SET state = 3, check_time = clock_timestamp() WHERE tenant_id = $1 AND payload_id = $2"
 _FORGET = "DELETE FROM payloads WHERE tenant_id = $1 AND payload_id = $2 AND state = 3"
 

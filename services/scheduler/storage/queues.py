@@ -164,7 +164,6 @@ class StoredQueues:
             async with self._alone(owner, queue, etag) as connection:
                 if await connection.fetchval(_DELETE_CLOSED, owner, queue, closed_until) is None:
                     raise ConcurrentChange
-                await fail_point("scheduler.delete_queue.before_commit", connection.terminate)
         except DomainError:
             async with self._told(owner) as connection:
                 await connection.execute(_OPEN, owner, queue, closed_until)

@@ -11,13 +11,14 @@ import asyncpg
 from services.common.db.clock import DatabaseClock
 from services.common.db.driver import Driver
 from services.common.errors import DomainError
-from services.scheduler.domain.errors import EtagMismatch, ScheduleExists, ScheduleNotFound, TooManySchedules
+from services.scheduler.domain.errors import EtagMismatch, PayloadNotFound, ScheduleExists, ScheduleNotFound, TooManySchedules
 from services.scheduler.domain.schedule import MissedRunPolicy, OverlapPolicy, Schedule
 from services.scheduler.domain.task import NewTask, Task
 from services.scheduler.domain.wake import Wake
 from services.scheduler.storage.changelog import ChangeLog
 from services.scheduler.storage.create_batch import create_tasks
 from services.scheduler.storage.decided_queues import DecidedQueues
+from services.scheduler.storage.payload_uses import lock_payloads
 from services.scheduler.storage.schedule_runs import fill_queues, of_this_call
 from services.scheduler.storage.waking import Waker
 
@@ -25,7 +26,7 @@ _NAMES = (
     "tenant_id", "schedule_id", "cron", "task", "created_by", "time_zone", "overlap_policy", "missed_run_policy",
     "catch_up_window", "jitter", "paused", "note", "start_time", "end_time", "uid", "version", "create_time", "update_time",
     "next_time", "wake_time", "buffered_time", "last_run_time", "last_task_id", "run_count", "skipped_count", "last_error",
-    "active_task_ids",
+    "active_task_ids", "context_payload",
 )  # fmt: skip
 COLUMNS = ", ".join(_NAMES)
 _ALL = (*_NAMES, "context")
@@ -71,9 +72,14 @@ class Schedules:
         self._clock = DatabaseClock()
 
     async def create(self, schedule: Schedule) -> Schedule:
-        """Keeps a new schedule, whose next run is by the database's time; raises ScheduleExists or TooManySchedules."""
+        """Keeps a new schedule, whose next run is by the database's time.
+
+        Raises:
+            ScheduleExists, TooManySchedules, PayloadNotFound.
+        """
         async with self._database.tenant(schedule.tenant_id) as connection:
             await connection.execute(_ALONE, schedule.tenant_id)
+            await _lock_payload(connection, schedule)
             now = await connection.fetchval("SELECT clock_timestamp()")
             schedule.create_time = schedule.update_time = now
             schedule.plan(now)
@@ -96,10 +102,17 @@ class Schedules:
         return [schedule_of(row) for row in rows]
 
     async def change(self, tenant_id: str, schedule_id: str, change: Callable[[Schedule, datetime], None]) -> Schedule:
-        """Applies a change while nobody else changes the schedule; raises ScheduleNotFound, and what the change raises."""
+        """Applies a change while nobody else changes the schedule.
+
+        Raises:
+            ScheduleNotFound, PayloadNotFound, and what the change raises.
+        """
         async with self._database.tenant(tenant_id) as connection:
             schedule, now = await _locked(connection, tenant_id, schedule_id)
+            before = schedule.context_payload
             change(schedule, now)
+            if schedule.context_payload != before:
+                await _lock_payload(connection, schedule)
             await connection.execute(_UPDATE, *_values(schedule))
         return schedule
 
@@ -148,7 +161,8 @@ def schedule_of(row: asyncpg.Record, context: bytes | None = None) -> Schedule:
     fields["overlap_policy"] = OverlapPolicy(fields["overlap_policy"])
     fields["missed_run_policy"] = MissedRunPolicy(fields["missed_run_policy"])
     fields["uid"] = str(fields["uid"])
-    fields["last_task_id"] = None if fields["last_task_id"] is None else str(fields["last_task_id"])
+    for name in ("last_task_id", "context_payload"):
+        fields[name] = None if fields[name] is None else str(fields[name])
     fields["active_task_ids"] = tuple(map(str, fields["active_task_ids"]))
     return Schedule(**fields, context=context)
 
@@ -158,6 +172,15 @@ async def _locked(connection: asyncpg.Connection, tenant_id: str, schedule_id: s
     if row is None:
         raise ScheduleNotFound(schedule_id)
     return schedule_of(row, row["context"]), row["now"]
+
+
+async def _lock_payload(connection: asyncpg.Connection, schedule: Schedule) -> None:
+    """Keeps the payload that a schedule begins to use until the commit; after that the sweep sees who uses it."""
+    if schedule.context_payload is None:
+        return
+    key = schedule.tenant_id, schedule.context_payload
+    if key not in await lock_payloads(connection, [key]):
+        raise PayloadNotFound(schedule.context_payload)
 
 
 def _values(schedule: Schedule) -> list[object]:

@@ -19,7 +19,8 @@ class CreateSchedule:
         """The new schedule, whose tasks wait in `queue`; it gets an id when it has none.
 
         Raises:
-            InvalidCron, InvalidTimeZone, InvalidRequest, QueueNotFound, ScheduleExists, TooManySchedules.
+            InvalidCron, InvalidTimeZone, InvalidRequest, QueueNotFound, PayloadNotFound, ScheduleExists,
+            TooManySchedules.
         """
         schedule.check()
         await self._queues.of(schedule.tenant_id, queue)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
-from services.scheduler.domain.errors import PayloadNotFound
+from services.common.errors import ObjectNotFound
+from services.scheduler.domain.errors import PayloadLost, PayloadNotFound
 from services.scheduler.domain.payload import Payload, object_key
 from services.scheduler.domain.ports import Objects, PayloadStore
 
@@ -24,10 +26,16 @@ class ReadPayload:
         return payload
 
     def pieces(self, payload: Payload, offset: int) -> AsyncGenerator[bytes]:
-        """Its body from a byte on; nothing from its end on."""
-        if offset >= payload.size:
-            return _nothing()
-        return self._objects.get(object_key(payload.tenant_id, payload.payload_id), offset)
+        """Its body from a byte on; nothing from its end on. Raises PayloadLost."""
+        return _nothing() if offset >= payload.size else self._body(payload, offset)
+
+    async def _body(self, payload: Payload, offset: int) -> AsyncGenerator[bytes]:
+        try:
+            async with aclosing(self._objects.get(object_key(payload.tenant_id, payload.payload_id), offset)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except ObjectNotFound as error:
+            raise PayloadLost(payload.payload_id) from error
 
 
 async def _nothing() -> AsyncGenerator[bytes]:

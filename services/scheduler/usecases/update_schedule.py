@@ -26,7 +26,7 @@ class UpdateSchedule:
         """The schedule with new values by the names of its attributes; `queue` is the one of a new task, None for no new task.
 
         Raises:
-            ScheduleNotFound, EtagMismatch, InvalidCron, InvalidTimeZone, InvalidRequest, QueueNotFound.
+            ScheduleNotFound, EtagMismatch, InvalidCron, InvalidTimeZone, InvalidRequest, QueueNotFound, PayloadNotFound.
         """
 
         def change(schedule: Schedule, now: datetime) -> None:

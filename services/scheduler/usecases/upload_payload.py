@@ -9,10 +9,10 @@ from datetime import timedelta
 
 import structlog
 
-from services.common.errors import ConcurrentChange, DomainError
+from services.common.errors import DomainError
 from services.common.failpoints import fail_point
 from services.common.ids import new_id
-from services.scheduler.domain.errors import PayloadNotFound, PayloadTooLarge
+from services.scheduler.domain.errors import PayloadNotFound, PayloadTooLarge, UploadTooSlow
 from services.scheduler.domain.payload import Payload, object_key
 from services.scheduler.domain.ports import Objects, PayloadStore
 
@@ -35,7 +35,7 @@ class UploadPayload:
 
         Raises:
             PayloadTooLarge: it has more bytes than a payload may; nothing is kept.
-            ConcurrentChange: it took longer than an upload may, and was given up.
+            UploadTooSlow: it took longer than an upload may, and was given up.
         """
         payload_id = new_id()
         # It is swept only when nobody can be uploading it any more.
@@ -49,12 +49,13 @@ class UploadPayload:
             payload = await self._store.finish(tenant_id, payload_id, measured.size, measured.sha256.digest(), self._unused)
         except TimeoutError as error:
             await self._give_up(tenant_id, payload_id)
-            raise ConcurrentChange from error
+            raise UploadTooSlow(self._longest.total_seconds()) from error
         except BaseException:
             await asyncio.shield(self._give_up(tenant_id, payload_id))
             raise
         if payload is None:
-            raise ConcurrentChange
+            # The sweep was sooner.
+            raise UploadTooSlow(self._longest.total_seconds())
         return payload
 
     async def _give_up(self, tenant_id: str, payload_id: str) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.common.errors import TokenExpired, Unavailable
-from services.common.failpoints import fail_point
 from services.scheduler.domain.ports import EventTopic, TaskReader
 from services.scheduler.domain.positions import Positions, encode_positions, reaches
 from services.scheduler.domain.published import EventFilter, Published
@@ -78,7 +77,6 @@ class WatchTasks:
                     reached = self._tail.newest if place == channel.end else None
                 else:
                     events, reached = await self._behind(tenant_id, wanted, tuple(position))
-                await fail_point("scheduler.watch.before_send")
                 for event in await chosen.of(events):
                     position[event.partition] = event.offset + 1
                     yield Seen(event, tuple(position))

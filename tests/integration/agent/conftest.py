@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import pytest_asyncio
 from guildmesh.agent.v1 import agent_pb2
@@ -73,6 +74,7 @@ class Mesh:
 
     agent: pb_grpc.AgentServiceAsyncStub
     scheduler: scheduler_grpc.SchedulerServiceAsyncStub
+    scheduler_channel: grpc.aio.Channel
     memory: memory_grpc.MemoryServiceAsyncStub
     tool: tool_grpc.ToolServiceAsyncStub
     model: StubLanguageModel
@@ -123,14 +125,22 @@ class Tenant:
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
-async def mesh(common_settings: Callable[[str], dict[str, Any]], agent_tls: Path) -> AsyncIterator[Mesh]:
+async def mesh(
+    common_settings: Callable[[str], dict[str, Any]], agent_tls: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Mesh]:
     """Scheduler, tool, memory and the agent's api; no worker."""
     async with AsyncExitStack() as stack:
         model = await stack.enter_async_context(stub_language_model())
         scheduler = await stack.enter_async_context(
             running(
                 open_scheduler,
-                SchedulerSettings(**common_settings("scheduler"), lease_seconds=2.0, heartbeat_seconds=0.5, sweep_seconds=0.2),
+                SchedulerSettings(
+                    **common_settings("scheduler"),
+                    lease_seconds=2.0,
+                    heartbeat_seconds=0.5,
+                    sweep_seconds=0.2,
+                    object_store_url=tmp_path_factory.mktemp("objects").as_uri(),
+                ),
                 agent_tls,
             )
         )
@@ -151,6 +161,7 @@ async def mesh(common_settings: Callable[[str], dict[str, Any]], agent_tls: Path
         yield Mesh(
             agent=pb_grpc.AgentServiceStub(agent.channel()),
             scheduler=scheduler_grpc.SchedulerServiceStub(scheduler.channel()),
+            scheduler_channel=scheduler.channel(),
             memory=memory_grpc.MemoryServiceStub(memory.channel()),
             tool=tool_grpc.ToolServiceStub(tool.channel()),
             model=model,

@@ -13,6 +13,7 @@ from guildmesh.agent.v1 import agent_service_pb2 as pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as scheduler_pb
 from guildmesh.scheduler.v1 import task_graph_pb2, task_pb2
 from guildmesh.tool.v1 import tool_service_pb2 as tool_pb
+from guildmesh_client.payloads import download_json, upload_json
 from prometheus_client import REGISTRY
 
 from services.common.grpcx.status import error_info
@@ -193,3 +194,46 @@ async def test_an_agent_reads_the_results_of_the_tasks_that_its_own_waited_for(m
         'Results of earlier tasks:\n"pages" (completed):\nThere are ten.\n\n'
         f'"author" (failed):\n{author.error.reason}: {author.error.message}\n\nTask:\nWrite a note.'
     )
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_agent_reads_a_context_and_gives_a_result_by_reference(mesh: Mesh, tenant: Tenant, other_tenant: Tenant) -> None:
+    lines: Any = [f"line {number}" for number in range(300_000)]
+    payload_id = await upload_json(mesh.scheduler_channel, {"lines": lines}, tenant.metadata)
+    mesh.model.answer = says("y" * (2 << 20))
+    task = task_pb2.Task(description="Sum up the lines.", kind="agent.task", context_payload=payload_id, max_attempts=1)
+    # Nobody has another tenant's payload read by an agent.
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await mesh.scheduler.CreateTask(scheduler_pb.CreateTaskRequest(task=task), metadata=other_tenant.metadata)
+    assert error_info(refused.value)[0] == "PAYLOAD_NOT_FOUND"
+    created = await mesh.scheduler.CreateTask(scheduler_pb.CreateTaskRequest(task=task), metadata=tenant.metadata)
+    ended = await tenant.ended(created.task_id)
+    assert ended.state == task_pb2.TASK_STATE_COMPLETED, ended.error
+    (prompt,) = mesh.model.prompts()
+    assert prompt.startswith('Context:\n{"lines":["line 0","line 1",')
+    assert prompt.endswith("Task:\nSum up the lines.")
+    result = await download_json(mesh.scheduler_channel, ended.result_payload, tenant.metadata)
+    assert result["response"] == "y" * (2 << 20)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await download_json(mesh.scheduler_channel, ended.result_payload, other_tenant.metadata)
+    assert error_info(refused.value)[0] == "PAYLOAD_NOT_FOUND"
+
+
+@pytest.mark.usefixtures("worker")
+async def test_steps_of_a_run_hand_on_what_is_larger_than_a_task(mesh: Mesh, tenant: Tenant) -> None:
+    await tenant.create_team()
+    steps = [
+        agent_pb2.ScenarioStep(step_id="long", agent_id="analyst", model=agent_pb2.ModelAction(prompt="Write much.")),
+        agent_pb2.ScenarioStep(
+            step_id="short", agent_id="analyst", needs=["long"], model=agent_pb2.ModelAction(prompt="Sum up: ${steps.long.text}")
+        ),
+    ]
+    await create(tenant, agent_pb2.Scenario(scenario_id="large", steps=steps))
+    mesh.model.answers = [says("z" * (2 << 20)), says("Short.")]
+    run = await tenant.run("large")
+    ended = await tenant.ended(run.task_id)
+    assert ended.state == task_pb2.TASK_STATE_COMPLETED, ended.error
+    assert json_format.MessageToDict(ended.result)["result"]["short"]["text"] == "Short."
+    found = {task.labels["step_id"]: await tenant.ended(task.task_id) for task in await tenant.subtasks(run.task_id)}
+    assert (bool(found["long"].result_payload), bool(found["short"].context_payload)) == (True, True)
+    assert mesh.model.prompts()[1].startswith("Sum up: zzz")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,15 +21,17 @@ from guildmesh.scheduler.v1 import (
     schedule_service_pb2_grpc,
     task_pb2,
 )
+from guildmesh.scheduler.v1.worker_service_pb2 import TaskCompletion
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from services.common.db.migrations import migrate
 from services.embedded.commands import app
-from services.embedded.data_check import DataFinding, check_data, check_tables
+from services.embedded.data_check import DataFinding, check_data, check_tables, payloads
 from services.embedded.errors import MeshError
 from services.scheduler.bootstrap import open_service
-from tests.integration.scheduler.conftest import MakeSettings, Scheduler, completion, scheduler_settings, scheduler_tls, value
+from tests.integration.scheduler.conftest import MakeSettings, Scheduler, scheduler_settings, scheduler_tls, value
+from tests.integration.scheduler.test_payloads import Uploads
 from tests.support.service import TestServer, metadata, running
 
 __all__ = ["scheduler_settings", "scheduler_tls"]
@@ -35,27 +39,32 @@ __all__ = ["scheduler_settings", "scheduler_tls"]
 CHECKS = {
     *("tasks", "event numbers", "histories", "leases", "request ids", "step journals", "subtasks", "long logs"),
     "events of other services",
-    *("outbox", "dead letters", "schedules", "relay lanes", "dependencies"),
+    *("outbox", "dead letters", "schedules", "relay lanes", "dependencies", "payloads", "payload bodies"),
 }
 
 
 @pytest.fixture
-async def url(scheduler_settings: MakeSettings, scheduler_tls: Path, empty_database_url: str) -> str:
+async def url(scheduler_settings: MakeSettings, scheduler_tls: Path, empty_database_url: str, tmp_path: Path) -> str:
     """A database with a task of each sort: completed, with a long log, failed, waiting, running with a step, with a subtask."""
-    settings = scheduler_settings(database_url=SecretStr(empty_database_url), lease_seconds=600.0)
+    objects = (tmp_path / "objects").as_uri()
+    settings = scheduler_settings(database_url=SecretStr(empty_database_url), lease_seconds=600.0, object_store_url=objects)
     migrate(settings, package="services.scheduler.storage.migrations", schema="scheduler")
     async with running(open_service, settings, scheduler_tls) as server:
         scheduler = Scheduler(server)
+        uploads = Uploads(scheduler, tmp_path / "objects")
+        given, made, planned = [(await uploads.up(body)).payload_id for body in (b"{}", b'"done"', b'{"year": 2026}')]
         async with scheduler.worker(credits=4) as worker:
             for number in range(3):
-                await scheduler.create(f"task {number}", request_id=f"request-{number}")
+                await scheduler.create(f"task {number}", request_id=f"request-{number}", context_payload=given)
             first, second, third = [await worker.lease() for _ in range(3)]
             for lease, steps in ((first, 8), (third, 1)):
                 for step in range(steps):
                     item = {"task_id": lease.task.task_id, "attempt": 1, "step_id": f"step {step}", "result": value("x" * 1000)}
                     await worker.send(steps=[item])
                     await worker.answer("acks")
-            await worker.complete(first)
+            done = TaskCompletion(task_id=first.task.task_id, attempt=1, result_payload=made)
+            await worker.send(completions=[done])
+            await worker.answer("acks")
             await worker.fail(second, retryable=False)
             await call_a_tool(server, scheduler.ada.tenant_id, third.task.task_id)
             await scheduler.create("child", kind="nobody", parent_task_id=third.task.task_id)
@@ -63,10 +72,10 @@ async def url(scheduler_settings: MakeSettings, scheduler_tls: Path, empty_datab
             both = [task_pb2.TaskDependency(task_id=each) for each in (first.task.task_id, other.task_id)]
             await scheduler.create("blocked", kind="nobody", dependencies=both)
             await scheduler.create("unblocked", kind="nobody", dependencies=both[:1])
-            await schedule(scheduler, "yearly", paused=False)
+            await schedule(scheduler, "yearly", paused=False, context_payload=planned)
             await schedule(scheduler, "paused", paused=True)
             # The same once more: a repeat is acknowledged and changes nothing.
-            await worker.send(completions=[completion(first.task.task_id, 1)])
+            await worker.send(completions=[done])
             await worker.answer("acks")
     return empty_database_url
 
@@ -80,8 +89,9 @@ async def call_a_tool(server: TestServer, tenant_id: str, task_id: str) -> None:
     assert answers[0].number > 0
 
 
-async def schedule(scheduler: Scheduler, schedule_id: str, *, paused: bool) -> None:
-    wanted = schedule_pb2.Schedule(cron="@yearly", task=task_pb2.Task(description="x"), paused=paused)
+async def schedule(scheduler: Scheduler, schedule_id: str, *, paused: bool, context_payload: str = "") -> None:
+    task = task_pb2.Task(description="x", context_payload=context_payload)
+    wanted = schedule_pb2.Schedule(cron="@yearly", task=task, paused=paused)
     request = schedule_service_pb2.CreateScheduleRequest(schedule=wanted, schedule_id=schedule_id)
     stub: Any = schedule_service_pb2_grpc.ScheduleServiceStub(scheduler.channel)
     await stub.CreateSchedule(request, metadata=metadata(scheduler.ada))
@@ -228,12 +238,24 @@ HARMS = {
         "UPDATE schedules SET wake_time = next_time - interval '1 s' WHERE NOT paused",
         "before its time",
     ),
+    "a payload that a task uses is taken away": (
+        "payloads",
+        "UPDATE payloads SET state = 3 WHERE payload_id IN (SELECT payload_id FROM task_payloads)",
+        "is used, and its state is DELETING",
+    ),
+    "a payload that a schedule uses is taken away": (
+        "payloads",
+        "UPDATE payloads SET state = 3 WHERE payload_id IN (SELECT context_payload FROM schedules)",
+        "is used, and its state is DELETING",
+    ),
+    "nobody knows who uses a context": ("payloads", "DELETE FROM task_payloads WHERE use = 1", "its context is the payload"),
+    "nobody knows who uses a result": ("payloads", "DELETE FROM task_payloads WHERE use = 2", "its result is the payload"),
     "there are no lanes": ("relay lanes", "DELETE FROM relay_lanes", "no lanes"),
 }
 
 
 async def test_it_finds_nothing_in_a_sound_database_and_each_harm_by_its_task(url: str, command: Callable[[], Any]) -> None:
-    good = command()
+    good = await asyncio.to_thread(command)
     assert good.exit_code == 0, good.output
     assert {line.split(": ")[0][6:] for line in good.output.splitlines()} == CHECKS
     assert "note  tasks: 7 rows; 5 have not ended" in good.output
@@ -245,10 +267,56 @@ async def test_it_finds_nothing_in_a_sound_database_and_each_harm_by_its_task(ur
         assert word in " ".join(found[about].problems), (name, found[about].problems)
     with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("SET ROLE scheduler_engine")
+        cursor.execute("UPDATE scheduler.payloads SET check_time = now() - interval '1 hour'")
+    assert "note  payloads: 3 rows; 3 are over 60 s late to be looked at" in (await asyncio.to_thread(command)).output
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SET ROLE scheduler_engine")
         cursor.execute("UPDATE scheduler.finished_tasks SET state = 5 WHERE state = 3")
-    bad = command()
+    bad = await asyncio.to_thread(command)
     assert bad.exit_code == 1
     assert "bad   histories: " in bad.output
+
+
+async def test_it_finds_each_body_that_is_lost_cut_or_strange(
+    url: str, command: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> list[str]:
+        answer = command()
+        lines = [line for line in answer.output.splitlines() if "payload bodies" in line]
+        assert (answer.exit_code == 1) == any(line.startswith("bad") for line in lines), answer.output
+        return lines
+
+    assert await asyncio.to_thread(told) == ["ok    payload bodies: 3 rows"]
+    [lost, cut, _] = sorted(path for path in (tmp_path / "objects").rglob("*") if path.is_file())
+    kept = lost.read_bytes()
+    lost.unlink()
+    cut.write_bytes(b"x" * 100)
+    stray = cut.with_name("01990000-0000-7000-8000-000000000000")
+    other = tmp_path / "objects" / "payloads" / "zz" / "y"
+    other.parent.mkdir()
+    for each in (stray, other):
+        each.write_text("x")
+    text = "\n".join(await asyncio.to_thread(told))
+    assert f"{lost.name}: the body of this payload" in text
+    assert f"{cut.name}: the body of this payload of" in text
+    assert "has 100 bytes in file://" in text
+    # What is so young may be on its way.
+    assert stray.name not in text
+    for each in (stray, other):
+        os.utime(each, (0, 0))
+    text = "\n".join(await asyncio.to_thread(told))
+    assert text.count("no payload is known of this object") == 2
+    monkeypatch.setattr(payloads, "LOOKED_AT", 1)
+    assert any(
+        "only the newest 1 were looked at; only 1 objects were looked at" in line for line in await asyncio.to_thread(told)
+    )
+    monkeypatch.undo()
+    lost.write_bytes(kept)
+    shutil.rmtree(tmp_path / "objects")
+    text = "\n".join(await asyncio.to_thread(told))
+    assert text.count("is not in file://") == 3
+    os.environ["OBJECT_STORE_URL"] = "ftp://x"
+    assert "The object store cannot be opened; see OBJECT_STORE_URL" in (await asyncio.to_thread(command)).output
 
 
 def test_a_database_without_the_tables_is_said_so(empty_database_url: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as scheduler_pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as scheduler_grpc
 
+from services.common.errors import DependencyUnavailable
 from services.common.grpcx.server import Registration
 from services.common.service import RunningService, Service
 from services.common.settings import ServiceSettings
@@ -37,6 +38,7 @@ class Mesh:
         """each keeps the port that it got when it first started."""
         self.admin_ports: dict[str, int] = {}
         self.others: dict[str, RunningService] = {}
+        self.object_store_away = False
         self.monitor: TestServer
 
     async def start(self, name: str) -> None:
@@ -45,11 +47,16 @@ class Mesh:
             add = scheduler_grpc.add_SchedulerServiceServicer_to_server
             registrations.append(Registration(add, Counting(), "guildmesh.scheduler.v1.SchedulerService"))
         settings = ServiceSettings(tls_dir=self.tls / name, port=self.ports.get(name, 0), admin_port=0, drain_seconds=0)
-        service = RunningService(Service(name, registrations), settings)
+        apart = {"guildmesh.scheduler.v1.PayloadService": self._object_store} if name == "scheduler" else {}
+        service = RunningService(Service(name, registrations, apart=apart), settings)
         await service.start()
         self.others[name] = service
         self.ports[name] = service.port
         self.admin_ports[name] = service.admin_port
+
+    async def _object_store(self) -> None:
+        if self.object_store_away:
+            raise DependencyUnavailable("object store")
 
     async def stop(self, name: str) -> None:
         await self.others.pop(name).stop()

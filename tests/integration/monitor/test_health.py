@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from guildmesh.monitor.v1 import monitor_service_pb2 as pb
 from guildmesh.monitor.v1 import monitor_service_pb2_grpc as pb_grpc
 
@@ -19,6 +20,8 @@ from services.embedded.running import RunningPart
 from tests.integration.monitor.conftest import Mesh, open_mesh
 from tests.support.servers import running_kafka, running_postgres, running_redis
 from tests.support.service import ADA, metadata
+
+PAYLOADS = "guildmesh.scheduler.v1.PayloadService"
 
 
 def stub(mesh: Mesh) -> pb_grpc.MonitorServiceStub:
@@ -51,9 +54,38 @@ async def test_a_whole_mesh_is_healthy_ready_and_told_in_detail(mesh: Mesh) -> N
     detailed = await monitor.GetDetailedHealth(pb.GetDetailedHealthRequest())
     assert detailed.status == "healthy"
     assert {name: check.status for name, check in detailed.checks.items()} == dict.fromkeys(
-        ["database", "redis", "redis_cache", "kafka", "identity", "scheduler", "agent", "tool", "memory"], "healthy"
+        ["database", "redis", "redis_cache", "kafka", "identity", "scheduler", "agent", "tool", "memory", "object_store"],
+        "healthy",
     )
     assert detailed.timestamp.seconds > 0
+
+
+async def test_an_object_store_that_is_away_is_told_and_the_mesh_goes_on(mesh: Mesh) -> None:
+    monitor = stub(mesh)
+    health = health_pb2_grpc.HealthStub(mesh.monitor.channel())
+
+    async def serves(name: str = "") -> bool:
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=name), metadata=metadata(ADA))
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def told() -> bool:
+        detailed = await monitor.GetDetailedHealth(pb.GetDetailedHealthRequest())
+        return detailed.checks["object_store"].status == "unhealthy"
+
+    mesh.object_store_away = True
+    await until(told)
+    detailed = await monitor.GetDetailedHealth(pb.GetDetailedHealthRequest())
+    assert (detailed.status, detailed.checks["scheduler"].status) == ("unhealthy", "healthy")
+    assert "object_store" in detailed.checks["object_store"].message
+    assert await down(monitor) == ""
+    assert (await monitor.GetStatus(pb.GetStatusRequest(), metadata=metadata(ADA))).status == "degraded"
+    assert (await serves(PAYLOADS), await serves()) == (False, True)
+    mesh.object_store_away = False
+
+    async def back() -> bool:
+        return not await told() and await serves(PAYLOADS)
+
+    await until(back)
 
 
 async def test_status_tells_services_and_task_counts(mesh: Mesh) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from guildmesh_client.dependencies import Graph
 from guildmesh_client.options import Dependency
 from guildmesh_client.tasks import TaskClient, TaskRefused
 from guildmesh_client.worker import Task, Worker
@@ -66,3 +67,36 @@ async def test_what_is_too_large_for_a_payload_is_refused(large: Scheduler) -> N
     client = TaskClient(large.channel, metadata(large.ada))
     with pytest.raises(TaskRefused, match="PAYLOAD_TOO_LARGE"):
         await client.create("larger", kind=large.kind, context={"text": LARGE * 3})
+
+
+async def test_a_graph_has_contexts_of_any_size_and_a_repeat_is_the_same_graph(large: Scheduler) -> None:
+    client = TaskClient(large.channel, metadata(large.ada))
+    worker = Worker(channel=large.channel, metadata=metadata(large.ada))
+
+    @worker.task(large.kind)
+    async def measure(task: Task) -> JsonValue:
+        return len(str(task.context["text"])) + sum(int(str(each.result)) for each in task.dependencies.values())
+
+    def graph(text: str = LARGE) -> Graph:
+        made = Graph().add("first", "large", kind=large.kind, context={"text": text})
+        made.add("second", "small", kind=large.kind, context={"text": "abc"})
+        return made.add("sum", "of both", kind=large.kind, context={"text": LARGE}, after=["first", "second"])
+
+    ids = await client.create_graph(graph(), request_id="graph")
+    # It has uploaded the same once more.
+    assert await client.create_graph(graph(), request_id="graph") == ids
+    with pytest.raises(TaskRefused, match="REQUEST_ID_REUSED"):
+        await client.create_graph(graph(LARGE[1:] + "y"), request_id="graph")
+    async with working(worker):
+        await large.watch(ids["sum"])
+    assert (await large.get(ids["sum"])).result.number_value == 2 * len(LARGE) + 3
+    with pytest.raises(TaskRefused, match="PAYLOAD_TOO_LARGE"):
+        await client.create_graph(graph(LARGE * 3))
+
+
+async def test_many_large_contexts_at_once_travel_with_small_ones(large: Scheduler) -> None:
+    client = TaskClient(large.channel, metadata(large.ada))
+    texts = [LARGE if number % 3 == 0 else "small" for number in range(9)]
+    ids = await asyncio.gather(*(client.create("one of many", kind=large.kind, context={"text": text}) for text in texts))
+    tasks = [await large.get(task_id) for task_id in ids]
+    assert [bool(task.context_payload) for task in tasks] == [text == LARGE for text in texts]

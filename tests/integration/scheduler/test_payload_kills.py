@@ -1,4 +1,4 @@
-"""A scheduler that dies in the middle of an upload or a deletion: the next one takes away what is left."""
+"""A scheduler that dies in the middle of an upload, a deletion or a sweep: the next one takes away what is left."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ POINTS = (
     "scheduler.delete_payload.before_object",
     "scheduler.delete_payload.after_object",
 )
+SWEPT = ("scheduler.sweep_payloads.before_objects", "scheduler.sweep_payloads.after_objects")
 
 
 async def body() -> AsyncIterator[HttpBody]:
@@ -36,6 +37,12 @@ async def body() -> AsyncIterator[HttpBody]:
         yield HttpBody(data=b"x" * (1 << 20))
 
 
+async def short() -> AsyncIterator[HttpBody]:
+    yield HttpBody(data=b"x")
+    await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(180)
 async def test_what_a_dead_scheduler_leaves_of_payloads_goes(
     scheduler_settings: MakeSettings, scheduler_tls: Path, tmp_path: Path
 ) -> None:
@@ -51,6 +58,7 @@ async def test_what_a_dead_scheduler_leaves_of_payloads_goes(
         "GUILDMESH_PORT": str(port),
         "GUILDMESH_PAYLOAD_SWEEP_SECONDS": "0.2",
         "GUILDMESH_PAYLOAD_UPLOAD_SECONDS": "1",
+        "GUILDMESH_PAYLOAD_UNUSED_SECONDS": "0.5",
         "GUILDMESH_FAILPOINTS_FILE": str(rules),
     }
     ada = Principal("ada", unique("acme"), frozenset({"user"}))
@@ -83,6 +91,19 @@ async def test_what_a_dead_scheduler_leaves_of_payloads_goes(
                         await payloads.DeletePayload(request, metadata=metadata(ada), wait_for_ready=True)
                 assert await process.ended() == CRASH_STATUS, process.tail()
                 assert left()[0] == 1
+                rules.write_text("")
+                await process.start()
+                await asyncio.to_thread(eventually, lambda: left() == (0, 0), 20)
+            for point in SWEPT:
+                rules.write_text(f"{point}=crash@1")
+                with pytest.raises(grpc.aio.AioRpcError):
+                    # What nobody uses is swept, by a process that sooner or later has read its rules.
+                    while True:
+                        await payloads.UploadPayload(short(), metadata=metadata(ada), wait_for_ready=True, timeout=5)
+                assert await process.ended() == CRASH_STATUS, process.tail()
+                rows, files = left()
+                assert rows, "it died after all that there was to do"
+                assert files < rows or "before" in point
                 rules.write_text("")
                 await process.start()
                 await asyncio.to_thread(eventually, lambda: left() == (0, 0), 20)

@@ -29,6 +29,7 @@ from services.scheduler.storage.expiry import Expiry
 from services.scheduler.storage.partitions import AHEAD, PERIODS, Partitions, start_of
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique
 from tests.integration.scheduler.test_counts import counted
+from tests.integration.scheduler.test_payloads import Uploads, until
 from tests.integration.scheduler.test_relay import (  # noqa: F401 - fixtures
     MakeRelay,
     own_settings,
@@ -117,19 +118,25 @@ async def test_what_was_kept_long_enough_leaves_the_api_kafka_and_the_tables(
     relay_settings: MakeRelay,  # noqa: F811 - the fixture
     scheduler_tls: Path,
     store: Store,
+    tmp_path: Path,
 ) -> None:
     store.query("UPDATE queues SET retention_days = 1 WHERE queue = 'code'")
     store.query("UPDATE queues SET retention_days = 0 WHERE queue = 'research'")
     relay = relay_settings()
     async with (
-        running(open_service, own_settings(retention_seconds=0.1), scheduler_tls) as server,
+        running(open_service, own_settings(retention_seconds=0.1, **swept_often(tmp_path)), scheduler_tls) as server,
         relaying(relay),
         state_of(relay) as rebuilt,
     ):
         scheduler = Scheduler(server)
-        old = [await scheduler.create(str(n), queue="code", request_id=f"again-{n}") for n in range(6)]
+        uploads = Uploads(scheduler, tmp_path)
+        leaving, staying = [(await uploads.up(body)).payload_id for body in (b"{}", b'{"a": 1}')]
+        old = [
+            await scheduler.create(str(n), queue="code", request_id=f"again-{n}", context_payload=leaving if n else staying)
+            for n in range(6)
+        ]
         ever = await scheduler.create("never goes", queue="research")
-        new = await scheduler.create("stays")
+        new = await scheduler.create("stays", context_payload=staying)
         async with scheduler.worker(credits=8) as worker:
             for _ in range(8):
                 await worker.complete(await worker.lease())
@@ -162,6 +169,15 @@ async def test_what_was_kept_long_enough_leaves_the_api_kafka_and_the_tables(
         assert again.task_id not in gone
         assert (await scheduler.create("0", queue="code", request_id="again-0")).task_id == again.task_id
         store.sound()
+        # The payloads of the tasks that are gone went with the last of each.
+        await until(lambda: len(uploads.files()) == 1)
+        assert (await uploads.down(staying))[1] == b'{"a": 1}'
+
+
+def swept_often(folder: Path) -> dict[str, Any]:
+    """Settings with which a payload that nothing uses any more goes at once, and one that nothing uses yet soon."""
+    seconds = {"payload_sweep_seconds": 0.1, "payload_check_seconds": 0.1, "payload_unused_seconds": 5}
+    return {"object_store_url": folder.as_uri(), **seconds}
 
 
 async def test_it_goes_on_after_a_failure_at_any_place(

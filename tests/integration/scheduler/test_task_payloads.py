@@ -10,6 +10,8 @@ import asyncpg
 import grpc
 import pytest
 from google.protobuf.struct_pb2 import Struct, Value
+from guildmesh.scheduler.v1 import dead_letter_service_pb2 as letters_pb
+from guildmesh.scheduler.v1 import dead_letter_service_pb2_grpc as letters_grpc
 from guildmesh.scheduler.v1 import task_pb2
 from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 
@@ -17,7 +19,7 @@ from services.common.context import Principal
 from services.scheduler.bootstrap import open_service
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique
 from tests.integration.scheduler.test_payloads import Uploads, refused, until
-from tests.support.service import running
+from tests.support.service import metadata, running
 
 
 @pytest.fixture
@@ -62,19 +64,13 @@ async def test_a_payload_stays_as_long_as_a_task_uses_it_and_goes_with_it(upload
     scheduler = uploads.scheduler
     payload, unused = await uploads.up(b"{}"), await uploads.up(b"[]")
     task = await scheduler.create(context_payload=payload.payload_id)
-    await refused(uploads.delete(payload.payload_id), grpc.StatusCode.FAILED_PRECONDITION, "Tasks use the payload")
+    await refused(uploads.delete(payload.payload_id), grpc.StatusCode.FAILED_PRECONDITION, "Tasks or schedules use the payload")
     # The other one goes, so sweeps have looked at both after their time.
     await until(lambda: len(uploads.files()) == 1)
     await scheduler.cancel(task.task_id)
     assert (await uploads.down(payload.payload_id))[1] == b"{}"
     await refused(uploads.get(unused.payload_id), grpc.StatusCode.NOT_FOUND, "No payload")
-    connection = await asyncpg.connect(postgres_url)
-    try:
-        # As retention does: the task is kept no longer.
-        await connection.execute("SET ROLE scheduler_engine")
-        await connection.execute("DELETE FROM scheduler.finished_tasks WHERE task_id = $1", task.task_id)
-    finally:
-        await connection.close()
+    await keep_no_longer(postgres_url, task.task_id)
     await uploads.until_no_files()
     await refused(uploads.get(payload.payload_id), grpc.StatusCode.NOT_FOUND, "No payload")
 
@@ -122,3 +118,46 @@ async def test_a_create_and_the_sweep_agree_on_what_is_there(uploads: Uploads) -
             assert (await uploads.down(payload.payload_id))[1] == b"{}"
         else:
             await refused(uploads.get(payload.payload_id), grpc.StatusCode.NOT_FOUND, "No payload")
+
+
+async def test_a_replay_keeps_the_payload_of_the_task_that_it_repeats(uploads: Uploads, postgres_url: str) -> None:
+    scheduler = uploads.scheduler
+    payload = await uploads.up(b'{"year": 2026}')
+    task = await scheduler.create(context_payload=payload.payload_id)
+    letters: letters_grpc.DeadLetterServiceAsyncStub = letters_grpc.DeadLetterServiceStub(scheduler.channel)
+    async with scheduler.worker() as worker:
+        await worker.fail(await worker.lease(), retryable=False)
+        again = await letters.ReplayTask(letters_pb.ReplayTaskRequest(task_id=task.task_id), metadata=metadata(scheduler.ada))
+        assert again.context_payload == payload.payload_id
+        await keep_no_longer(postgres_url, task.task_id)
+        # This one goes, so sweeps have looked at both after their time, and the first task is forgotten.
+        unused = await uploads.up(b"[]")
+        await until(lambda: len(uploads.files()) == 1)
+        await refused(uploads.get(unused.payload_id), grpc.StatusCode.NOT_FOUND, "No payload")
+        assert await used_by(postgres_url, payload.payload_id) == [again.task_id]
+        lease = await worker.lease()
+        assert (lease.task.task_id, lease.task.context_payload) == (again.task_id, payload.payload_id)
+        assert (await uploads.down(lease.task.context_payload))[1] == b'{"year": 2026}'
+        await worker.complete(lease)
+    await keep_no_longer(postgres_url, again.task_id)
+    await uploads.until_no_files()
+
+
+async def keep_no_longer(url: str, task_id: str) -> None:
+    """As retention does: the task is kept no longer."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("SET ROLE scheduler_engine")
+        assert await connection.execute("DELETE FROM scheduler.finished_tasks WHERE task_id = $1", task_id) == "DELETE 1"
+    finally:
+        await connection.close()
+
+
+async def used_by(url: str, payload_id: str) -> list[str]:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("SET ROLE scheduler_engine")
+        rows = await connection.fetch("SELECT task_id::text FROM scheduler.task_payloads WHERE payload_id = $1", payload_id)
+        return [row[0] for row in rows]
+    finally:
+        await connection.close()

@@ -104,7 +104,8 @@ def test_whatever_the_caller_chose_is_in_the_hash_and_ids_are_not() -> None:
 
 def test_one_id_tells_all_ids_of_a_graph() -> None:
     tasks = [task(), task()]
-    made = NewGraph("acme", "", ["late", "early"], tasks, [1, 0], b"")
+    made = NewGraph("acme", "", tasks, [1, 0], {"late": [], "early": []})
+    assert made.keys == ["late", "early"]
     assert made.first_id == tasks[1].task_id
     assert made.ids_after(made.first_id) == [id_after(made.first_id, 1), made.first_id]
 

@@ -52,6 +52,10 @@ class Reports:
         """Puts another report in the place of the one with the same key."""
         self._open[key_of(report)] = report
 
+    def get(self, key: Key) -> Report | None:
+        """The open report of a key, or None."""
+        return self._open.get(key)
+
     def all(self) -> list[Report]:
         """The open reports, oldest first."""
         return list(self._open.values())

@@ -14,6 +14,7 @@ from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh_client.worker.dependency import Dependency
 from guildmesh_client.worker.errors import Parked, TaskFailed
 from guildmesh_client.worker.json_values import JsonObject, JsonValue, from_struct, from_value, put_large
+from guildmesh_client.worker.large_values import TROUBLES, not_read, not_stored, persistently
 from guildmesh_client.worker.output import Output
 
 if TYPE_CHECKING:
@@ -66,19 +67,36 @@ class Task:
         return from_struct(self.message.context)
 
     async def fetch(self) -> None:
-        """Gets what the task names instead of carrying it, before its function is called."""
+        """Gets what the task names instead of carrying it, before its function is called.
+
+        Raises:
+            TaskFailed: it cannot be had.
+        """
         if self.message.context_payload:
-            found = await self._worker.download(self.message.context_payload)
+            found = await self._download("The context", self.message.context_payload)
             if not isinstance(found, dict):
                 raise TaskFailed("INVALID_CONTEXT", "The payload that is the context is no JSON object.", retryable=False)
             self._context = found
         for each in self._lease.dependencies:
             if each.result_payload:
-                put_large(each.result, await self._worker.download(each.result_payload))
+                put_large(each.result, await self._download(f"The result of the dependency {each.name!r}", each.result_payload))
 
     async def upload(self, value: JsonValue) -> str:
-        """Keeps a value that is too large for a message, and gives the id of the payload."""
-        return await self._worker.upload(value)
+        """Keeps a value that is too large for a message, and gives the id of the payload.
+
+        Raises:
+            TaskFailed: it cannot be kept.
+        """
+        try:
+            return await persistently(lambda: self._worker.upload(value), self._worker.lease_seconds)
+        except TROUBLES as error:
+            raise not_stored(error) from error
+
+    async def _download(self, what: str, payload_id: str) -> JsonValue:
+        try:
+            return await persistently(lambda: self._worker.download(payload_id), self._worker.lease_seconds)
+        except (*TROUBLES, ValueError) as error:
+            raise not_read(what, error) from error
 
     @cached_property
     def dependencies(self) -> Mapping[str, Dependency]:

@@ -76,6 +76,7 @@ class Worker:
         worker_id: str = "",
         all_tenants: bool = False,
         drain_seconds: float = 30.0,
+        around: Callable[[Task], contextlib.AbstractContextManager[object]] | None = None,
     ) -> None:
         """Describes the worker; `run` connects it.
 
@@ -92,6 +93,8 @@ class Worker:
             worker_id: unique among running workers; made from host and process when empty.
             all_tenants: ask for every tenant's tasks; only the mesh's own agent workers may.
             drain_seconds: how long running tasks may still take after `stop`.
+            around: entered around each run, which reads its inputs, calls its function and uploads its result, such as for calls
+                on somebody's behalf.
 
         Raises:
             ValueError: not exactly one way to connect, or a concurrency that is no whole number from 1 on.
@@ -107,6 +110,7 @@ class Worker:
         self._concurrency = _concurrency(concurrency)
         self._all_tenants = all_tenants
         self._drain_seconds = drain_seconds
+        self._around = around
         self._functions: dict[str, TaskFunction] = {}
         self._reports = Reports()
         self._runs: set[Run] = set()
@@ -149,6 +153,11 @@ class Worker:
     def connected(self) -> bool:
         """Whether the scheduler has welcomed the current stream, and answers on it."""
         return self._stream is not None and not self._stream.mute
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long a lease lasts without a heartbeat."""
+        return self._lease
 
     async def run(self) -> None:
         """Works until `stop`, reconnecting for ever; when cancelled it stops what runs at once.
@@ -410,7 +419,8 @@ class Worker:
             answer((ack.task_id, ack.attempt, ack.step_id), None)
         for refusal in response.refusals:
             log.warning("task %s attempt %d: %s", refusal.task_id, refusal.attempt, refusal.message)
-            answer((refusal.task_id, refusal.attempt, refusal.step_id), refusal)
+            if not self._fail_instead(refusal):
+                answer((refusal.task_id, refusal.attempt, refusal.step_id), refusal)
         for each in response.outputs:
             refused = None
             if each.reason:
@@ -427,6 +437,17 @@ class Worker:
             stream.end()
         if response.HasField("renew_token") and self._renewable:
             stream.replace.set()
+
+    def _fail_instead(self, refusal: pb.TaskRefusal) -> bool:
+        """Whether the attempt is still ours, and is told to have failed, since its result is a payload that is not there."""
+        key = (refusal.task_id, refusal.attempt, refusal.step_id)
+        if refusal.reason != "PAYLOAD_NOT_FOUND" or not isinstance(self._reports.get(key), pb.TaskCompletion):
+            return False
+        told = f"The result was stored as a payload that is not there any more: {refusal.message}"
+        report = failure(refusal.task_id, refusal.attempt, "RESULT_LOST", told, retryable=True)
+        self._reports.replace(report)
+        self._send(report)
+        return True
 
     def _answered(self, stream: Stream) -> None:
         if self._suspicious and stream is self._stream:
@@ -514,7 +535,12 @@ class Worker:
         task = run.task
         report: Report | None = None
         try:
-            report = await outcome(task, self._functions[task.message.kind])
+            function = self._functions[task.message.kind]
+            if self._around is None:
+                report = await outcome(task, function)
+            else:
+                with self._around(task):
+                    report = await outcome(task, function)
             task.end_output(keep=report is not None)
         finally:
             # Here and not in a callback, which would be one more for each task.

@@ -90,12 +90,16 @@ const (
 	ErrorReason_ERROR_REASON_DEPENDENCY_CYCLE ErrorReason = 50
 	// ERROR_REASON_PAYLOAD_NOT_FOUND: no such payload in the tenant: it was deleted, or its upload has not ended.
 	ErrorReason_ERROR_REASON_PAYLOAD_NOT_FOUND ErrorReason = 51
-	// ERROR_REASON_PAYLOAD_IN_USE: a payload that tasks use cannot be deleted.
+	// ERROR_REASON_PAYLOAD_IN_USE: a payload that tasks or schedules use cannot be deleted.
 	ErrorReason_ERROR_REASON_PAYLOAD_IN_USE ErrorReason = 52
 	// ERROR_REASON_PAYLOAD_TOO_LARGE: an upload is larger than a payload may be.
 	ErrorReason_ERROR_REASON_PAYLOAD_TOO_LARGE ErrorReason = 53
 	// ERROR_REASON_TOO_MANY_SCHEDULES: a tenant has as many schedules as it may have.
 	ErrorReason_ERROR_REASON_TOO_MANY_SCHEDULES ErrorReason = 57
+	// ERROR_REASON_PAYLOAD_LOST: what is known of a payload is there, and its body is not in the object store any more.
+	ErrorReason_ERROR_REASON_PAYLOAD_LOST ErrorReason = 58
+	// ERROR_REASON_UPLOAD_TOO_SLOW: an upload took longer than it may, and was given up.
+	ErrorReason_ERROR_REASON_UPLOAD_TOO_SLOW ErrorReason = 59
 	// ERROR_REASON_WATCH_POSITION_EXPIRED: the events from which a watcher wants to go on are no longer kept.
 	ErrorReason_ERROR_REASON_WATCH_POSITION_EXPIRED ErrorReason = 63
 	// ERROR_REASON_INVALID_RESUME_TOKEN: what says where to go on was not given by a stream.
@@ -142,6 +146,8 @@ var (
 		52: "ERROR_REASON_PAYLOAD_IN_USE",
 		53: "ERROR_REASON_PAYLOAD_TOO_LARGE",
 		57: "ERROR_REASON_TOO_MANY_SCHEDULES",
+		58: "ERROR_REASON_PAYLOAD_LOST",
+		59: "ERROR_REASON_UPLOAD_TOO_SLOW",
 		63: "ERROR_REASON_WATCH_POSITION_EXPIRED",
 		64: "ERROR_REASON_INVALID_RESUME_TOKEN",
 		71: "ERROR_REASON_EVENTS_LATE",
@@ -182,6 +188,8 @@ var (
 		"ERROR_REASON_PAYLOAD_IN_USE":         52,
 		"ERROR_REASON_PAYLOAD_TOO_LARGE":      53,
 		"ERROR_REASON_TOO_MANY_SCHEDULES":     57,
+		"ERROR_REASON_PAYLOAD_LOST":           58,
+		"ERROR_REASON_UPLOAD_TOO_SLOW":        59,
 		"ERROR_REASON_WATCH_POSITION_EXPIRED": 63,
 		"ERROR_REASON_INVALID_RESUME_TOKEN":   64,
 		"ERROR_REASON_EVENTS_LATE":            71,
@@ -219,7 +227,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xee4\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xc69\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -293,14 +301,19 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\x05cycle\x12\x10a -> b -> c -> a\x12\xec\x01\n" +
 	"\x1eERROR_REASON_PAYLOAD_NOT_FOUND\x103\x1a\xc7\x01ʻ\x18\xc2\x01\b\x05\x12\x89\x01No payload '01990000-0000-7000-8000-000000000000'; upload it with POST /v1/payloads. One that no task uses is kept until its expire_time.\x1a2\n" +
 	"\n" +
-	"payload_id\x12$01990000-0000-7000-8000-000000000000\x12\xc1\x01\n" +
-	"\x1bERROR_REASON_PAYLOAD_IN_USE\x104\x1a\x9f\x01ʻ\x18\x9a\x01\b\t\x12bTasks use the payload '01990000-0000-7000-8000-000000000000'; it is deleted with the last of them.\x1a2\n" +
+	"payload_id\x12$01990000-0000-7000-8000-000000000000\x12\xce\x01\n" +
+	"\x1bERROR_REASON_PAYLOAD_IN_USE\x104\x1a\xac\x01ʻ\x18\xa7\x01\b\t\x12oTasks or schedules use the payload '01990000-0000-7000-8000-000000000000'; it is deleted with the last of them.\x1a2\n" +
 	"\n" +
 	"payload_id\x12$01990000-0000-7000-8000-000000000000\x12\xbe\x01\n" +
 	"\x1eERROR_REASON_PAYLOAD_TOO_LARGE\x105\x1a\x99\x01ʻ\x18\x94\x01\b\x03\x12}The payload has more than 268435456 bytes, which is the most; upload it in parts, or have GUILDMESH_PAYLOAD_MAX_BYTES raised.\x1a\x11\n" +
 	"\x04most\x12\t268435456\x12\xee\x01\n" +
 	"\x1fERROR_REASON_TOO_MANY_SCHEDULES\x109\x1a\xc8\x01ʻ\x18\xc3\x01\b\b\x12\xaf\x01There are 10000 schedules already, which is the most; delete one that is not needed (DELETE /v1/schedules/{schedule_id}), or ask the operator to raise GUILDMESH_MAX_SCHEDULES.\x1a\r\n" +
-	"\x04most\x12\x0510000\x12\xcd\x01\n" +
+	"\x04most\x12\x0510000\x12\xed\x02\n" +
+	"\x19ERROR_REASON_PAYLOAD_LOST\x10:\x1a\xcd\x02ʻ\x18\xc8\x02\b\x05\x12\x8f\x02The body of the payload '01990000-0000-7000-8000-000000000000' is not in the object store any more, though nothing of the mesh has deleted it. Upload it anew and create the task again, or have the operator restore it: `guildmesh doctor --data` lists all that are missing.\x1a2\n" +
+	"\n" +
+	"payload_id\x12$01990000-0000-7000-8000-000000000000\x12\xd8\x01\n" +
+	"\x1cERROR_REASON_UPLOAD_TOO_SLOW\x10;\x1a\xb5\x01ʻ\x18\xb0\x01\b\x04\x12\x9a\x01The upload was given up after 3600 s, which is the longest that one may take; upload it faster, in parts, or have GUILDMESH_PAYLOAD_UPLOAD_SECONDS raised.\x1a\x0f\n" +
+	"\aseconds\x12\x043600\x12\xcd\x01\n" +
 	"#ERROR_REASON_WATCH_POSITION_EXPIRED\x10?\x1a\xa3\x01ʻ\x18\x9e\x01\b\t\x12\x99\x01The events after this place are no longer kept for watchers (7 days by default); see what became of your tasks with GET /v1/tasks, and watch from now on.\x12\xaf\x01\n" +
 	"!ERROR_REASON_INVALID_RESUME_TOKEN\x10@\x1a\x87\x01ʻ\x18\x82\x01\b\x03\x12~The resume token is not valid; send the resume_token (as SSE: the id) that the stream gave last, or none to watch from now on.\x12\xdc\x01\n" +
 	"\x18ERROR_REASON_EVENTS_LATE\x10G\x1a\xbd\x01ʻ\x18\xb8\x01\b\x0e\x12\x8d\x011200 events wait for Kafka, the oldest for 45 s; tasks go on meanwhile, and nothing is lost. See whether Kafka answers, and the relays' logs.\x1a\x0e\n" +

@@ -38,7 +38,7 @@ type Payload struct {
 	Sha256 string `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	// create_time is when its upload began.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// expire_time is when it is deleted unless a task uses it; one that tasks use is kept as long as any of them is.
+	// expire_time is when it is deleted unless a task or a schedule uses it; one that is used is kept as long as any of them is.
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

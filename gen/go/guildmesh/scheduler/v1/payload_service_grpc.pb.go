@@ -34,13 +34,15 @@ const (
 // PayloadService keeps what is too large for a task's row: contexts and results of more than 1 MiB. A task names one by its id.
 type PayloadServiceClient interface {
 	// UploadPayload stores a body, in messages of at most 4 MiB each; the first one's content_type counts. In REST it is the body of the
-	// request, of any size up to the limit. One that breaks off is forgotten. Fails with INVALID_ARGUMENT, reason PAYLOAD_TOO_LARGE.
+	// request, of any size up to the limit. One that breaks off is forgotten. Fails with INVALID_ARGUMENT, reason PAYLOAD_TOO_LARGE; with
+	// DEADLINE_EXCEEDED, reason UPLOAD_TOO_SLOW.
 	UploadPayload(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[httpbody.HttpBody, Payload], error)
 	// GetPayload tells of a payload, but for its body (AIP-131). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND.
 	GetPayload(ctx context.Context, in *GetPayloadRequest, opts ...grpc.CallOption) (*Payload, error)
-	// DownloadPayload gives the body of a payload, in pieces (AIP-136). Fails as GetPayload does.
+	// DownloadPayload gives the body of a payload, in pieces (AIP-136). Fails as GetPayload does; with NOT_FOUND, reason PAYLOAD_LOST, when
+	// the body is not in the object store any more.
 	DownloadPayload(ctx context.Context, in *DownloadPayloadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[httpbody.HttpBody], error)
-	// DeletePayload deletes a payload that no task uses (AIP-135). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND; with FAILED_PRECONDITION,
+	// DeletePayload deletes a payload that no task and no schedule uses (AIP-135). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND; with FAILED_PRECONDITION,
 	// reason PAYLOAD_IN_USE.
 	DeletePayload(ctx context.Context, in *DeletePayloadRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 }
@@ -112,13 +114,15 @@ func (c *payloadServiceClient) DeletePayload(ctx context.Context, in *DeletePayl
 // PayloadService keeps what is too large for a task's row: contexts and results of more than 1 MiB. A task names one by its id.
 type PayloadServiceServer interface {
 	// UploadPayload stores a body, in messages of at most 4 MiB each; the first one's content_type counts. In REST it is the body of the
-	// request, of any size up to the limit. One that breaks off is forgotten. Fails with INVALID_ARGUMENT, reason PAYLOAD_TOO_LARGE.
+	// request, of any size up to the limit. One that breaks off is forgotten. Fails with INVALID_ARGUMENT, reason PAYLOAD_TOO_LARGE; with
+	// DEADLINE_EXCEEDED, reason UPLOAD_TOO_SLOW.
 	UploadPayload(grpc.ClientStreamingServer[httpbody.HttpBody, Payload]) error
 	// GetPayload tells of a payload, but for its body (AIP-131). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND.
 	GetPayload(context.Context, *GetPayloadRequest) (*Payload, error)
-	// DownloadPayload gives the body of a payload, in pieces (AIP-136). Fails as GetPayload does.
+	// DownloadPayload gives the body of a payload, in pieces (AIP-136). Fails as GetPayload does; with NOT_FOUND, reason PAYLOAD_LOST, when
+	// the body is not in the object store any more.
 	DownloadPayload(*DownloadPayloadRequest, grpc.ServerStreamingServer[httpbody.HttpBody]) error
-	// DeletePayload deletes a payload that no task uses (AIP-135). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND; with FAILED_PRECONDITION,
+	// DeletePayload deletes a payload that no task and no schedule uses (AIP-135). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND; with FAILED_PRECONDITION,
 	// reason PAYLOAD_IN_USE.
 	DeletePayload(context.Context, *DeletePayloadRequest) (*emptypb.Empty, error)
 	mustEmbedUnimplementedPayloadServiceServer()

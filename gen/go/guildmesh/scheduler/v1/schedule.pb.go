@@ -161,7 +161,8 @@ type Schedule struct {
 	// Where minute or hour begins with `*`, runs follow the real minutes and hours instead.
 	TimeZone string `protobuf:"bytes,4,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
 	// task is what each run creates, as CreateTask takes it: without a parent, and with at most 30 labels, since a run adds two:
-	// `guildmesh.schedule_id`, and `guildmesh.schedule_time`, the time that cron names, in UTC (not for TriggerSchedule).
+	// `guildmesh.schedule_id`, and `guildmesh.schedule_time`, the time that cron names, in UTC (not for TriggerSchedule). Its
+	// context_payload is kept as long as the schedule is, and as long as any of the tasks.
 	Task *Task `protobuf:"bytes,5,opt,name=task,proto3" json:"task,omitempty"`
 	// overlap_policy says what happens when a run is due while tasks of earlier ones have not ended; unspecified means SKIP.
 	OverlapPolicy OverlapPolicy `protobuf:"varint,6,opt,name=overlap_policy,json=overlapPolicy,proto3,enum=guildmesh.scheduler.v1.OverlapPolicy" json:"overlap_policy,omitempty"`

@@ -38,8 +38,8 @@ const (
 // ScheduleService keeps schedules, which create tasks at the times of a cron expression.
 type ScheduleServiceClient interface {
 	// CreateSchedule creates a schedule (AIP-133). A repeat with the same schedule_id creates no other one: it fails with ALREADY_EXISTS, reason
-	// SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND;
-	// with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
+	// SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND or
+	// PAYLOAD_NOT_FOUND; with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
 	CreateSchedule(ctx context.Context, in *CreateScheduleRequest, opts ...grpc.CallOption) (*Schedule, error)
 	// GetSchedule gives a schedule of the caller's tenant (AIP-131). Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND.
 	GetSchedule(ctx context.Context, in *GetScheduleRequest, opts ...grpc.CallOption) (*Schedule, error)
@@ -47,8 +47,8 @@ type ScheduleServiceClient interface {
 	// INVALID_PAGE_TOKEN.
 	ListSchedules(ctx context.Context, in *ListSchedulesRequest, opts ...grpc.CallOption) (*ListSchedulesResponse, error)
 	// UpdateSchedule changes fields of a schedule (AIP-134). Runs that were due before a change of cron, time_zone, start_time or end_time and
-	// have not started do not start any more. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND or QUEUE_NOT_FOUND; with ABORTED, reason
-	// ETAG_MISMATCH; with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE.
+	// have not started do not start any more. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND, QUEUE_NOT_FOUND or
+	// PAYLOAD_NOT_FOUND; with ABORTED, reason ETAG_MISMATCH; with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE.
 	UpdateSchedule(ctx context.Context, in *UpdateScheduleRequest, opts ...grpc.CallOption) (*Schedule, error)
 	// DeleteSchedule deletes a schedule (AIP-135); its tasks go on. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND; with ABORTED, reason
 	// ETAG_MISMATCH.
@@ -174,8 +174,8 @@ func (c *scheduleServiceClient) BackfillSchedule(ctx context.Context, in *Backfi
 // ScheduleService keeps schedules, which create tasks at the times of a cron expression.
 type ScheduleServiceServer interface {
 	// CreateSchedule creates a schedule (AIP-133). A repeat with the same schedule_id creates no other one: it fails with ALREADY_EXISTS, reason
-	// SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND;
-	// with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
+	// SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND or
+	// PAYLOAD_NOT_FOUND; with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
 	CreateSchedule(context.Context, *CreateScheduleRequest) (*Schedule, error)
 	// GetSchedule gives a schedule of the caller's tenant (AIP-131). Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND.
 	GetSchedule(context.Context, *GetScheduleRequest) (*Schedule, error)
@@ -183,8 +183,8 @@ type ScheduleServiceServer interface {
 	// INVALID_PAGE_TOKEN.
 	ListSchedules(context.Context, *ListSchedulesRequest) (*ListSchedulesResponse, error)
 	// UpdateSchedule changes fields of a schedule (AIP-134). Runs that were due before a change of cron, time_zone, start_time or end_time and
-	// have not started do not start any more. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND or QUEUE_NOT_FOUND; with ABORTED, reason
-	// ETAG_MISMATCH; with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE.
+	// have not started do not start any more. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND, QUEUE_NOT_FOUND or
+	// PAYLOAD_NOT_FOUND; with ABORTED, reason ETAG_MISMATCH; with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE.
 	UpdateSchedule(context.Context, *UpdateScheduleRequest) (*Schedule, error)
 	// DeleteSchedule deletes a schedule (AIP-135); its tasks go on. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND; with ABORTED, reason
 	// ETAG_MISMATCH.

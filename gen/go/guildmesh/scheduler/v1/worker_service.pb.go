@@ -1341,7 +1341,8 @@ type TaskRefusal struct {
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// attempt it was about.
 	Attempt int32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// reason is STALE_ATTEMPT or INVALID_ARGUMENT.
+	// reason is STALE_ATTEMPT or INVALID_ARGUMENT; or PAYLOAD_NOT_FOUND for a completion whose result_payload is not there: the attempt
+	// goes on then, so complete it with another result or tell its failure, else it ends with its lease.
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// message says what to do.
 	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`

@@ -87,11 +87,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PAYLOAD_NOT_FOUND: _ErrorReason.ValueType  # 51
     """ERROR_REASON_PAYLOAD_NOT_FOUND: no such payload in the tenant: it was deleted, or its upload has not ended."""
     ERROR_REASON_PAYLOAD_IN_USE: _ErrorReason.ValueType  # 52
-    """ERROR_REASON_PAYLOAD_IN_USE: a payload that tasks use cannot be deleted."""
+    """ERROR_REASON_PAYLOAD_IN_USE: a payload that tasks or schedules use cannot be deleted."""
     ERROR_REASON_PAYLOAD_TOO_LARGE: _ErrorReason.ValueType  # 53
     """ERROR_REASON_PAYLOAD_TOO_LARGE: an upload is larger than a payload may be."""
     ERROR_REASON_TOO_MANY_SCHEDULES: _ErrorReason.ValueType  # 57
     """ERROR_REASON_TOO_MANY_SCHEDULES: a tenant has as many schedules as it may have."""
+    ERROR_REASON_PAYLOAD_LOST: _ErrorReason.ValueType  # 58
+    """ERROR_REASON_PAYLOAD_LOST: what is known of a payload is there, and its body is not in the object store any more."""
+    ERROR_REASON_UPLOAD_TOO_SLOW: _ErrorReason.ValueType  # 59
+    """ERROR_REASON_UPLOAD_TOO_SLOW: an upload took longer than it may, and was given up."""
     ERROR_REASON_WATCH_POSITION_EXPIRED: _ErrorReason.ValueType  # 63
     """ERROR_REASON_WATCH_POSITION_EXPIRED: the events from which a watcher wants to go on are no longer kept."""
     ERROR_REASON_INVALID_RESUME_TOKEN: _ErrorReason.ValueType  # 64
@@ -167,11 +171,15 @@ ERROR_REASON_DEPENDENCY_CYCLE: ErrorReason.ValueType  # 50
 ERROR_REASON_PAYLOAD_NOT_FOUND: ErrorReason.ValueType  # 51
 """ERROR_REASON_PAYLOAD_NOT_FOUND: no such payload in the tenant: it was deleted, or its upload has not ended."""
 ERROR_REASON_PAYLOAD_IN_USE: ErrorReason.ValueType  # 52
-"""ERROR_REASON_PAYLOAD_IN_USE: a payload that tasks use cannot be deleted."""
+"""ERROR_REASON_PAYLOAD_IN_USE: a payload that tasks or schedules use cannot be deleted."""
 ERROR_REASON_PAYLOAD_TOO_LARGE: ErrorReason.ValueType  # 53
 """ERROR_REASON_PAYLOAD_TOO_LARGE: an upload is larger than a payload may be."""
 ERROR_REASON_TOO_MANY_SCHEDULES: ErrorReason.ValueType  # 57
 """ERROR_REASON_TOO_MANY_SCHEDULES: a tenant has as many schedules as it may have."""
+ERROR_REASON_PAYLOAD_LOST: ErrorReason.ValueType  # 58
+"""ERROR_REASON_PAYLOAD_LOST: what is known of a payload is there, and its body is not in the object store any more."""
+ERROR_REASON_UPLOAD_TOO_SLOW: ErrorReason.ValueType  # 59
+"""ERROR_REASON_UPLOAD_TOO_SLOW: an upload took longer than it may, and was given up."""
 ERROR_REASON_WATCH_POSITION_EXPIRED: ErrorReason.ValueType  # 63
 """ERROR_REASON_WATCH_POSITION_EXPIRED: the events from which a watcher wants to go on are no longer kept."""
 ERROR_REASON_INVALID_RESUME_TOKEN: ErrorReason.ValueType  # 64

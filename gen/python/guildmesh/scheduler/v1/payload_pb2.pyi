@@ -46,7 +46,7 @@ class Payload(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """expire_time is when it is deleted unless a task uses it; one that tasks use is kept as long as any of them is."""
+        """expire_time is when it is deleted unless a task or a schedule uses it; one that is used is kept as long as any of them is."""
 
     def __init__(
         self,

@@ -66,7 +66,8 @@ class PayloadServiceServicer:
 
     def UploadPayload(self, request_iterator, context):
         """UploadPayload stores a body, in messages of at most 4 MiB each; the first one's content_type counts. In REST it is the body of the
-        request, of any size up to the limit. One that breaks off is forgotten. Fails with INVALID_ARGUMENT, reason PAYLOAD_TOO_LARGE.
+        request, of any size up to the limit. One that breaks off is forgotten. Fails with INVALID_ARGUMENT, reason PAYLOAD_TOO_LARGE; with
+        DEADLINE_EXCEEDED, reason UPLOAD_TOO_SLOW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,14 +81,15 @@ class PayloadServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DownloadPayload(self, request, context):
-        """DownloadPayload gives the body of a payload, in pieces (AIP-136). Fails as GetPayload does.
+        """DownloadPayload gives the body of a payload, in pieces (AIP-136). Fails as GetPayload does; with NOT_FOUND, reason PAYLOAD_LOST, when
+        the body is not in the object store any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeletePayload(self, request, context):
-        """DeletePayload deletes a payload that no task uses (AIP-135). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND; with FAILED_PRECONDITION,
+        """DeletePayload deletes a payload that no task and no schedule uses (AIP-135). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND; with FAILED_PRECONDITION,
         reason PAYLOAD_IN_USE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

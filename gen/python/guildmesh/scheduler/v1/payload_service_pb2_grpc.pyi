@@ -38,14 +38,17 @@ class PayloadServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PayloadServiceAsyncStub: ...
     UploadPayload: _grpc.StreamUnaryMultiCallable[_httpbody_pb2.HttpBody, _payload_pb2.Payload]
     """UploadPayload stores a body, in messages of at most 4 MiB each; the first one's content_type counts. In REST it is the body of the
-    request, of any size up to the limit. One that breaks off is forgotten. Fails with INVALID_ARGUMENT, reason PAYLOAD_TOO_LARGE.
+    request, of any size up to the limit. One that breaks off is forgotten. Fails with INVALID_ARGUMENT, reason PAYLOAD_TOO_LARGE; with
+    DEADLINE_EXCEEDED, reason UPLOAD_TOO_SLOW.
     """
     GetPayload: _grpc.UnaryUnaryMultiCallable[_payload_service_pb2.GetPayloadRequest, _payload_pb2.Payload]
     """GetPayload tells of a payload, but for its body (AIP-131). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND."""
     DownloadPayload: _grpc.UnaryStreamMultiCallable[_payload_service_pb2.DownloadPayloadRequest, _httpbody_pb2.HttpBody]
-    """DownloadPayload gives the body of a payload, in pieces (AIP-136). Fails as GetPayload does."""
+    """DownloadPayload gives the body of a payload, in pieces (AIP-136). Fails as GetPayload does; with NOT_FOUND, reason PAYLOAD_LOST, when
+    the body is not in the object store any more.
+    """
     DeletePayload: _grpc.UnaryUnaryMultiCallable[_payload_service_pb2.DeletePayloadRequest, _empty_pb2.Empty]
-    """DeletePayload deletes a payload that no task uses (AIP-135). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND; with FAILED_PRECONDITION,
+    """DeletePayload deletes a payload that no task and no schedule uses (AIP-135). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND; with FAILED_PRECONDITION,
     reason PAYLOAD_IN_USE.
     """
 
@@ -56,14 +59,17 @@ class PayloadServiceAsyncStub(PayloadServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     UploadPayload: _aio.StreamUnaryMultiCallable[_httpbody_pb2.HttpBody, _payload_pb2.Payload]  # type: ignore[assignment]
     """UploadPayload stores a body, in messages of at most 4 MiB each; the first one's content_type counts. In REST it is the body of the
-    request, of any size up to the limit. One that breaks off is forgotten. Fails with INVALID_ARGUMENT, reason PAYLOAD_TOO_LARGE.
+    request, of any size up to the limit. One that breaks off is forgotten. Fails with INVALID_ARGUMENT, reason PAYLOAD_TOO_LARGE; with
+    DEADLINE_EXCEEDED, reason UPLOAD_TOO_SLOW.
     """
     GetPayload: _aio.UnaryUnaryMultiCallable[_payload_service_pb2.GetPayloadRequest, _payload_pb2.Payload]  # type: ignore[assignment]
     """GetPayload tells of a payload, but for its body (AIP-131). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND."""
     DownloadPayload: _aio.UnaryStreamMultiCallable[_payload_service_pb2.DownloadPayloadRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """DownloadPayload gives the body of a payload, in pieces (AIP-136). Fails as GetPayload does."""
+    """DownloadPayload gives the body of a payload, in pieces (AIP-136). Fails as GetPayload does; with NOT_FOUND, reason PAYLOAD_LOST, when
+    the body is not in the object store any more.
+    """
     DeletePayload: _aio.UnaryUnaryMultiCallable[_payload_service_pb2.DeletePayloadRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """DeletePayload deletes a payload that no task uses (AIP-135). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND; with FAILED_PRECONDITION,
+    """DeletePayload deletes a payload that no task and no schedule uses (AIP-135). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND; with FAILED_PRECONDITION,
     reason PAYLOAD_IN_USE.
     """
 
@@ -77,7 +83,8 @@ class PayloadServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payload_pb2.Payload, _abc.Awaitable[_payload_pb2.Payload]]:
         """UploadPayload stores a body, in messages of at most 4 MiB each; the first one's content_type counts. In REST it is the body of the
-        request, of any size up to the limit. One that breaks off is forgotten. Fails with INVALID_ARGUMENT, reason PAYLOAD_TOO_LARGE.
+        request, of any size up to the limit. One that breaks off is forgotten. Fails with INVALID_ARGUMENT, reason PAYLOAD_TOO_LARGE; with
+        DEADLINE_EXCEEDED, reason UPLOAD_TOO_SLOW.
         """
 
     @_abc_1.abstractmethod
@@ -94,7 +101,9 @@ class PayloadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payload_service_pb2.DownloadPayloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """DownloadPayload gives the body of a payload, in pieces (AIP-136). Fails as GetPayload does."""
+        """DownloadPayload gives the body of a payload, in pieces (AIP-136). Fails as GetPayload does; with NOT_FOUND, reason PAYLOAD_LOST, when
+        the body is not in the object store any more.
+        """
 
     @_abc_1.abstractmethod
     def DeletePayload(
@@ -102,7 +111,7 @@ class PayloadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payload_service_pb2.DeletePayloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """DeletePayload deletes a payload that no task uses (AIP-135). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND; with FAILED_PRECONDITION,
+        """DeletePayload deletes a payload that no task and no schedule uses (AIP-135). Fails with NOT_FOUND, reason PAYLOAD_NOT_FOUND; with FAILED_PRECONDITION,
         reason PAYLOAD_IN_USE.
         """
 

@@ -159,7 +159,8 @@ class Schedule(_message.Message):
     @_builtins.property
     def task(self) -> _task_pb2.Task:
         """task is what each run creates, as CreateTask takes it: without a parent, and with at most 30 labels, since a run adds two:
-        `guildmesh.schedule_id`, and `guildmesh.schedule_time`, the time that cron names, in UTC (not for TriggerSchedule).
+        `guildmesh.schedule_id`, and `guildmesh.schedule_time`, the time that cron names, in UTC (not for TriggerSchedule). Its
+        context_payload is kept as long as the schedule is, and as long as any of the tasks.
         """
 
     @_builtins.property

@@ -90,8 +90,8 @@ class ScheduleServiceServicer:
 
     def CreateSchedule(self, request, context):
         """CreateSchedule creates a schedule (AIP-133). A repeat with the same schedule_id creates no other one: it fails with ALREADY_EXISTS, reason
-        SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND;
-        with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
+        SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND or
+        PAYLOAD_NOT_FOUND; with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,8 +114,8 @@ class ScheduleServiceServicer:
 
     def UpdateSchedule(self, request, context):
         """UpdateSchedule changes fields of a schedule (AIP-134). Runs that were due before a change of cron, time_zone, start_time or end_time and
-        have not started do not start any more. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND or QUEUE_NOT_FOUND; with ABORTED, reason
-        ETAG_MISMATCH; with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE.
+        have not started do not start any more. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND, QUEUE_NOT_FOUND or
+        PAYLOAD_NOT_FOUND; with ABORTED, reason ETAG_MISMATCH; with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

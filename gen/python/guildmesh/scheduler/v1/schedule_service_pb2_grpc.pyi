@@ -37,8 +37,8 @@ class ScheduleServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ScheduleServiceAsyncStub: ...
     CreateSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.CreateScheduleRequest, _schedule_pb2.Schedule]
     """CreateSchedule creates a schedule (AIP-133). A repeat with the same schedule_id creates no other one: it fails with ALREADY_EXISTS, reason
-    SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND;
-    with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
+    SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND or
+    PAYLOAD_NOT_FOUND; with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
     """
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleRequest, _schedule_pb2.Schedule]
     """GetSchedule gives a schedule of the caller's tenant (AIP-131). Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND."""
@@ -48,8 +48,8 @@ class ScheduleServiceStub:
     """
     UpdateSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.UpdateScheduleRequest, _schedule_pb2.Schedule]
     """UpdateSchedule changes fields of a schedule (AIP-134). Runs that were due before a change of cron, time_zone, start_time or end_time and
-    have not started do not start any more. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND or QUEUE_NOT_FOUND; with ABORTED, reason
-    ETAG_MISMATCH; with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE.
+    have not started do not start any more. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND, QUEUE_NOT_FOUND or
+    PAYLOAD_NOT_FOUND; with ABORTED, reason ETAG_MISMATCH; with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE.
     """
     DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.DeleteScheduleRequest, _empty_pb2.Empty]
     """DeleteSchedule deletes a schedule (AIP-135); its tasks go on. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND; with ABORTED, reason
@@ -81,8 +81,8 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.CreateScheduleRequest, _schedule_pb2.Schedule]  # type: ignore[assignment]
     """CreateSchedule creates a schedule (AIP-133). A repeat with the same schedule_id creates no other one: it fails with ALREADY_EXISTS, reason
-    SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND;
-    with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
+    SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND or
+    PAYLOAD_NOT_FOUND; with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
     """
     GetSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleRequest, _schedule_pb2.Schedule]  # type: ignore[assignment]
     """GetSchedule gives a schedule of the caller's tenant (AIP-131). Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND."""
@@ -92,8 +92,8 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
     """
     UpdateSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.UpdateScheduleRequest, _schedule_pb2.Schedule]  # type: ignore[assignment]
     """UpdateSchedule changes fields of a schedule (AIP-134). Runs that were due before a change of cron, time_zone, start_time or end_time and
-    have not started do not start any more. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND or QUEUE_NOT_FOUND; with ABORTED, reason
-    ETAG_MISMATCH; with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE.
+    have not started do not start any more. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND, QUEUE_NOT_FOUND or
+    PAYLOAD_NOT_FOUND; with ABORTED, reason ETAG_MISMATCH; with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE.
     """
     DeleteSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.DeleteScheduleRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """DeleteSchedule deletes a schedule (AIP-135); its tasks go on. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND; with ABORTED, reason
@@ -128,8 +128,8 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_pb2.Schedule, _abc.Awaitable[_schedule_pb2.Schedule]]:
         """CreateSchedule creates a schedule (AIP-133). A repeat with the same schedule_id creates no other one: it fails with ALREADY_EXISTS, reason
-        SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND;
-        with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
+        SCHEDULE_EXISTS. Fails with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE; with NOT_FOUND, reason QUEUE_NOT_FOUND or
+        PAYLOAD_NOT_FOUND; with RESOURCE_EXHAUSTED, reason TOO_MANY_SCHEDULES.
         """
 
     @_abc_1.abstractmethod
@@ -157,8 +157,8 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_pb2.Schedule, _abc.Awaitable[_schedule_pb2.Schedule]]:
         """UpdateSchedule changes fields of a schedule (AIP-134). Runs that were due before a change of cron, time_zone, start_time or end_time and
-        have not started do not start any more. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND or QUEUE_NOT_FOUND; with ABORTED, reason
-        ETAG_MISMATCH; with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE.
+        have not started do not start any more. Fails with NOT_FOUND, reason SCHEDULE_NOT_FOUND, QUEUE_NOT_FOUND or
+        PAYLOAD_NOT_FOUND; with ABORTED, reason ETAG_MISMATCH; with INVALID_ARGUMENT, reason INVALID_CRON or INVALID_TIME_ZONE.
         """
 
     @_abc_1.abstractmethod

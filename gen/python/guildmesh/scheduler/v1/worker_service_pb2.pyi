@@ -716,7 +716,9 @@ class TaskRefusal(_message.Message):
     attempt: _builtins.int
     """attempt it was about."""
     reason: _builtins.str
-    """reason is STALE_ATTEMPT or INVALID_ARGUMENT."""
+    """reason is STALE_ATTEMPT or INVALID_ARGUMENT; or PAYLOAD_NOT_FOUND for a completion whose result_payload is not there: the attempt
+    goes on then, so complete it with another result or tell its failure, else it ends with its lease.
+    """
     message: _builtins.str
     """message says what to do."""
     step_id: _builtins.str
