@@ -153,7 +153,9 @@ def _is_repeat(report: Report, run: Run) -> bool:
     if isinstance(report, FailureReport | WaitReport) and run.attempt == report.attempt and run.state in _BETWEEN:
         return True
     if isinstance(report, OutputReport):
-        return run.attempt == report.attempt and (run.output or 0) >= output_place(report.attempt, report.sequence)
+        # Of a task that has ended nobody knows how much it put out, so that is so at once, and not only from the next commit on.
+        told = (run.output or 0) >= output_place(report.attempt, report.sequence)
+        return told and run.attempt == report.attempt and not run.state.ended
     return _ended_it(report, run.state, run.attempt, run.error_reason)
 
 

@@ -37,7 +37,8 @@ class Bucket:
     def limit(self, rate: str, now: float) -> None:
         """Another rate holds, which may count what passed before it."""
         self.spend(0, now, now)
-        self.least = 0.0
+        # What started last without a rate may count as well.
+        self.least = -1.0
         if rate == "flow":
             self.most = _RATES[rate][1]
         self.rate = rate
@@ -56,7 +57,9 @@ class Bucket:
                 self.most = min(burst, self.most + (before - self.begun) * per_second) + (now - before) * per_second
             self.least = min(burst, self.least + max(0.0, before - self.at) * per_second)
             assert self.most - number > -_NEARLY, "more than the rate lets start"
-            self.most, self.least = max(0.0, self.most - number), max(0.0, self.least - number)
+            self.most = max(0.0, self.most - number)
+            if number:
+                self.least = max(0.0, self.least - number)
         self.begun, self.at = now, max(self.at, before)
 
     @property
