@@ -138,7 +138,7 @@ def run(name: str, settings_class: type[S], open_service: Callable[[S], Abstract
     except ValidationError as error:
         for problem in error.errors():
             # What several settings say together is at none of them.
-            parts = (name, ".".join(map(str, problem["loc"])), problem["msg"])
+            parts = (name, ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, "))
             print(": ".join(filter(None, parts)), file=sys.stderr)  # noqa: T201
         sys.exit(2)
     configure_logs(name, settings.log_level)

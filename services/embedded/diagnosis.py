@@ -220,7 +220,7 @@ def _kafka(settings: MeshSettings, state: StateFolder) -> Iterator[Finding]:
         brokers = asyncio.run(_brokers(kafka))
     except ValidationError as error:
         problem = error.errors()[0]
-        text = ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
+        text = ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, "))))
         yield Finding("kafka", Level.BAD, text)
     except (KafkaError, OSError, TimeoutError) as error:
         why = str(error) or type(error).__name__

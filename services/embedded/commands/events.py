@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -53,6 +54,11 @@ def replay(
     _run_replay(settings, wanted, Target(name, to_public_topic, restart))
 
 
+def _quiet() -> None:
+    # What it says of a broker that does not answer is said in one line at the end.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+
 def relay_settings() -> RelaySettings:
     """The settings of a relay of the mesh that runs, or of the one whose addresses are in the environment.
 
@@ -63,6 +69,7 @@ def relay_settings() -> RelaySettings:
 
     from services.scheduler.relay.settings import RelaySettings
 
+    _quiet()
     settings, state = open_state()
     kafka = settings.kafka_bootstrap_servers
     if not kafka and state.is_locked():
@@ -75,7 +82,7 @@ def relay_settings() -> RelaySettings:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
-        raise MeshError(": ".join(filter(None, (where, problem["msg"])))) from error
+        raise MeshError(": ".join(filter(None, (where, problem["msg"].removeprefix("Value error, "))))) from error
 
 
 def _range(since: str, until: str, task: str, tenant: str, queue: str, settings: RelaySettings) -> ReplayRange:

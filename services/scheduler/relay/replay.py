@@ -97,9 +97,14 @@ async def _start(
                 f"Another replay into {target.topic} ended after {earlier.records} records before it was done ({earlier.range});"
                 " go on with it by the same options, or choose another topic, or --restart to give it up."
             )
-        if not target.public and wanted.same_as(earlier.range):
-            return earlier
-    if not target.public and (earlier is not None or await _holds_records(settings, target.topic)) and not target.restart:
+        if not target.public:
+            if wanted.same_as(earlier.range):
+                return earlier
+            raise ReplayRefused(
+                f"A replay of other events into {target.topic} was done, of {earlier.records} records ({earlier.range}); choose"
+                " another topic, or --restart to publish behind them."
+            )
+    if not target.public and not target.restart and earlier is None and await _holds_records(settings, target.topic):
         raise ReplayRefused(
             f"The topic {target.topic} has records already that are not of this replay; choose a topic that does not exist yet,"
             " or --restart to publish behind them."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from uuid import UUID
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -39,6 +39,11 @@ class ReplayRange:
     asked: str = ""
     """how a person said `since` and `until`, when one depends on what time it is; then whoever says the same means the same."""
 
+    def __str__(self) -> str:
+        """What of it is no default, for people."""
+        said = asdict(self)
+        return ", ".join(f"{each.name} {said[each.name]}" for each in fields(self) if said[each.name] != each.default) or "all"
+
     def same_as(self, other: ReplayRange) -> bool:
         """Whether both are of the same events; an end that was not given is the moment of the first start."""
         if self.asked:
@@ -68,10 +73,10 @@ class Progress:
     @classmethod
     def decode(cls, text: str) -> Progress:
         """Reads what `encode` wrote; raises ValueError for anything else."""
-        fields = json.loads(text)
-        if not isinstance(fields, dict) or fields.pop("version", None) != _VERSION:
+        told = json.loads(text)
+        if not isinstance(told, dict) or told.pop("version", None) != _VERSION:
             raise ValueError("this is not the progress of a replay, or of one by another version")
-        return cls(**(fields | {"range": ReplayRange(**fields["range"])}))
+        return cls(**(told | {"range": ReplayRange(**told["range"])}))
 
 
 def group_of(topic: str) -> str:
@@ -91,12 +96,14 @@ async def read_progress(admin: AIOKafkaAdminClient, topic: str) -> Progress | No
     async with asyncio.timeout(_COORDINATOR_SECONDS):
         while True:
             try:
-                found = (await admin.list_consumer_group_offsets(group_of(topic), partitions=[place]))[place]
+                offsets = await admin.list_consumer_group_offsets(group_of(topic), partitions=[place])
             except _NOT_YET:
-                # On a cluster that never had a group, Kafka first makes the topic that keeps them.
-                await asyncio.sleep(0.1)
-                continue
-            return None if found.offset < 0 else Progress.decode(found.metadata)
+                offsets = {}
+            if found := offsets.get(place):
+                return None if found.offset < 0 else Progress.decode(found.metadata)
+            # On a cluster that never had a group, Kafka first makes the topic that keeps them, and loads it; aiokafka gives an
+            # empty answer for an error of the whole group.
+            await asyncio.sleep(0.1)
 
 
 async def keep_progress(producer: AIOKafkaProducer, topic: str, progress: Progress) -> None:
