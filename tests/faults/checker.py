@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tests.faults.evidence import Event, Evidence, Problem, StateRecord, TaskRow
-from tests.faults.history import FAIL, OK, Operation
+from tests.faults.history import FAIL, INFO, OK, Operation
 from tests.faults.limit_checker import attempts_apart, limits_kept
 from tests.faults.replay_checker import replayed_once
 
@@ -94,6 +94,13 @@ def _reports(evidence: Evidence, log: Mapping[str, Sequence[Event]]) -> Iterator
             task_id, step_id = operation.asked["task_id"], operation.asked["step_id"]
             if not any(event.detail == step_id for event in log.get(task_id, ()) if event.type == "step_completed"):
                 yield Problem("lost", task_id, f"the step {step_id} was acknowledged and is not in the log")
+        elif operation.what == "append" and operation.outcome != INFO:
+            task_id, change, run = operation.asked["task_id"], operation.asked["change"], operation.asked["run"]
+            there = any(event.type == change and event.detail == run for event in log.get(task_id, ()))
+            if operation.outcome == OK and not there:
+                yield Problem("lost", task_id, f"{change} of {run} was acknowledged and is not in the log")
+            elif operation.outcome == FAIL and there:
+                yield Problem("phantom", task_id, f"{change} of {run} was refused, and is in the log")
         elif operation.what == "signal" and operation.outcome == OK:
             task_id, signal = operation.asked["task_id"], operation.asked["signal"]
             kept = [event.value for event in log.get(task_id, ()) if event.type == "signalled" and event.detail == signal]

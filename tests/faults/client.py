@@ -25,6 +25,10 @@ from tests.faults.worker import KIND, SIGNAL
 from tests.support.service import metadata
 
 BATCH = 100
+NOBODY = "nobody"
+"""what a task does that no worker takes."""
+CHILD = "child of "
+"""before the id of the parent: what a subtask does, beside its work, which is quick."""
 # After these a caller does not know what happened, and asks again.
 _UNKNOWN = {
     grpc.StatusCode.UNAVAILABLE,
@@ -255,6 +259,11 @@ class Client:
 
     def _request(self, tag: str, what: str) -> pb.CreateTaskRequest:
         """The same for a tag whenever it is asked."""
+        parent = what.removeprefix(CHILD) if what.startswith(CHILD) else ""
+        if parent or what == NOBODY:
+            kind = KIND if parent else f"{KIND}-{NOBODY}"
+            task = task_pb2.Task(description=tag, kind=kind, max_attempts=_MAX_ATTEMPTS, parent_task_id=parent)
+            return pb.CreateTaskRequest(task=task, request_id=tag)
         task = task_pb2.Task(description=tag, kind=KIND, max_attempts=_MAX_ATTEMPTS, labels={"do": what} if what else {})
         if self.queue:
             task.queue, task.priority, task.concurrency_key = self.queue, self.priority, self.key

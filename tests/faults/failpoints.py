@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import psycopg2
 
-from tests.faults import bodies, letters
+from services.common.failpoints import POINTS
+from tests.faults import beside, bodies, letters
 from tests.faults.checker import check
 from tests.faults.client import Client, client_of
 from tests.faults.clocks import add_clocks, wrong_clocks
@@ -46,6 +47,10 @@ _END_LISTENING = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = 'guildmesh-scheduler-listen' AND datname = current_database()
 """
+
+
+PLACES = tuple(name for name in POINTS if not name.startswith("tool."))
+"""those of the processes of these clusters; the tool service's are in tests/integration/tool/test_told.py."""
 
 
 def rule_of(name: str, action: str, seed: int) -> str:
@@ -126,7 +131,7 @@ async def armed(cluster: Cluster, rule: str, moment: float) -> AsyncIterator[asy
 async def _work(cluster: Cluster, client: Client, name: str, turn: int) -> None:
     chance = cluster.random
     tags = {f"{client.tenant}-{turn}-{number}": chance.choice(MIX) for number in range(_TASKS_A_TURN)}
-    if "heartbeat" in name or "sweep" in name:
+    if "heartbeat" in name or "sweep" in name or "append" in name:
         tags |= dict.fromkeys(list(tags)[:4], "slow")
     if "signal" in name:
         tags |= dict.fromkeys(list(tags)[:4], "ask")
@@ -137,7 +142,7 @@ async def _work(cluster: Cluster, client: Client, name: str, turn: int) -> None:
         if turn % 2 == 0 or "graph" in name:
             nodes = {f"{client.tenant}-{turn}-node-{number}": chance.choice(GRAPH_MIX) for number in range(_TASKS_A_TURN)}
             group.create_task(client.submit_graph(nodes))
-        group.create_task(_provoke(cluster, client, name, turn))
+        group.create_task(_provoke(cluster, client, name, turn, list(tags)[:4]))
         if turn % 2 == 1 or name.startswith(_DECIDED):
             group.create_task(_halt(Operator(client)))
     known = [client.task_ids[tag] for tag in tags]
@@ -193,7 +198,7 @@ def _letters_of(client: Client) -> str:
     return f"{client.tenant}-letters"
 
 
-async def _provoke(cluster: Cluster, client: Client, name: str, turn: int) -> None:
+async def _provoke(cluster: Cluster, client: Client, name: str, turn: int, tags: Sequence[str]) -> None:
     """What it takes for a place to be visited that is off the usual way."""
     if name.startswith("scheduler.sweep."):
         # After it has been given some work.
@@ -208,6 +213,8 @@ async def _provoke(cluster: Cluster, client: Client, name: str, turn: int) -> No
             await kill_one(cluster, "relay")
     elif name.startswith("scheduler.fire."):
         await add_clocks(cluster, client, 5)
+    elif name.startswith(beside.PLACES):
+        await beside.provoke(cluster, client, name, turn, tags)
     elif name.startswith(bodies.PLACES):
         await bodies.provoke(cluster, f"{client.tenant}-bodies")
     elif name.startswith(letters.PLACES):

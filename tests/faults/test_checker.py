@@ -207,6 +207,14 @@ def beside(*changes: tuple[str, str, str]) -> Callable[[Evidence], None]:
     return change
 
 
+def both(one: Callable[[Evidence], None], two: Callable[[Evidence], None]) -> Callable[[Evidence], None]:
+    def change(evidence: Evidence) -> None:
+        one(evidence)
+        two(evidence)
+
+    return change
+
+
 CALLED, UNKNOWN = ("tool_called", "x/1", ""), ("tool_returned", "x/1", "TOOL_OUTCOME_UNKNOWN")
 RETURNED = ("tool_returned", "x/1", "TOOL_OUTCOME_SUCCEEDED")
 CHILD, CHILD_ENDED = ("child_created", "c", ""), ("child_ended", "c", "")
@@ -225,6 +233,16 @@ BAD: dict[str, tuple[str, str, Callable[[Evidence], None]]] = {
     "a run of a tool was called twice": ("doubled", "h", beside(CALLED, CALLED)),
     "a run of a tool returned twice": ("doubled", "h", beside(CALLED, RETURNED, RETURNED)),
     "a run of a tool is not known after all": ("doubled", "h", beside(CALLED, RETURNED, UNKNOWN)),
+    "an acknowledged event of a tool is not in the log": (
+        "lost",
+        "a",
+        added(history=operation("append", OK, task_id="a", change="tool_called", run="x/1")),
+    ),
+    "a refused event of a tool is in the log": (
+        "phantom",
+        "h",
+        both(beside(CALLED), added(history=operation("append", FAIL, task_id="h", change="tool_called", run="x/1"))),
+    ),
     "a subtask ended that was never created": ("unordered", "h", beside(CHILD_ENDED)),
     "a subtask ended twice": ("doubled", "h", beside(CHILD, CHILD_ENDED, CHILD_ENDED)),
     "an acknowledged task is not there": ("lost", "b", without_task),

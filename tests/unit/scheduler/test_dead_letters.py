@@ -54,7 +54,7 @@ def created(**fields: Any) -> Task:
     """A task as it was created for ada."""
     request = scheduler_service_pb2.CreateTaskRequest(task=task_pb2.Task(description="x", **fields))
     new = new_task(request, "acme", "ada", "")
-    return Task(new.task_id, "acme", new.spec, NOON, new.context)
+    return Task(new.task_id, "acme", new.spec, NOON, new.context, f"00-{32 * 'a'}-{16 * 'b'}-01")
 
 
 @given(
@@ -80,6 +80,7 @@ def test_a_replay_is_the_same_task_but_for_who_it_is_by_and_of(
         after.ClearField(name)  # type: ignore[arg-type]
     assert after == before
     assert replay.context == failed.context
+    assert replay.traceparent == failed.traceparent
     assert (replay.queue, replay.kind, replay.priority, replay.tenant_id) == ("code", "k", priority, "acme")
 
 

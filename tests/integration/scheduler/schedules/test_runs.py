@@ -16,6 +16,7 @@ import pytest
 from guildmesh.scheduler.v1 import task_pb2
 
 from services.common.failpoints import CRASH_STATUS
+from services.common.telemetry.tracing import is_traceparent
 from services.scheduler.bootstrap import open_service
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique
 from tests.integration.scheduler.processes import Process
@@ -44,6 +45,7 @@ async def test_a_run_is_a_task_like_any_other_and_says_where_it_comes_from(clien
         assert await store.fire() == 1
         lease = await worker.lease()
         assert dict(lease.task.context) == {"year": 2026}
+        assert is_traceparent(lease.traceparent)
         assert (lease.task.description, lease.task.queue, lease.task.created_by) == ("report", "research", "ada")
         label = datetime.fromisoformat(lease.task.labels[LABEL])
         assert dict(lease.task.labels) == {"team": "a", "guildmesh.schedule_id": "minutely", LABEL: lease.task.labels[LABEL]}
