@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
 import yaml
 
 from services.scheduler.relay import gauges, relay
+from tests.support.requirements import need_program
 
 ROOT = Path(__file__).resolve().parents[2]
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
@@ -30,6 +29,5 @@ def test_each_alert_is_about_a_metric_that_there_is() -> None:
         assert named <= known
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not there")
 def test_prometheus_takes_the_rules() -> None:
-    subprocess.run(["promtool", "check", "rules", str(ALERTS)], check=True)
+    subprocess.run([need_program("promtool"), "check", "rules", str(ALERTS)], check=True)
