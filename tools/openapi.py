@@ -106,6 +106,7 @@ def _finish_operation(operation: Json, method: descriptor_pb2.MethodDescriptorPr
         content = {
             "StreamTaskEvents": {"text/event-stream": SERVER_SENT_EVENTS},
             "GetOpenApi": {"application/json": {"schema": {"type": "object"}}},
+            "GetAsyncApi": {"application/json": {"schema": {"type": "object"}}},
         }
         answer["content"] = content.get(method.name, {"text/html": {"schema": {"type": "string"}}, "*/*": FILE})
     elif method.server_streaming:

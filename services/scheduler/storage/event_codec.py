@@ -7,6 +7,7 @@ price, and three events a task make this one of the hottest places of the schedu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -58,9 +59,9 @@ def encode_event(run: Run, event_number: int, change: Change, actor: str, now: d
 def encode_snapshot(run: Run, event_number: int, now: datetime) -> bytes:
     """The serialized TaskSnapshot after event `event_number`."""
     first = _snapshot_first(run.tenant_id, run.state, run.queue, run.kind)
-    last = _snapshot_last(event_number, run.parent_task_id or "", run.error_reason or "", now)
-    if run.result is not None and is_payload(run.result):
-        last += message(b"\x82\x01", reference_in(run.result))
+    last = _snapshot_last(event_number, run.parent_task_id or "", run.error_reason or "", now, run.create_time, run.start_time)
+    if run.state is not State.PENDING and run.state is not State.RUNNING:
+        last += _particulars(run)
     return b"".join((_ID, run.task_id.encode(), first, number(b"\x30", run.priority), number(b"\x38", run.attempt), last))
 
 
@@ -92,11 +93,52 @@ def _snapshot_first(tenant_id: str, state: State, queue: str, kind: str) -> byte
     return b"".join((text(b"\x12", tenant_id), text(b"\x1a", state.name), text(b"\x22", queue), text(b"\x2a", kind)))
 
 
-@lru_cache(maxsize=1024)
-def _snapshot_last(event_number: int, parent_task_id: str, error_reason: str, now: datetime) -> bytes:
+@lru_cache(maxsize=4096)
+def _snapshot_last(
+    event_number: int, parent_task_id: str, error_reason: str, now: datetime, create_time: datetime, start_time: datetime | None
+) -> bytes:
+    started = b"" if start_time is None else b"\x6a" + timestamp(start_time)
     return b"".join(
-        (number(b"\x40", event_number), text(b"\x4a", parent_task_id), text(b"\x52", error_reason), b"\x5a", timestamp(now))
+        (
+            number(b"\x40", event_number),
+            text(b"\x4a", parent_task_id),
+            text(b"\x52", error_reason),
+            b"\x5a",
+            timestamp(now),
+            b"\x62",
+            timestamp(create_time),
+            started,
+        )
     )
+
+
+def _particulars(run: Run) -> bytes:
+    """What only tasks in some states have."""
+    if run.state is State.COMPLETED:
+        result = run.result or b""
+        if is_payload(result):
+            return message(b"\x82\x01", reference_in(result))
+        return _result(result) if len(result) <= _SHORT else _digest(b"\x88\x01", b"\x92\x01", result)
+    if run.state is State.FAILED:
+        return _digest(b"\x98\x01", b"\xa2\x01", (run.error_message or "").encode())
+    if run.state is State.SCHEDULED:
+        return b"\x72" + timestamp(run.available_at)
+    if run.state is State.WAITING:
+        return b"\x72" + timestamp(run.available_at) + text(b"\x7a", run.signal or "")
+    return b""
+
+
+def _digest(size_tag: bytes, sha256_tag: bytes, body: bytes) -> bytes:
+    return number(size_tag, len(body)) + text(sha256_tag, hashlib.sha256(body).hexdigest())
+
+
+# Many tasks have the same short result.
+@lru_cache(maxsize=4096)
+def _result(result: bytes) -> bytes:
+    return _digest(b"\x88\x01", b"\x92\x01", result)
+
+
+_SHORT = 64
 
 
 def _completed(change: Completed) -> bytes:

@@ -512,6 +512,43 @@ func (*GetOpenApiRequest) Descriptor() ([]byte, []int) {
 	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{9}
 }
 
+// GetAsyncApiRequest asks for the AsyncAPI document.
+type GetAsyncApiRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAsyncApiRequest) Reset() {
+	*x = GetAsyncApiRequest{}
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAsyncApiRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAsyncApiRequest) ProtoMessage() {}
+
+func (x *GetAsyncApiRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAsyncApiRequest.ProtoReflect.Descriptor instead.
+func (*GetAsyncApiRequest) Descriptor() ([]byte, []int) {
+	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{10}
+}
+
 // GetDocsRequest asks for the page or one of its files.
 type GetDocsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -523,7 +560,7 @@ type GetDocsRequest struct {
 
 func (x *GetDocsRequest) Reset() {
 	*x = GetDocsRequest{}
-	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[10]
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -535,7 +572,7 @@ func (x *GetDocsRequest) String() string {
 func (*GetDocsRequest) ProtoMessage() {}
 
 func (x *GetDocsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[10]
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -548,7 +585,7 @@ func (x *GetDocsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDocsRequest.ProtoReflect.Descriptor instead.
 func (*GetDocsRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{10}
+	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetDocsRequest) GetFile() string {
@@ -596,16 +633,18 @@ const file_guildmesh_monitor_v1_monitor_service_proto_rawDesc = "" +
 	"TasksEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x13\n" +
-	"\x11GetOpenApiRequest\"$\n" +
+	"\x11GetOpenApiRequest\"\x14\n" +
+	"\x12GetAsyncApiRequest\"$\n" +
 	"\x0eGetDocsRequest\x12\x12\n" +
-	"\x04file\x18\x01 \x01(\tR\x04file2\xa7\x06\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file2\x9f\a\n" +
 	"\x0eMonitorService\x12~\n" +
 	"\tGetHealth\x12&.guildmesh.monitor.v1.GetHealthRequest\x1a'.guildmesh.monitor.v1.GetHealthResponse\" \xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\t\x12\a/health\x12\x86\x01\n" +
 	"\fGetReadiness\x12).guildmesh.monitor.v1.GetReadinessRequest\x1a*.guildmesh.monitor.v1.GetReadinessResponse\"\x1f\xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\b\x12\x06/ready\x12\x9f\x01\n" +
 	"\x11GetDetailedHealth\x12..guildmesh.monitor.v1.GetDetailedHealthRequest\x1a/.guildmesh.monitor.v1.GetDetailedHealthResponse\")\xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x12\x12\x10/health/detailed\x12~\n" +
 	"\tGetStatus\x12&.guildmesh.monitor.v1.GetStatusRequest\x1a'.guildmesh.monitor.v1.GetStatusResponse\" \xaa\xbb\x18\r\b\x02\x1a\agateway \x01\x82\xd3\xe4\x93\x02\t\x12\a/status\x12s\n" +
 	"\n" +
-	"GetOpenApi\x12'.guildmesh.monitor.v1.GetOpenApiRequest\x1a\x14.google.api.HttpBody\"&\xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x0f\x12\r/openapi.json\x12u\n" +
+	"GetOpenApi\x12'.guildmesh.monitor.v1.GetOpenApiRequest\x1a\x14.google.api.HttpBody\"&\xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x0f\x12\r/openapi.json\x12v\n" +
+	"\vGetAsyncApi\x12(.guildmesh.monitor.v1.GetAsyncApiRequest\x1a\x14.google.api.HttpBody\"'\xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/asyncapi.json\x12u\n" +
 	"\aGetDocs\x12$.guildmesh.monitor.v1.GetDocsRequest\x1a\x14.google.api.HttpBody\".\xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x17Z\x0e\x12\f/docs/{file}\x12\x05/docsB5Z3guildmesh.dev/gen/go/guildmesh/monitor/v1;monitorv1b\x06proto3"
 
 var (
@@ -620,7 +659,7 @@ func file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescData
 }
 
-var file_guildmesh_monitor_v1_monitor_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_guildmesh_monitor_v1_monitor_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_guildmesh_monitor_v1_monitor_service_proto_goTypes = []any{
 	(*GetHealthRequest)(nil),          // 0: guildmesh.monitor.v1.GetHealthRequest
 	(*GetHealthResponse)(nil),         // 1: guildmesh.monitor.v1.GetHealthResponse
@@ -632,34 +671,37 @@ var file_guildmesh_monitor_v1_monitor_service_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),          // 7: guildmesh.monitor.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),         // 8: guildmesh.monitor.v1.GetStatusResponse
 	(*GetOpenApiRequest)(nil),         // 9: guildmesh.monitor.v1.GetOpenApiRequest
-	(*GetDocsRequest)(nil),            // 10: guildmesh.monitor.v1.GetDocsRequest
-	nil,                               // 11: guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry
-	nil,                               // 12: guildmesh.monitor.v1.GetStatusResponse.ServicesEntry
-	nil,                               // 13: guildmesh.monitor.v1.GetStatusResponse.TasksEntry
-	(*timestamppb.Timestamp)(nil),     // 14: google.protobuf.Timestamp
-	(*httpbody.HttpBody)(nil),         // 15: google.api.HttpBody
+	(*GetAsyncApiRequest)(nil),        // 10: guildmesh.monitor.v1.GetAsyncApiRequest
+	(*GetDocsRequest)(nil),            // 11: guildmesh.monitor.v1.GetDocsRequest
+	nil,                               // 12: guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry
+	nil,                               // 13: guildmesh.monitor.v1.GetStatusResponse.ServicesEntry
+	nil,                               // 14: guildmesh.monitor.v1.GetStatusResponse.TasksEntry
+	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
+	(*httpbody.HttpBody)(nil),         // 16: google.api.HttpBody
 }
 var file_guildmesh_monitor_v1_monitor_service_proto_depIdxs = []int32{
-	11, // 0: guildmesh.monitor.v1.GetDetailedHealthResponse.checks:type_name -> guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry
-	14, // 1: guildmesh.monitor.v1.GetDetailedHealthResponse.timestamp:type_name -> google.protobuf.Timestamp
-	12, // 2: guildmesh.monitor.v1.GetStatusResponse.services:type_name -> guildmesh.monitor.v1.GetStatusResponse.ServicesEntry
-	13, // 3: guildmesh.monitor.v1.GetStatusResponse.tasks:type_name -> guildmesh.monitor.v1.GetStatusResponse.TasksEntry
-	14, // 4: guildmesh.monitor.v1.GetStatusResponse.timestamp:type_name -> google.protobuf.Timestamp
+	12, // 0: guildmesh.monitor.v1.GetDetailedHealthResponse.checks:type_name -> guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry
+	15, // 1: guildmesh.monitor.v1.GetDetailedHealthResponse.timestamp:type_name -> google.protobuf.Timestamp
+	13, // 2: guildmesh.monitor.v1.GetStatusResponse.services:type_name -> guildmesh.monitor.v1.GetStatusResponse.ServicesEntry
+	14, // 3: guildmesh.monitor.v1.GetStatusResponse.tasks:type_name -> guildmesh.monitor.v1.GetStatusResponse.TasksEntry
+	15, // 4: guildmesh.monitor.v1.GetStatusResponse.timestamp:type_name -> google.protobuf.Timestamp
 	6,  // 5: guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry.value:type_name -> guildmesh.monitor.v1.HealthCheck
 	0,  // 6: guildmesh.monitor.v1.MonitorService.GetHealth:input_type -> guildmesh.monitor.v1.GetHealthRequest
 	2,  // 7: guildmesh.monitor.v1.MonitorService.GetReadiness:input_type -> guildmesh.monitor.v1.GetReadinessRequest
 	4,  // 8: guildmesh.monitor.v1.MonitorService.GetDetailedHealth:input_type -> guildmesh.monitor.v1.GetDetailedHealthRequest
 	7,  // 9: guildmesh.monitor.v1.MonitorService.GetStatus:input_type -> guildmesh.monitor.v1.GetStatusRequest
 	9,  // 10: guildmesh.monitor.v1.MonitorService.GetOpenApi:input_type -> guildmesh.monitor.v1.GetOpenApiRequest
-	10, // 11: guildmesh.monitor.v1.MonitorService.GetDocs:input_type -> guildmesh.monitor.v1.GetDocsRequest
-	1,  // 12: guildmesh.monitor.v1.MonitorService.GetHealth:output_type -> guildmesh.monitor.v1.GetHealthResponse
-	3,  // 13: guildmesh.monitor.v1.MonitorService.GetReadiness:output_type -> guildmesh.monitor.v1.GetReadinessResponse
-	5,  // 14: guildmesh.monitor.v1.MonitorService.GetDetailedHealth:output_type -> guildmesh.monitor.v1.GetDetailedHealthResponse
-	8,  // 15: guildmesh.monitor.v1.MonitorService.GetStatus:output_type -> guildmesh.monitor.v1.GetStatusResponse
-	15, // 16: guildmesh.monitor.v1.MonitorService.GetOpenApi:output_type -> google.api.HttpBody
-	15, // 17: guildmesh.monitor.v1.MonitorService.GetDocs:output_type -> google.api.HttpBody
-	12, // [12:18] is the sub-list for method output_type
-	6,  // [6:12] is the sub-list for method input_type
+	10, // 11: guildmesh.monitor.v1.MonitorService.GetAsyncApi:input_type -> guildmesh.monitor.v1.GetAsyncApiRequest
+	11, // 12: guildmesh.monitor.v1.MonitorService.GetDocs:input_type -> guildmesh.monitor.v1.GetDocsRequest
+	1,  // 13: guildmesh.monitor.v1.MonitorService.GetHealth:output_type -> guildmesh.monitor.v1.GetHealthResponse
+	3,  // 14: guildmesh.monitor.v1.MonitorService.GetReadiness:output_type -> guildmesh.monitor.v1.GetReadinessResponse
+	5,  // 15: guildmesh.monitor.v1.MonitorService.GetDetailedHealth:output_type -> guildmesh.monitor.v1.GetDetailedHealthResponse
+	8,  // 16: guildmesh.monitor.v1.MonitorService.GetStatus:output_type -> guildmesh.monitor.v1.GetStatusResponse
+	16, // 17: guildmesh.monitor.v1.MonitorService.GetOpenApi:output_type -> google.api.HttpBody
+	16, // 18: guildmesh.monitor.v1.MonitorService.GetAsyncApi:output_type -> google.api.HttpBody
+	16, // 19: guildmesh.monitor.v1.MonitorService.GetDocs:output_type -> google.api.HttpBody
+	13, // [13:20] is the sub-list for method output_type
+	6,  // [6:13] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -676,7 +718,7 @@ func file_guildmesh_monitor_v1_monitor_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_monitor_v1_monitor_service_proto_rawDesc), len(file_guildmesh_monitor_v1_monitor_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from guildmesh.common.v1 import kafka_topic_pb2 as guildmesh_dot_common_dot_v1_dot_kafka__topic__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\x08\n\tTaskEvent\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n\x06number\x18\x02 \x01(\x05R\x06number\x12\x12\n\x04type\x18\x03 \x01(\tR\x04type\x12\x1b\n\ttenant_id\x18\x04 \x01(\tR\x08tenantId\x12\x39\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\teventTime\x12\x18\n\x07\x61ttempt\x18\x06 \x01(\x05R\x07\x61ttempt\x12\x14\n\x05\x61\x63tor\x18\x07 \x01(\tR\x05\x61\x63tor\x12$\n\x0eparent_task_id\x18\x08 \x01(\tR\x0cparentTaskId\x12\x14\n\x05queue\x18\t \x01(\tR\x05queue\x12\x12\n\x04kind\x18\n \x01(\tR\x04kind\x12<\n\x07\x63reated\x18\x14 \x01(\x0b\x32 .guildmesh.events.v1.TaskCreatedH\x00R\x07\x63reated\x12<\n\x07started\x18\x15 \x01(\x0b\x32 .guildmesh.events.v1.TaskStartedH\x00R\x07started\x12O\n\x0estep_completed\x18\x16 \x01(\x0b\x32&.guildmesh.events.v1.TaskStepCompletedH\x00R\rstepCompleted\x12<\n\x07retried\x18\x17 \x01(\x0b\x32 .guildmesh.events.v1.TaskRetriedH\x00R\x07retried\x12\x42\n\tcompleted\x18\x18 \x01(\x0b\x32\".guildmesh.events.v1.TaskCompletedH\x00R\tcompleted\x12\x39\n\x06\x66\x61iled\x18\x19 \x01(\x0b\x32\x1f.guildmesh.events.v1.TaskFailedH\x00R\x06\x66\x61iled\x12\x42\n\tcancelled\x18\x1a \x01(\x0b\x32\".guildmesh.events.v1.TaskCancelledH\x00R\tcancelled\x12\x36\n\x05ready\x18\x1b \x01(\x0b\x32\x1e.guildmesh.events.v1.TaskReadyH\x00R\x05ready\x12<\n\x07waiting\x18\x1c \x01(\x0b\x32 .guildmesh.events.v1.TaskWaitingH\x00R\x07waiting\x12\x42\n\tsignalled\x18\x1d \x01(\x0b\x32\".guildmesh.events.v1.TaskSignalledH\x00R\tsignalled\x12\x45\n\nprogressed\x18\x1e \x01(\x0b\x32#.guildmesh.events.v1.TaskProgressedH\x00R\nprogressed\x12\x39\n\x06output\x18\x1f \x01(\x0b\x32\x1f.guildmesh.events.v1.TaskOutputH\x00R\x06outputB\x08\n\x06\x63hange\"\x87\x03\n\x0bTaskCreated\x12 \n\x0b\x64\x65scription\x18\x01 \x01(\tR\x0b\x64\x65scription\x12\x1a\n\x08priority\x18\x02 \x01(\x05R\x08priority\x12\x44\n\x06labels\x18\x03 \x03(\x0b\x32,.guildmesh.events.v1.TaskCreated.LabelsEntryR\x06labels\x12\x42\n\x0fnext_start_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rnextStartTime\x12%\n\x0e\x64\x65pendency_ids\x18\x05 \x03(\tR\rdependencyIds\x12N\n\x0f\x63ontext_payload\x18\n \x01(\x0b\x32%.guildmesh.events.v1.PayloadReferenceR\x0e\x63ontextPayload\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"h\n\x10PayloadReference\x12\x1d\n\npayload_id\x18\x01 \x01(\tR\tpayloadId\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\"O\n\tTaskReady\x12\x42\n\x0fnext_start_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rnextStartTime\"z\n\x0bTaskWaiting\x12\x16\n\x06signal\x18\x01 \x01(\tR\x06signal\x12\x16\n\x06prompt\x18\x02 \x01(\tR\x06prompt\x12;\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"r\n\rTaskSignalled\x12\x16\n\x06signal\x18\x01 \x01(\tR\x06signal\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x05value\x12\x1b\n\ttimed_out\x18\x03 \x01(\x08R\x08timedOut\"*\n\x0bTaskStarted\x12\x1b\n\tworker_id\x18\x01 \x01(\tR\x08workerId\"\\\n\x11TaskStepCompleted\x12\x17\n\x07step_id\x18\x01 \x01(\tR\x06stepId\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x06result\",\n\x0eTaskProgressed\x12\x1a\n\x08progress\x18\x01 \x01(\x01R\x08progress\"<\n\nTaskOutput\x12\x1a\n\x08sequence\x18\x01 \x01(\x05R\x08sequence\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\"\x83\x01\n\x0bTaskRetried\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12\x42\n\x0fnext_start_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rnextStartTime\"\x8d\x01\n\rTaskCompleted\x12.\n\x06result\x18\x01 \x01(\x0b\x32\x16.google.protobuf.ValueR\x06result\x12L\n\x0eresult_payload\x18\x06 \x01(\x0b\x32%.guildmesh.events.v1.PayloadReferenceR\rresultPayload\">\n\nTaskFailed\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\"%\n\rTaskCancelled\x12\x14\n\x05\x63\x61use\x18\x01 \x01(\tR\x05\x63\x61use\"\xba\x03\n\x0cTaskSnapshot\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x1b\n\ttenant_id\x18\x02 \x01(\tR\x08tenantId\x12\x14\n\x05state\x18\x03 \x01(\tR\x05state\x12\x14\n\x05queue\x18\x04 \x01(\tR\x05queue\x12\x12\n\x04kind\x18\x05 \x01(\tR\x04kind\x12\x1a\n\x08priority\x18\x06 \x01(\x05R\x08priority\x12\x18\n\x07\x61ttempt\x18\x07 \x01(\x05R\x07\x61ttempt\x12*\n\x11last_event_number\x18\x08 \x01(\x05R\x0flastEventNumber\x12$\n\x0eparent_task_id\x18\t \x01(\tR\x0cparentTaskId\x12!\n\x0c\x65rror_reason\x18\n \x01(\tR\x0b\x65rrorReason\x12;\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12L\n\x0eresult_payload\x18\x10 \x01(\x0b\x32%.guildmesh.events.v1.PayloadReferenceR\rresultPayloadB3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%guildmesh/common/v1/kafka_topic.proto\"\xd3\t\n\tTaskEvent\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n\x06number\x18\x02 \x01(\x05R\x06number\x12\x12\n\x04type\x18\x03 \x01(\tR\x04type\x12\x1b\n\ttenant_id\x18\x04 \x01(\tR\x08tenantId\x12\x39\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\teventTime\x12\x18\n\x07\x61ttempt\x18\x06 \x01(\x05R\x07\x61ttempt\x12\x14\n\x05\x61\x63tor\x18\x07 \x01(\tR\x05\x61\x63tor\x12$\n\x0eparent_task_id\x18\x08 \x01(\tR\x0cparentTaskId\x12\x14\n\x05queue\x18\t \x01(\tR\x05queue\x12\x12\n\x04kind\x18\n \x01(\tR\x04kind\x12<\n\x07\x63reated\x18\x14 \x01(\x0b\x32 .guildmesh.events.v1.TaskCreatedH\x00R\x07\x63reated\x12<\n\x07started\x18\x15 \x01(\x0b\x32 .guildmesh.events.v1.TaskStartedH\x00R\x07started\x12O\n\x0estep_completed\x18\x16 \x01(\x0b\x32&.guildmesh.events.v1.TaskStepCompletedH\x00R\rstepCompleted\x12<\n\x07retried\x18\x17 \x01(\x0b\x32 .guildmesh.events.v1.TaskRetriedH\x00R\x07retried\x12\x42\n\tcompleted\x18\x18 \x01(\x0b\x32\".guildmesh.events.v1.TaskCompletedH\x00R\tcompleted\x12\x39\n\x06\x66\x61iled\x18\x19 \x01(\x0b\x32\x1f.guildmesh.events.v1.TaskFailedH\x00R\x06\x66\x61iled\x12\x42\n\tcancelled\x18\x1a \x01(\x0b\x32\".guildmesh.events.v1.TaskCancelledH\x00R\tcancelled\x12\x36\n\x05ready\x18\x1b \x01(\x0b\x32\x1e.guildmesh.events.v1.TaskReadyH\x00R\x05ready\x12<\n\x07waiting\x18\x1c \x01(\x0b\x32 .guildmesh.events.v1.TaskWaitingH\x00R\x07waiting\x12\x42\n\tsignalled\x18\x1d \x01(\x0b\x32\".guildmesh.events.v1.TaskSignalledH\x00R\tsignalled\x12\x45\n\nprogressed\x18\x1e \x01(\x0b\x32#.guildmesh.events.v1.TaskProgressedH\x00R\nprogressed\x12\x39\n\x06output\x18\x1f \x01(\x0b\x32\x1f.guildmesh.events.v1.TaskOutputH\x00R\x06output:\x94\x01\xca\xbc\x18\x8f\x01\n\x18guildmesh.task-events.v1\x12\x1bGUILDMESH_TASK_EVENTS_TOPIC\x1a\x07task_id \x10*\x06\x64\x65lete0\x80\x88\xb2\xa0\x02\x42=\n\x14/guildmesh/scheduler\x12\x12{task_id}/{number}\x1a\t{task_id}*\x06numberB\x08\n\x06\x63hange\"\x87\x03\n\x0bTaskCreated\x12 \n\x0b\x64\x65scription\x18\x01 \x01(\tR\x0b\x64\x65scription\x12\x1a\n\x08priority\x18\x02 \x01(\x05R\x08priority\x12\x44\n\x06labels\x18\x03 \x03(\x0b\x32,.guildmesh.events.v1.TaskCreated.LabelsEntryR\x06labels\x12\x42\n\x0fnext_start_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rnextStartTime\x12%\n\x0e\x64\x65pendency_ids\x18\x05 \x03(\tR\rdependencyIds\x12N\n\x0f\x63ontext_payload\x18\n \x01(\x0b\x32%.guildmesh.events.v1.PayloadReferenceR\x0e\x63ontextPayload\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"h\n\x10PayloadReference\x12\x1d\n\npayload_id\x18\x01 \x01(\tR\tpayloadId\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\"O\n\tTaskReady\x12\x42\n\x0fnext_start_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rnextStartTime\"z\n\x0bTaskWaiting\x12\x16\n\x06signal\x18\x01 \x01(\tR\x06signal\x12\x16\n\x06prompt\x18\x02 \x01(\tR\x06prompt\x12;\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"r\n\rTaskSignalled\x12\x16\n\x06signal\x18\x01 \x01(\tR\x06signal\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x05value\x12\x1b\n\ttimed_out\x18\x03 \x01(\x08R\x08timedOut\"*\n\x0bTaskStarted\x12\x1b\n\tworker_id\x18\x01 \x01(\tR\x08workerId\"\\\n\x11TaskStepCompleted\x12\x17\n\x07step_id\x18\x01 \x01(\tR\x06stepId\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x06result\",\n\x0eTaskProgressed\x12\x1a\n\x08progress\x18\x01 \x01(\x01R\x08progress\"<\n\nTaskOutput\x12\x1a\n\x08sequence\x18\x01 \x01(\x05R\x08sequence\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\"\x83\x01\n\x0bTaskRetried\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12\x42\n\x0fnext_start_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rnextStartTime\"\x8d\x01\n\rTaskCompleted\x12.\n\x06result\x18\x01 \x01(\x0b\x32\x16.google.protobuf.ValueR\x06result\x12L\n\x0eresult_payload\x18\x06 \x01(\x0b\x32%.guildmesh.events.v1.PayloadReferenceR\rresultPayload\">\n\nTaskFailed\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\"%\n\rTaskCancelled\x12\x14\n\x05\x63\x61use\x18\x01 \x01(\tR\x05\x63\x61use\"\xaa\x07\n\x0cTaskSnapshot\x12\x17\n\x07task_id\x18\x01 \x01(\tR\x06taskId\x12\x1b\n\ttenant_id\x18\x02 \x01(\tR\x08tenantId\x12\x14\n\x05state\x18\x03 \x01(\tR\x05state\x12\x14\n\x05queue\x18\x04 \x01(\tR\x05queue\x12\x12\n\x04kind\x18\x05 \x01(\tR\x04kind\x12\x1a\n\x08priority\x18\x06 \x01(\x05R\x08priority\x12\x18\n\x07\x61ttempt\x18\x07 \x01(\x05R\x07\x61ttempt\x12*\n\x11last_event_number\x18\x08 \x01(\x05R\x0flastEventNumber\x12$\n\x0eparent_task_id\x18\t \x01(\tR\x0cparentTaskId\x12!\n\x0c\x65rror_reason\x18\n \x01(\tR\x0b\x65rrorReason\x12;\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12;\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x39\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x42\n\x0fnext_start_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rnextStartTime\x12%\n\x0ewaiting_signal\x18\x0f \x01(\tR\rwaitingSignal\x12L\n\x0eresult_payload\x18\x10 \x01(\x0b\x32%.guildmesh.events.v1.PayloadReferenceR\rresultPayload\x12*\n\x11result_size_bytes\x18\x11 \x01(\x03R\x0fresultSizeBytes\x12#\n\rresult_sha256\x18\x12 \x01(\tR\x0cresultSha256\x12\x37\n\x18\x65rror_message_size_bytes\x18\x13 \x01(\x03R\x15\x65rrorMessageSizeBytes\x12\x30\n\x14\x65rror_message_sha256\x18\x14 \x01(\tR\x12\x65rrorMessageSha256:O\xca\xbc\x18K\n\x17guildmesh.task-state.v1\x12\x1aGUILDMESH_TASK_STATE_TOPIC\x1a\x07task_id \x10*\x07\x63ompact8\x01\x42\x33Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,38 +35,42 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'guildmesh.events.v1.task_ev
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1'
+  _globals['_TASKEVENT']._loaded_options = None
+  _globals['_TASKEVENT']._serialized_options = b'\312\274\030\217\001\n\030guildmesh.task-events.v1\022\033GUILDMESH_TASK_EVENTS_TOPIC\032\007task_id \020*\006delete0\200\210\262\240\002B=\n\024/guildmesh/scheduler\022\022{task_id}/{number}\032\t{task_id}*\006number'
   _globals['_TASKCREATED_LABELSENTRY']._loaded_options = None
   _globals['_TASKCREATED_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_TASKEVENT']._serialized_start=125
-  _globals['_TASKEVENT']._serialized_end=1209
-  _globals['_TASKCREATED']._serialized_start=1212
-  _globals['_TASKCREATED']._serialized_end=1603
-  _globals['_TASKCREATED_LABELSENTRY']._serialized_start=1546
-  _globals['_TASKCREATED_LABELSENTRY']._serialized_end=1603
-  _globals['_PAYLOADREFERENCE']._serialized_start=1605
-  _globals['_PAYLOADREFERENCE']._serialized_end=1709
-  _globals['_TASKREADY']._serialized_start=1711
-  _globals['_TASKREADY']._serialized_end=1790
-  _globals['_TASKWAITING']._serialized_start=1792
-  _globals['_TASKWAITING']._serialized_end=1914
-  _globals['_TASKSIGNALLED']._serialized_start=1916
-  _globals['_TASKSIGNALLED']._serialized_end=2030
-  _globals['_TASKSTARTED']._serialized_start=2032
-  _globals['_TASKSTARTED']._serialized_end=2074
-  _globals['_TASKSTEPCOMPLETED']._serialized_start=2076
-  _globals['_TASKSTEPCOMPLETED']._serialized_end=2168
-  _globals['_TASKPROGRESSED']._serialized_start=2170
-  _globals['_TASKPROGRESSED']._serialized_end=2214
-  _globals['_TASKOUTPUT']._serialized_start=2216
-  _globals['_TASKOUTPUT']._serialized_end=2276
-  _globals['_TASKRETRIED']._serialized_start=2279
-  _globals['_TASKRETRIED']._serialized_end=2410
-  _globals['_TASKCOMPLETED']._serialized_start=2413
-  _globals['_TASKCOMPLETED']._serialized_end=2554
-  _globals['_TASKFAILED']._serialized_start=2556
-  _globals['_TASKFAILED']._serialized_end=2618
-  _globals['_TASKCANCELLED']._serialized_start=2620
-  _globals['_TASKCANCELLED']._serialized_end=2657
-  _globals['_TASKSNAPSHOT']._serialized_start=2660
-  _globals['_TASKSNAPSHOT']._serialized_end=3102
+  _globals['_TASKSNAPSHOT']._loaded_options = None
+  _globals['_TASKSNAPSHOT']._serialized_options = b'\312\274\030K\n\027guildmesh.task-state.v1\022\032GUILDMESH_TASK_STATE_TOPIC\032\007task_id \020*\007compact8\001'
+  _globals['_TASKEVENT']._serialized_start=164
+  _globals['_TASKEVENT']._serialized_end=1399
+  _globals['_TASKCREATED']._serialized_start=1402
+  _globals['_TASKCREATED']._serialized_end=1793
+  _globals['_TASKCREATED_LABELSENTRY']._serialized_start=1736
+  _globals['_TASKCREATED_LABELSENTRY']._serialized_end=1793
+  _globals['_PAYLOADREFERENCE']._serialized_start=1795
+  _globals['_PAYLOADREFERENCE']._serialized_end=1899
+  _globals['_TASKREADY']._serialized_start=1901
+  _globals['_TASKREADY']._serialized_end=1980
+  _globals['_TASKWAITING']._serialized_start=1982
+  _globals['_TASKWAITING']._serialized_end=2104
+  _globals['_TASKSIGNALLED']._serialized_start=2106
+  _globals['_TASKSIGNALLED']._serialized_end=2220
+  _globals['_TASKSTARTED']._serialized_start=2222
+  _globals['_TASKSTARTED']._serialized_end=2264
+  _globals['_TASKSTEPCOMPLETED']._serialized_start=2266
+  _globals['_TASKSTEPCOMPLETED']._serialized_end=2358
+  _globals['_TASKPROGRESSED']._serialized_start=2360
+  _globals['_TASKPROGRESSED']._serialized_end=2404
+  _globals['_TASKOUTPUT']._serialized_start=2406
+  _globals['_TASKOUTPUT']._serialized_end=2466
+  _globals['_TASKRETRIED']._serialized_start=2469
+  _globals['_TASKRETRIED']._serialized_end=2600
+  _globals['_TASKCOMPLETED']._serialized_start=2603
+  _globals['_TASKCOMPLETED']._serialized_end=2744
+  _globals['_TASKFAILED']._serialized_start=2746
+  _globals['_TASKFAILED']._serialized_end=2808
+  _globals['_TASKCANCELLED']._serialized_start=2810
+  _globals['_TASKCANCELLED']._serialized_end=2847
+  _globals['_TASKSNAPSHOT']._serialized_start=2850
+  _globals['_TASKSNAPSHOT']._serialized_end=3788
 # @@protoc_insertion_point(module_scope)
