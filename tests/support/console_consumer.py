@@ -31,7 +31,7 @@ def console_consumer(bootstrap_servers: str, topic: str, *, key: str, count: int
         TimeoutError: there were fewer after `timeout` seconds.
     """
     command = [
-        str(find_java()), "-Xmx128m", "-cp", os.pathsep.join(str(jar) for jar in [*kafka_jars(), _tools_jar()]),
+        str(find_java()), "-Xmx128m", "-cp", os.pathsep.join(str(jar) for jar in [*kafka_jars(), tools_jar()]),
         "org.apache.kafka.tools.consumer.ConsoleConsumer",
         "--bootstrap-server", bootstrap_servers, "--topic", topic, "--from-beginning",
         "--isolation-level", "read_committed", "--timeout-ms", str(int(timeout * 1000)),
@@ -52,7 +52,8 @@ def console_consumer(bootstrap_servers: str, topic: str, *, key: str, count: int
     raise TimeoutError(f"the console consumer saw {len(found)} of {count} records of {key}: {errors[-2000:]}")
 
 
-def _tools_jar() -> Path:
+def tools_jar() -> Path:
+    """The jar with the console tools, which a broker does not need."""
     from jgo.config import GlobalSettings
     from jgo.constants import MAVEN_CENTRAL_URL
     from jgo.maven import MavenContext

@@ -110,7 +110,7 @@ def ended_tasks(
             cursor.execute(
                 _INSERT,
                 (
-                    tenant, task_id, created, created, run.finish_time, int(run.state), len(inline), QUEUE, KIND, log,
+                    tenant, task_id, created, run.start_time, run.finish_time, int(run.state), len(inline), QUEUE, KIND, log,
                     run.result, days,
                 ),
             )  # fmt: skip
