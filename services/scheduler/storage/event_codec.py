@@ -60,7 +60,11 @@ def encode_snapshot(run: Run, event_number: int, now: datetime) -> bytes:
     """The serialized TaskSnapshot after event `event_number`."""
     first = _snapshot_first(run.tenant_id, run.state, run.queue, run.kind)
     last = _snapshot_last(event_number, run.parent_task_id or "", run.error_reason or "", now, run.create_time, run.start_time)
-    if run.state is not State.PENDING and run.state is not State.RUNNING:
+    state = run.state
+    if state is State.COMPLETED:
+        result = run.result or b""
+        last += _short_result(result) if len(result) <= _SHORT else _result(result)
+    elif state is not State.RUNNING and state is not State.PENDING:
         last += _particulars(run)
     return b"".join((_ID, run.task_id.encode(), first, number(b"\x30", run.priority), number(b"\x38", run.attempt), last))
 
@@ -114,11 +118,6 @@ def _snapshot_last(
 
 def _particulars(run: Run) -> bytes:
     """What only tasks in some states have."""
-    if run.state is State.COMPLETED:
-        result = run.result or b""
-        if is_payload(result):
-            return message(b"\x82\x01", reference_in(result))
-        return _result(result) if len(result) <= _SHORT else _digest(b"\x88\x01", b"\x92\x01", result)
     if run.state is State.FAILED:
         return _digest(b"\x98\x01", b"\xa2\x01", (run.error_message or "").encode())
     if run.state is State.SCHEDULED:
@@ -132,12 +131,14 @@ def _digest(size_tag: bytes, sha256_tag: bytes, body: bytes) -> bytes:
     return number(size_tag, len(body)) + text(sha256_tag, hashlib.sha256(body).hexdigest())
 
 
-# Many tasks have the same short result.
-@lru_cache(maxsize=4096)
 def _result(result: bytes) -> bytes:
+    if is_payload(result):
+        return message(b"\x82\x01", reference_in(result))
     return _digest(b"\x88\x01", b"\x92\x01", result)
 
 
+# Many tasks have the same short result.
+_short_result = lru_cache(maxsize=4096)(_result)
 _SHORT = 64
 
 
