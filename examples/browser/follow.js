@@ -9,10 +9,12 @@ export async function signIn(gateway, username, password) {
 export async function follow(gateway, token, taskId, { event, state }) {
   const types = await eventTypes(gateway);
   let last = 0;
+  let refused = 0;
 
   async function open() {
     // A page of the gateway's own origin has a cookie by this, good as long as the token; any other one has a ticket, good for 60 s.
     const { ticket } = await post(`${gateway}/v1/watch-tickets`, { task_id: taskId }, token);
+    refused = 0;
     const url = new URL(`${gateway}/v1/tasks/${taskId}/events`);
     if (url.origin !== location.origin) url.searchParams.set("ticket", ticket);
     if (last) url.searchParams.set("last_event_id", last);
@@ -41,8 +43,9 @@ export async function follow(gateway, token, taskId, { event, state }) {
       await open();
     } catch (error) {
       state(error.message);
-      if (error.status === 401) state("sign in again");
-      else if (!error.status || error.status >= 500) setTimeout(again, 1000);
+      // A gateway that has just started may not have the keys yet that verify a token, and refuses each for a moment.
+      if (error.status === 401 && ++refused > 30) state("sign in again");
+      else if (!error.status || error.status === 401 || error.status >= 500) setTimeout(again, 1000);
     }
   }
 
