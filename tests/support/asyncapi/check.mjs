@@ -1,6 +1,12 @@
-// Reads an AsyncAPI document from standard input; prints what AsyncAPI's own parser, with the official JSON Schema, has against it.
+// Reads AsyncAPI documents, an object of texts, from standard input; prints what AsyncAPI's own parser, with the official JSON Schema,
+// has against each.
 import { text } from "node:stream/consumers";
 import { Parser } from "@asyncapi/parser";
 
-const { document, diagnostics } = await new Parser().parse(await text(process.stdin));
-console.log(JSON.stringify({ valid: document !== undefined, diagnostics }));
+const parser = new Parser();
+const answers = {};
+for (const [name, source] of Object.entries(JSON.parse(await text(process.stdin)))) {
+  const { document, diagnostics } = await parser.parse(source);
+  answers[name] = { valid: document !== undefined, diagnostics };
+}
+console.log(JSON.stringify(answers));
