@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,11 @@ from services.scheduler.relay.topics import topics_of
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, value
 from tests.integration.scheduler.test_relay import (  # noqa: F401 - fixtures
     MakeRelay,
+    all_records,
     own_settings,
-    reading,
     relay_settings,
     relaying,
+    until_outbox_empty,
     wait_ready,
 )
 from tests.support.service import metadata, running
@@ -107,23 +107,22 @@ async def test_what_lies_on_the_topics_is_as_the_document_says(
     relay_settings: MakeRelay,  # noqa: F811 - the fixture
     scheduler_tls: Path,
 ) -> None:
-    relay = relay_settings()
-    async with running(open_service, own_settings(), scheduler_tls) as server, relaying(relay) as process:
+    relay, settings = relay_settings(), own_settings()
+    async with running(open_service, settings, scheduler_tls) as server, relaying(relay) as process:
         await wait_ready(process)
         scheduler = Scheduler(server)
         ids = await everything_happens(scheduler)
-        wanted = {(task_id, (await scheduler.get(task_id)).last_event_number) for task_id in ids}
-
-        def done(records: Sequence[Any]) -> bool:
-            return wanted <= {(r.key.decode(), int(dict(r.headers)["ce_sequence"])) for r in records}
-
-        async with reading(relay, relay.events_topic) as reader:
-            events = list(await reader.until(done))
-        async with reading(relay, relay.state_topic) as reader:
-            states = list(await reader.until(lambda found: {r.key.decode() for r in found} >= set(ids)))
-    seen = {check_record(record, CHANNELS[EVENTS]) for record in events}
-    assert seen >= {f"guildmesh.task.{name}.v1" for name in TYPES}
-    assert {check_record(record, CHANNELS[STATE]) for record in states} == {"guildmesh.events.v1.TaskSnapshot"}
+        numbers = {task_id: (await scheduler.get(task_id)).last_event_number for task_id in ids}
+        await until_outbox_empty(settings)
+        topics = {name: field.default for name, field in RelaySettings.model_fields.items() if name.endswith("_topic")}
+        records = {address: await all_records(relay, getattr(relay, name)) for name, address in topics.items()}
+    seen = {address: {check_record(record, CHANNELS[address]) for record in found} for address, found in records.items()}
+    assert all(seen.values()), "a topic without a record"
+    assert seen[EVENTS] >= {f"guildmesh.task.{name}.v1" for name in TYPES}
+    assert seen[STATE] == {"guildmesh.events.v1.TaskSnapshot"}
+    events, states = records[EVENTS], records[STATE]
+    assert {(r.key.decode(), int(dict(r.headers)["ce_sequence"])) for r in events} >= set(numbers.items())
+    assert {record.key.decode() for record in states} >= set(ids)
     for record in (*events, *states):
         assert record.partition == shard_of(record.key.decode())
     last = {r.key: dict(r.headers)["ce_type"].decode() for r in events}

@@ -26,8 +26,8 @@ from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique
 from tests.integration.scheduler.test_payloads import Uploads
 from tests.integration.scheduler.test_relay import (  # noqa: F401 - fixtures
     MakeRelay,
+    all_records,
     own_settings,
-    reading,
     relay_settings,
     relaying,
     until_outbox_empty,
@@ -231,12 +231,7 @@ async def compacted(scheduler: Scheduler, relay: RelaySettings, settings: Any, k
                 for _ in range(40):
                     group.create_task(scheduler.create("rolls a segment", kind=unique("nobody")))
             await until_outbox_empty(settings)
-            async with reading(relay, relay.state_topic) as reader:
-                ends = await reader.consumer.end_offsets(reader.consumer.assignment())
-                records: list[Any] = []
-                while any([await reader.consumer.position(each) < end for each, end in ends.items()]):
-                    for batch in (await reader.consumer.getmany(timeout_ms=200)).values():
-                        records += batch
+            records = await all_records(relay, relay.state_topic)
             mine = [record.key.decode() for record in records if record.key.decode() in keys]
             if len(mine) == len(keys) and all(record.value is not None for record in records):
                 return
