@@ -103,7 +103,7 @@ def test_every_topic_that_a_setting_names_is_described() -> None:
     document = json.loads((ROOT / "gen" / "asyncapi" / "asyncapi.json").read_text())
     described = {channel["address"] for channel in document["channels"].values()}
     named = set()
-    for path in sorted((ROOT / "services").rglob("settings.py")):
+    for path in sorted((ROOT / "services").rglob("*settings.py")):
         named |= set(re.findall(r'"(guildmesh\.[a-z-]+\.v\d+)"', path.read_text()))
     assert named == described, "give the message in the topic the option kafka_topic, then make gen"
 

@@ -59,14 +59,18 @@ def encode_event(run: Run, event_number: int, change: Change, actor: str, now: d
 def encode_snapshot(run: Run, event_number: int, now: datetime) -> bytes:
     """The serialized TaskSnapshot after event `event_number`."""
     first = _snapshot_first(run.tenant_id, run.state, run.queue, run.kind)
-    last = _snapshot_last(event_number, run.parent_task_id or "", run.error_reason or "", now, run.create_time, run.start_time)
-    state = run.state
+    last = _snapshot_last(event_number, run.parent_task_id or "", run.error_reason or "", now)
+    state, particulars, error = run.state, b"", b""
     if state is State.COMPLETED:
         result = run.result or b""
-        last += _short_result(result) if len(result) <= _SHORT else _result(result)
-    elif state is not State.RUNNING and state is not State.PENDING:
-        last += _particulars(run)
-    return b"".join((_ID, run.task_id.encode(), first, number(b"\x30", run.priority), number(b"\x38", run.attempt), last))
+        particulars = _short_result(result) if len(result) <= _SHORT else _result(result)
+    elif state is State.FAILED:
+        error = _digest(b"\x98\x01", b"\xa2\x01", (run.error_message or "").encode())
+    elif state is State.SCHEDULED or state is State.WAITING:
+        particulars = _waits(run)
+    times = _times(run.create_time, run.start_time)
+    priority, attempt = number(b"\x30", run.priority), number(b"\x38", run.attempt)
+    return b"".join((_ID, run.task_id.encode(), first, priority, attempt, last, particulars, times, error))
 
 
 # The events that one batch makes of tasks of one kind differ in the id before and the body after this.
@@ -97,34 +101,23 @@ def _snapshot_first(tenant_id: str, state: State, queue: str, kind: str) -> byte
     return b"".join((text(b"\x12", tenant_id), text(b"\x1a", state.name), text(b"\x22", queue), text(b"\x2a", kind)))
 
 
-@lru_cache(maxsize=4096)
-def _snapshot_last(
-    event_number: int, parent_task_id: str, error_reason: str, now: datetime, create_time: datetime, start_time: datetime | None
-) -> bytes:
-    started = b"" if start_time is None else b"\x6a" + timestamp(start_time)
+@lru_cache(maxsize=1024)
+def _snapshot_last(event_number: int, parent_task_id: str, error_reason: str, now: datetime) -> bytes:
     return b"".join(
-        (
-            number(b"\x40", event_number),
-            text(b"\x4a", parent_task_id),
-            text(b"\x52", error_reason),
-            b"\x5a",
-            timestamp(now),
-            b"\x62",
-            timestamp(create_time),
-            started,
-        )
+        (number(b"\x40", event_number), text(b"\x4a", parent_task_id), text(b"\x52", error_reason), b"\x5a", timestamp(now))
     )
 
 
-def _particulars(run: Run) -> bytes:
-    """What only tasks in some states have."""
-    if run.state is State.FAILED:
-        return _digest(b"\x98\x01", b"\xa2\x01", (run.error_message or "").encode())
-    if run.state is State.SCHEDULED:
-        return b"\x72" + timestamp(run.available_at)
-    if run.state is State.WAITING:
-        return b"\x72" + timestamp(run.available_at) + text(b"\x7a", run.signal or "")
-    return b""
+# The tasks that were created together are mostly started together.
+@lru_cache(maxsize=4096)
+def _times(create_time: datetime, start_time: datetime | None) -> bytes:
+    started = b"" if start_time is None else b"\x92\x01" + timestamp(start_time)
+    return b"\x8a\x01" + timestamp(create_time) + started
+
+
+def _waits(run: Run) -> bytes:
+    signal = text(b"\x7a", run.signal or "") if run.state is State.WAITING else b""
+    return b"\x72" + timestamp(run.available_at) + signal
 
 
 def _digest(size_tag: bytes, sha256_tag: bytes, body: bytes) -> bytes:
@@ -134,7 +127,7 @@ def _digest(size_tag: bytes, sha256_tag: bytes, body: bytes) -> bytes:
 def _result(result: bytes) -> bytes:
     if is_payload(result):
         return message(b"\x82\x01", reference_in(result))
-    return _digest(b"\x88\x01", b"\x92\x01", result)
+    return _digest(b"\x60", b"\x6a", result)
 
 
 # Many tasks have the same short result.

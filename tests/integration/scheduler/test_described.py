@@ -18,7 +18,6 @@ from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 from services.scheduler.bootstrap import open_service
 from services.scheduler.domain.shards import shard_of
 from services.scheduler.relay.settings import RelaySettings
-from services.scheduler.relay.topics import topics_of
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, value
 from tests.integration.scheduler.test_relay import (  # noqa: F401 - fixtures
     MakeRelay,
@@ -132,31 +131,22 @@ async def test_what_lies_on_the_topics_is_as_the_document_says(
 
 async def test_the_topics_are_made_as_the_document_says(relay_settings: MakeRelay, own_settings: MakeSettings) -> None:  # noqa: F811
     settings = relay_settings()
-    real = {topic.name: topic for topic in topics_of(settings)}
+    topics = {name: field for name, field in RelaySettings.model_fields.items() if name.endswith("_topic")}
     async with relaying(settings) as process:
         await wait_ready(process)
         admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
         await admin.start()
         try:
-            described = {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics(list(real))}
-            answers = [
-                answer
-                for name in real
-                for answer in await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
-            ]
+            for name, field in topics.items():
+                topic, channel = getattr(settings, name), CHANNELS[field.default]
+                assert str(field.validation_alias) in channel["description"]
+                binding = channel["bindings"]["kafka"]
+                (described,) = await admin.describe_topics([topic])
+                assert len(described["partitions"]) == binding["partitions"]
+                (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+                real = {entry[0]: entry[1] for entry in answer.resources[0][4]}
+                said = binding["topicConfiguration"]
+                expected = {key: ",".join(item) if isinstance(item, list) else str(item) for key, item in said.items()}
+                assert {key: real[key] for key in expected} == expected
         finally:
             await admin.close()
-    configured = {answer.resources[0][3]: {entry[0]: entry[1] for entry in answer.resources[0][4]} for answer in answers}
-    default = {topic.name for topic in topics_of(RelaySettings(_env_file=None))}
-    assert default <= CHANNELS.keys(), "a topic that the relay makes is not described: give its message the option kafka_topic"
-    for name, field in RelaySettings.model_fields.items():
-        if not name.endswith("_topic"):
-            continue
-        channel = CHANNELS[field.default]
-        assert str(field.validation_alias) in channel["description"]
-        binding = channel["bindings"]["kafka"]
-        topic = getattr(settings, name)
-        assert described[topic] == binding["partitions"]
-        said = binding["topicConfiguration"]
-        expected = {key: ",".join(item) if isinstance(item, list) else str(item) for key, item in said.items()}
-        assert {key: configured[topic][key] for key in expected} == expected

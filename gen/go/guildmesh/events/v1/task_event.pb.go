@@ -1151,20 +1151,20 @@ type TaskSnapshot struct {
 	ErrorReason string `protobuf:"bytes,10,opt,name=error_reason,json=errorReason,proto3" json:"error_reason,omitempty"`
 	// update_time is when the state was reached: for a task that has ended, when it ended.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	// create_time is when the task was created.
-	CreateTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// start_time is when a worker first started the task; unset until then.
-	StartTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// result_size_bytes of the result of a completed task, as a serialized google.protobuf.Value; 0 when its result is a payload.
+	ResultSizeBytes int64 `protobuf:"varint,12,opt,name=result_size_bytes,json=resultSizeBytes,proto3" json:"result_size_bytes,omitempty"`
+	// result_sha256 of the same bytes, in hexadecimal.
+	ResultSha256 string `protobuf:"bytes,13,opt,name=result_sha256,json=resultSha256,proto3" json:"result_sha256,omitempty"`
 	// next_start_time is when a SCHEDULED task becomes PENDING, or a WAITING one goes on without its signal; unset in other states.
 	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
 	// waiting_signal is the signal that a WAITING task waits for; empty in other states.
 	WaitingSignal string `protobuf:"bytes,15,opt,name=waiting_signal,json=waitingSignal,proto3" json:"waiting_signal,omitempty"`
 	// result_payload is the payload that is the result of a completed task; unset when its result is none.
 	ResultPayload *PayloadReference `protobuf:"bytes,16,opt,name=result_payload,json=resultPayload,proto3" json:"result_payload,omitempty"`
-	// result_size_bytes of the result of a completed task, as a serialized google.protobuf.Value; 0 when its result is a payload.
-	ResultSizeBytes int64 `protobuf:"varint,17,opt,name=result_size_bytes,json=resultSizeBytes,proto3" json:"result_size_bytes,omitempty"`
-	// result_sha256 of the same bytes, in hexadecimal.
-	ResultSha256 string `protobuf:"bytes,18,opt,name=result_sha256,json=resultSha256,proto3" json:"result_sha256,omitempty"`
+	// create_time is when the task was created.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// start_time is when a worker first started the task; unset until then.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// error_message_size_bytes of the message of a failed task, as UTF-8.
 	ErrorMessageSizeBytes int64 `protobuf:"varint,19,opt,name=error_message_size_bytes,json=errorMessageSizeBytes,proto3" json:"error_message_size_bytes,omitempty"`
 	// error_message_sha256 of the same bytes, in hexadecimal.
@@ -1280,18 +1280,18 @@ func (x *TaskSnapshot) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
-func (x *TaskSnapshot) GetCreateTime() *timestamppb.Timestamp {
+func (x *TaskSnapshot) GetResultSizeBytes() int64 {
 	if x != nil {
-		return x.CreateTime
+		return x.ResultSizeBytes
 	}
-	return nil
+	return 0
 }
 
-func (x *TaskSnapshot) GetStartTime() *timestamppb.Timestamp {
+func (x *TaskSnapshot) GetResultSha256() string {
 	if x != nil {
-		return x.StartTime
+		return x.ResultSha256
 	}
-	return nil
+	return ""
 }
 
 func (x *TaskSnapshot) GetNextStartTime() *timestamppb.Timestamp {
@@ -1315,18 +1315,18 @@ func (x *TaskSnapshot) GetResultPayload() *PayloadReference {
 	return nil
 }
 
-func (x *TaskSnapshot) GetResultSizeBytes() int64 {
+func (x *TaskSnapshot) GetCreateTime() *timestamppb.Timestamp {
 	if x != nil {
-		return x.ResultSizeBytes
+		return x.CreateTime
 	}
-	return 0
+	return nil
 }
 
-func (x *TaskSnapshot) GetResultSha256() string {
+func (x *TaskSnapshot) GetStartTime() *timestamppb.Timestamp {
 	if x != nil {
-		return x.ResultSha256
+		return x.StartTime
 	}
-	return ""
+	return nil
 }
 
 func (x *TaskSnapshot) GetErrorMessageSizeBytes() int64 {
@@ -1443,16 +1443,16 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\ferror_reason\x18\n" +
 	" \x01(\tR\verrorReason\x12;\n" +
 	"\vupdate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\x12;\n" +
-	"\vcreate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x129\n" +
-	"\n" +
-	"start_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12B\n" +
+	"updateTime\x12*\n" +
+	"\x11result_size_bytes\x18\f \x01(\x03R\x0fresultSizeBytes\x12#\n" +
+	"\rresult_sha256\x18\r \x01(\tR\fresultSha256\x12B\n" +
 	"\x0fnext_start_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\x12%\n" +
 	"\x0ewaiting_signal\x18\x0f \x01(\tR\rwaitingSignal\x12L\n" +
-	"\x0eresult_payload\x18\x10 \x01(\v2%.guildmesh.events.v1.PayloadReferenceR\rresultPayload\x12*\n" +
-	"\x11result_size_bytes\x18\x11 \x01(\x03R\x0fresultSizeBytes\x12#\n" +
-	"\rresult_sha256\x18\x12 \x01(\tR\fresultSha256\x127\n" +
+	"\x0eresult_payload\x18\x10 \x01(\v2%.guildmesh.events.v1.PayloadReferenceR\rresultPayload\x12;\n" +
+	"\vcreate_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x129\n" +
+	"\n" +
+	"start_time\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x127\n" +
 	"\x18error_message_size_bytes\x18\x13 \x01(\x03R\x15errorMessageSizeBytes\x120\n" +
 	"\x14error_message_sha256\x18\x14 \x01(\tR\x12errorMessageSha256:Oʼ\x18K\n" +
 	"\x17guildmesh.task-state.v1\x12\x1aGUILDMESH_TASK_STATE_TOPIC\x1a\atask_id \x10*\acompact8\x01B3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3"
@@ -1515,10 +1515,10 @@ var file_guildmesh_events_v1_task_event_proto_depIdxs = []int32{
 	17, // 21: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
 	2,  // 22: guildmesh.events.v1.TaskCompleted.result_payload:type_name -> guildmesh.events.v1.PayloadReference
 	16, // 23: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
-	16, // 24: guildmesh.events.v1.TaskSnapshot.create_time:type_name -> google.protobuf.Timestamp
-	16, // 25: guildmesh.events.v1.TaskSnapshot.start_time:type_name -> google.protobuf.Timestamp
-	16, // 26: guildmesh.events.v1.TaskSnapshot.next_start_time:type_name -> google.protobuf.Timestamp
-	2,  // 27: guildmesh.events.v1.TaskSnapshot.result_payload:type_name -> guildmesh.events.v1.PayloadReference
+	16, // 24: guildmesh.events.v1.TaskSnapshot.next_start_time:type_name -> google.protobuf.Timestamp
+	2,  // 25: guildmesh.events.v1.TaskSnapshot.result_payload:type_name -> guildmesh.events.v1.PayloadReference
+	16, // 26: guildmesh.events.v1.TaskSnapshot.create_time:type_name -> google.protobuf.Timestamp
+	16, // 27: guildmesh.events.v1.TaskSnapshot.start_time:type_name -> google.protobuf.Timestamp
 	28, // [28:28] is the sub-list for method output_type
 	28, // [28:28] is the sub-list for method input_type
 	28, // [28:28] is the sub-list for extension type_name

@@ -571,13 +571,13 @@ class TaskSnapshot(_message.Message):
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     ERROR_REASON_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
-    CREATE_TIME_FIELD_NUMBER: _builtins.int
-    START_TIME_FIELD_NUMBER: _builtins.int
+    RESULT_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    RESULT_SHA256_FIELD_NUMBER: _builtins.int
     NEXT_START_TIME_FIELD_NUMBER: _builtins.int
     WAITING_SIGNAL_FIELD_NUMBER: _builtins.int
     RESULT_PAYLOAD_FIELD_NUMBER: _builtins.int
-    RESULT_SIZE_BYTES_FIELD_NUMBER: _builtins.int
-    RESULT_SHA256_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
     ERROR_MESSAGE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     ERROR_MESSAGE_SHA256_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
@@ -600,12 +600,12 @@ class TaskSnapshot(_message.Message):
     """parent_task_id of the task, or empty."""
     error_reason: _builtins.str
     """error_reason of a failed task."""
-    waiting_signal: _builtins.str
-    """waiting_signal is the signal that a WAITING task waits for; empty in other states."""
     result_size_bytes: _builtins.int
     """result_size_bytes of the result of a completed task, as a serialized google.protobuf.Value; 0 when its result is a payload."""
     result_sha256: _builtins.str
     """result_sha256 of the same bytes, in hexadecimal."""
+    waiting_signal: _builtins.str
+    """waiting_signal is the signal that a WAITING task waits for; empty in other states."""
     error_message_size_bytes: _builtins.int
     """error_message_size_bytes of the message of a failed task, as UTF-8."""
     error_message_sha256: _builtins.str
@@ -615,20 +615,20 @@ class TaskSnapshot(_message.Message):
         """update_time is when the state was reached: for a task that has ended, when it ended."""
 
     @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp:
-        """create_time is when the task was created."""
-
-    @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp:
-        """start_time is when a worker first started the task; unset until then."""
-
-    @_builtins.property
     def next_start_time(self) -> _timestamp_pb2.Timestamp:
         """next_start_time is when a SCHEDULED task becomes PENDING, or a WAITING one goes on without its signal; unset in other states."""
 
     @_builtins.property
     def result_payload(self) -> Global___PayloadReference:
         """result_payload is the payload that is the result of a completed task; unset when its result is none."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """create_time is when the task was created."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """start_time is when a worker first started the task; unset until then."""
 
     def __init__(
         self,
@@ -644,13 +644,13 @@ class TaskSnapshot(_message.Message):
         parent_task_id: _builtins.str = ...,
         error_reason: _builtins.str = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
-        create_time: _timestamp_pb2.Timestamp | None = ...,
-        start_time: _timestamp_pb2.Timestamp | None = ...,
+        result_size_bytes: _builtins.int = ...,
+        result_sha256: _builtins.str = ...,
         next_start_time: _timestamp_pb2.Timestamp | None = ...,
         waiting_signal: _builtins.str = ...,
         result_payload: Global___PayloadReference | None = ...,
-        result_size_bytes: _builtins.int = ...,
-        result_sha256: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
         error_message_size_bytes: _builtins.int = ...,
         error_message_sha256: _builtins.str = ...,
     ) -> None: ...
