@@ -1,4 +1,4 @@
-"""Generates everything in gen/ from proto/: Python, Go, OpenAPI, and the descriptor set the gateway and reflection read.
+"""Generates everything in gen/ from proto/: Python, Go, OpenAPI, AsyncAPI, and what the gateway and reflection read.
 
 `buf build` makes one image; every generator reads that image, so that all outputs come from the same contracts. Without Go on
 the machine (--python-only) the Go and OpenAPI outputs are left as they are.
@@ -128,6 +128,8 @@ def generate(*, python_only: bool) -> None:
         image, files = build_image(Path(folder))
         generate_python(image, files)
         generate_descriptors()
+        # In a process of its own, which reads the generated code as it is now.
+        run(sys.executable, ROOT / "tools" / "asyncapi.py")
         if python_only or shutil.which("go") is None:
             print("skipped: gen/go and gen/openapi (no Go on this machine)", file=sys.stderr)
             return

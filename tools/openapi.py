@@ -67,7 +67,11 @@ def finished(document: Json, files: descriptor_pb2.FileDescriptorSet) -> Json:
     }
     document["servers"] = [{"url": "/"}]
     components = document["components"]
-    components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+        "watchTicket": {"type": "apiKey", "in": "query", "name": "ticket", "description": "From `POST /v1/watch-tickets`."},
+        "watchCookie": {"type": "apiKey", "in": "cookie", "name": "guildmesh_watch", "description": "Set by the same call."},
+    }
     document["security"] = [{"bearer": []}]
     _limit_fields(components["schemas"], files)
     components["schemas"] |= {"Status": STATUS, "ErrorInfo": ERROR_INFO}
@@ -97,6 +101,8 @@ def _finish_operation(operation: Json, method: descriptor_pb2.MethodDescriptorPr
     operation["summary"] = method.name
     if policy.access == policy_pb2.ACCESS_ANONYMOUS:
         operation["security"] = []
+    if policy.watch_ticket:
+        operation["security"] = [{"bearer": []}, {"watchTicket": []}, {"watchCookie": []}]
     if "{file}" in path:
         operation["operationId"] += "File"
     elif method.name == "GetDocs":
@@ -106,6 +112,7 @@ def _finish_operation(operation: Json, method: descriptor_pb2.MethodDescriptorPr
         content = {
             "StreamTaskEvents": {"text/event-stream": SERVER_SENT_EVENTS},
             "GetOpenApi": {"application/json": {"schema": {"type": "object"}}},
+            "GetAsyncApi": {"application/json": {"schema": {"type": "object"}}},
         }
         answer["content"] = content.get(method.name, {"text/html": {"schema": {"type": "string"}}, "*/*": FILE})
     elif method.server_streaming:

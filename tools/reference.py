@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the contracts and the settings, so that it cannot be wrong: errors.md, settings.md."""
+"""Writes docs/reference/ from the contracts and the settings, so that it cannot be wrong: errors.md, events.md, settings.md."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from pydantic_core import PydanticUndefined
 from services.common.settings import ServiceSettings
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools.contracts import Contracts, Event, Message, Topic, pretty, read_contracts, said  # noqa: E402
+
 FOLDER = ROOT / "docs" / "reference"
 PACKAGES = ("common", "identity", "scheduler", "agent", "tool", "memory", "monitor")
 SETTINGS = {
@@ -53,6 +57,93 @@ def errors() -> str:
     return "\n".join(lines)
 
 
+def events(contracts: Contracts) -> str:
+    """The event catalogue: each topic, what its records are like, and each type of event with its fields and an example."""
+    topics = contracts.topics()
+    lines = [
+        HEADER,
+        "# Events\n",
+        "What is on Kafka. The same for programs: `GET /asyncapi.json` (AsyncAPI 3.0, `gen/asyncapi/asyncapi.json`)."
+        " How to read it: [examples/consumers](../../examples/consumers/README.md).\n",
+        "Read with `isolation.level=read_committed`. Records of one key are in one partition, in order. After a fault a stretch"
+        " may come again, the same to the last byte. Types of events and fields may be added, so pass over what you do not know;"
+        " what is there stays.\n",
+        "| topic | value | key | partitions | clean-up | kept |",
+        "|---|---|---|--:|---|---|",
+    ]
+    for topic in topics:
+        spec = topic.spec
+        kept = f"{spec.retention_ms // 86_400_000} days" if spec.retention_ms else "the newest of each key"
+        shape = f"`{spec.key}` | {spec.partitions} | {spec.cleanup_policy} | {kept}"
+        lines.append(f"| [`{spec.name}`](#{_anchor(spec.name)}) | `{topic.value.name}` | {shape} |")
+    lines.append("")
+    for topic in topics:
+        lines += _topic(contracts, topic)
+    return "\n".join(lines)
+
+
+def _topic(contracts: Contracts, topic: Topic) -> list[str]:
+    spec, value = topic.spec, topic.value
+    shared = {item.name for item, _ in value.changes}
+    about = f"`{spec.setting}` gives the topic another name. Contract: [{value.file}](../../proto/{value.file})."
+    if spec.tombstones:
+        about += " A record without a value (a tombstone) says that the key is gone."
+    lines = [f"## {spec.name}\n", f"{value.comment}\n", f"{about}\n", "### Value\n"]
+    lines += _fields(contracts, value, without=shared)
+    headers = contracts.headers(topic.events[0], topic)
+    if headers:
+        lines += [
+            "### Headers\n",
+            "CloudEvents 1.0, Kafka binding, binary mode.\n",
+            "| header | what it is | example |",
+            "|---|---|---|",
+        ]
+        example = contracts.example_headers(topic.events[0], topic)
+        lines += [
+            f"| `{name}` | {about} | {f'`{example[name]}`' if name in example else ''} |" for name, (about, _) in headers.items()
+        ]
+        lines.append("")
+    else:
+        lines.append("The records have no headers.\n")
+    if not value.changes:
+        return [*lines, "### Example\n", f"```json\n{pretty(contracts.example(topic.events[0]))}\n```\n"]
+    lines += ["### Types\n", "| type | when | |", "|---|---|---|"]
+    for event in topic.events:
+        last = "the last event of its task" if event.last else ""
+        lines.append(f"| [`{event.type}`](#{_anchor(event.type)}) | {_when(contracts, event)} | {last} |")
+    lines.append("")
+    for event in topic.events:
+        lines += _event(contracts, event)
+    return lines
+
+
+def _event(contracts: Contracts, event: Event) -> list[str]:
+    assert event.change is not None
+    body = contracts.messages[event.change.type_name.removeprefix(".")]
+    lines = [f"### {event.type}\n", _when(contracts, event) + (" It is the last event of its task." if event.last else "") + "\n"]
+    lines += [f"`{event.change.name}`, a `{body.short_name}`:\n", *_fields(contracts, body)]
+    return [*lines, f"```json\n{pretty(contracts.example(event))}\n```\n"]
+
+
+def _when(contracts: Contracts, event: Event) -> str:
+    assert event.change is not None
+    return said(contracts.messages[event.change.type_name.removeprefix(".")].comment)
+
+
+def _fields(contracts: Contracts, message: Message, without: set[str] | frozenset[str] = frozenset()) -> list[str]:
+    rows = [
+        f"| {item.number} | `{item.name}` | {contracts.type_name(item)} | {about} |"
+        for item, about in message.fields
+        if item.name not in without
+    ]
+    return ["| | field | type | what it is |", "|--:|---|---|---|", *rows, ""] if rows else ["It has no fields.\n"]
+
+
+def _anchor(heading: str) -> str:
+    """As GitHub makes it."""
+    return "".join(char for char in heading.lower() if char.isalnum() or char in "-_")
+
+
 def settings() -> str:
     """The settings: those of every process, then what each service adds."""
     lines = [
@@ -87,7 +178,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="fail when a page differs")
     arguments = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, content in (("errors.md", errors()), ("settings.md", settings())):
+    pages = (("errors.md", errors()), ("events.md", events(read_contracts())), ("settings.md", settings()))
+    for name, content in pages:
         path = FOLDER / name
         if not arguments.check:
             path.write_text(content)

@@ -21,6 +21,8 @@ class Principal:
     """tenant whose data the caller sees; empty for a service that acts for itself."""
     roles: frozenset[str] = frozenset()
     kind: Literal["user", "service", "anonymous"] = "user"
+    watches: str = ""
+    """id of the only task whose events a caller with a ticket may see, and nothing else; empty for any other caller."""
 
 
 ANONYMOUS = Principal(subject="", tenant_id="", kind="anonymous")

@@ -141,6 +141,19 @@ class InvalidPageToken(InvalidArgument):
         super().__init__("page_token is not one that this list gave for these arguments; start again without it.")
 
 
+class WatchTicketRefused(PermissionDenied):
+    """The ticket by which a browser follows a task was sent for something else."""
+
+    reason = "WATCH_TICKET_REFUSED"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            f"This ticket opens GET /v1/tasks/{task_id}/events and nothing else; for another task get another from POST"
+            " /v1/watch-tickets.",
+            task_id=task_id,
+        )
+
+
 class CallerNotAllowed(PermissionDenied):
     """The connection's certificate may not call the method."""
 

@@ -26,6 +26,12 @@ JWKS_PATH = "/.well-known/jwks.json"
 """Where identity's admin port gives the keys that verify its tokens."""
 ISSUER = AUDIENCE = "guildmesh"
 """Claims iss and aud of identity's tokens."""
+WATCH_AUDIENCE = "guildmesh-watch"
+"""Claim aud of tokens that show the events of one task."""
+WATCH_PARAMETER = "ticket"
+"""The query parameter that has such a token."""
+WATCH_COOKIE = "guildmesh_watch"
+"""The cookie that has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +100,8 @@ def render_envoy_config(config: GatewayConfig) -> str:
         endpoints=_endpoints,
         cors=_cors(config.cors_origins),
         jwt_provider=_jwt_provider(config),
+        watch_provider=_watch_provider(config),
+        watch_parameter=WATCH_PARAMETER,
         local_replies=local_replies(),
         descriptors=base64.b64encode(descriptor_set().SerializeToString(deterministic=True)).decode(),
         transcoded_services=sorted({method.service for method in methods if method.rest}),
@@ -141,6 +149,13 @@ def _jwt_provider(config: GatewayConfig) -> Json:
     }
 
 
+def _watch_provider(config: GatewayConfig) -> Json:
+    """Who follows one task from a browser: the same keys, another audience, other places, so that neither does for the other."""
+    provider = _jwt_provider(config) | {"audiences": [WATCH_AUDIENCE], "from_params": [WATCH_PARAMETER]}
+    del provider["from_headers"]
+    return provider | {"from_cookies": [WATCH_COOKIE]}
+
+
 def _cors(origins: Sequence[str]) -> Json:
     allowed: list[Json] = [{"safe_regex": {"regex": ".*"}} if origin == "*" else {"exact": origin} for origin in origins]
     return {
@@ -150,7 +165,7 @@ def _cors(origins: Sequence[str]) -> Json:
         "allow_headers": "authorization, content-type, last-event-id, traceparent, tracestate",
         "expose_headers": "x-trace-id, x-request-id, retry-after, www-authenticate",
         "max_age": "600",
-        # Tokens travel in a header, so no origin ever needs a browser's cookies.
+        # Tokens travel in a header and tickets in the URL, so no other origin ever needs a browser's cookies.
         "allow_credentials": False,
     }
 

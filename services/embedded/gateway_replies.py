@@ -35,6 +35,10 @@ class Reply:
 
 
 _DOCS = "GET /docs lists what there is."
+_UNAUTHENTICATED = (
+    "This method needs a valid bearer token (%LOCAL_REPLY_BODY%): get one from POST /auth/token and send it as 'Authorization:"
+    " Bearer TOKEN'. A browser's EventSource needs a ticket from POST /v1/watch-tickets."
+)
 _UPSTREAM = {"dependency": "%UPSTREAM_CLUSTER%"}
 REPLIES = (
     Reply(
@@ -47,15 +51,13 @@ REPLIES = (
         401,
         code_pb2.UNAUTHENTICATED,
         "UNAUTHENTICATED",
-        "This method needs a valid bearer token (%LOCAL_REPLY_BODY%): get one from POST /auth/token"
-        " and send it as 'Authorization: Bearer TOKEN'.",
+        _UNAUTHENTICATED,
     ),
     Reply(
         403,
         code_pb2.UNAUTHENTICATED,
         "UNAUTHENTICATED",
-        "This method needs a valid bearer token (%LOCAL_REPLY_BODY%): get one from POST /auth/token"
-        " and send it as 'Authorization: Bearer TOKEN'.",
+        _UNAUTHENTICATED,
         # Envoy's answer to a token for someone else; it is no better than none.
         answered=401,
     ),

@@ -60,6 +60,8 @@ class PublicMethod:
     uploading: bool
     """whether the caller streams: a REST body is not gathered before it is passed on."""
     idempotent: bool
+    watch_ticket: bool
+    """whether a REST caller may come with the ticket or the cookie of one task."""
     rest: tuple[tuple[str, str], ...]
     """pairs of HTTP method and path template."""
 
@@ -91,6 +93,7 @@ def _public_methods(files: descriptor_pb2.FileDescriptorSet) -> Iterator[PublicM
                     uploading=method.client_streaming,
                     streaming=method.client_streaming or method.server_streaming,
                     idempotent=policy.idempotent,
+                    watch_ticket=policy.watch_ticket,
                     rest=tuple(_bindings(method.options.Extensions[annotations_pb2.http])),
                 )
 
@@ -155,7 +158,7 @@ def _preflight() -> Json:
 
 
 def _rest_route(verb: str, template: str, method: PublicMethod) -> Json:
-    filters = {JWT: _requirement(anonymous=method.anonymous)}
+    filters = {JWT: _requirement(anonymous=method.anonymous, watch_ticket=method.watch_ticket)}
     if not method.uploading:
         filters[BUFFER] = _body_limit()
     if method.path in INPUT_SCRIPTS:
@@ -207,9 +210,10 @@ def _action(cluster: str, *, streaming: bool, idempotent: bool) -> Json:
     }
 
 
-def _requirement(*, anonymous: bool) -> Json:
+def _requirement(*, anonymous: bool, watch_ticket: bool = False) -> Json:
     per_route = {"@type": f"{FILTERS}.jwt_authn.v3.PerRouteConfig"}
-    return per_route | ({"disabled": True} if anonymous else {"requirement_name": "bearer"})
+    name = "bearer_or_watch_ticket" if watch_ticket else "bearer"
+    return per_route | ({"disabled": True} if anonymous else {"requirement_name": name})
 
 
 def _body_limit() -> Json:

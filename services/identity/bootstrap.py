@@ -27,6 +27,7 @@ from services.identity.storage.engine.tenants import PostgresTenants
 from services.identity.storage.users import PostgresUsers
 from services.identity.usecases.create_tenant import CreateTenant
 from services.identity.usecases.create_user import CreateUser
+from services.identity.usecases.create_watch_ticket import CreateWatchTicket
 from services.identity.usecases.ensure_user import EnsureUser
 from services.identity.usecases.get_json_web_key_set import GetJsonWebKeySet
 from services.identity.usecases.get_user import GetUser
@@ -49,6 +50,7 @@ async def open_service(settings: ServingSettings) -> AsyncIterator[Service]:
         key_set = GetJsonWebKeySet(signer)
         use_cases = UseCases(
             issue_token=IssueToken(PostgresLogins(engine), passwords, signer, settings.token_lifetime),
+            create_watch_ticket=CreateWatchTicket(signer, settings.token_lifetime),
             get_json_web_key_set=key_set,
             create_user=_create_user(settings, database, passwords),
             get_user=GetUser(users),
@@ -64,7 +66,9 @@ async def open_service(settings: ServingSettings) -> AsyncIterator[Service]:
             name="identity",
             registrations=[
                 Registration(
-                    add_IdentityServiceServicer_to_server, IdentityServicer(use_cases), "guildmesh.identity.v1.IdentityService"
+                    add_IdentityServiceServicer_to_server,
+                    IdentityServicer(use_cases, secure_cookies=settings.profile == "production"),
+                    "guildmesh.identity.v1.IdentityService",
                 )
             ],
             background=background,

@@ -105,7 +105,8 @@ def test_server_sent_events_tell_a_task_in_order_and_resume(client: httpx.Client
     task_id = ok(client.post("/task", json={"task": "Say yes."}))["task_id"]
     with client.stream("GET", f"/v1/tasks/{task_id}/events") as response:
         assert response.headers["content-type"].startswith("text/event-stream")
-        events = _events(response.iter_lines())
+        begun, *events = _events(response.iter_lines())
+    assert begun == {"retry": "1000"}
     numbers = [int(event["id"]) for event in events if "id" in event]
     assert numbers == list(range(1, len(numbers) + 1))
     assert events[0]["event"] == "guildmesh.task.created.v1"

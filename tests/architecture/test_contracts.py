@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -89,6 +90,22 @@ def test_every_error_reason_has_an_example_and_a_name_that_clients_may_rely_on(p
     assert re.fullmatch(r"[A-Z][A-Z0-9_]+[A-Z0-9]", reason)
     assert len(reason) <= 63
     assert all(re.fullmatch(r"[a-z][a-zA-Z0-9_-]{0,63}", key) for key in example.metadata)
+
+
+def test_only_the_stream_of_one_task_takes_a_ticket() -> None:
+    takers = [
+        policy.method for module in modules() for name in _services(module) for policy in policies(name) if policy.watch_ticket
+    ]
+    assert takers == ["/guildmesh.scheduler.v1.SchedulerService/StreamTaskEvents"]
+
+
+def test_every_topic_that_a_setting_names_is_described() -> None:
+    document = json.loads((ROOT / "gen" / "asyncapi" / "asyncapi.json").read_text())
+    described = {channel["address"] for channel in document["channels"].values()}
+    named = set()
+    for path in sorted((ROOT / "services").rglob("*settings.py")):
+        named |= set(re.findall(r'"(guildmesh\.[a-z-]+\.v\d+)"', path.read_text()))
+    assert named == described, "give the message in the topic the option kafka_topic, then make gen"
 
 
 def test_a_breaking_change_is_caught(tmp_path: Path) -> None:

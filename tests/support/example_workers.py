@@ -14,14 +14,15 @@ from tests.support.requirements import need_program
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "workers"
 
 
-def _built(command: list[str], folder: Path, **environment: str) -> None:
+def run_build(command: list[str], folder: Path, **environment: str) -> None:
+    """Runs the command of a build in a folder, which must succeed."""
     done = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}\n{done.stderr}"
 
 
 def _build_go(folder: Path) -> list[str]:
     program = folder / "worker"
-    _built([need_program("go"), "build", "-o", str(program), "."], EXAMPLES / "go", GOFLAGS="-mod=readonly")
+    run_build([need_program("go"), "build", "-o", str(program), "."], EXAMPLES / "go", GOFLAGS="-mod=readonly")
     return [str(program)]
 
 
@@ -34,9 +35,9 @@ def _build_typescript(folder: Path) -> list[str]:
         fcntl.flock(turn, fcntl.LOCK_EX)
         # npm ci would empty node_modules each time; a second run of the suite needs no registry.
         if not (source / "node_modules" / ".package-lock.json").exists():
-            _built([npm, "ci", "--no-audit", "--no-fund"], source)
+            run_build([npm, "ci", "--no-audit", "--no-fund"], source)
         if not built.exists() or built.read_text() != run:
-            _built([npm, "run", "build"], source)
+            run_build([npm, "run", "build"], source)
             built.write_text(run)
     return [node, str(source / "dist" / "worker.js")]
 

@@ -73,7 +73,22 @@ def ended_tasks(
             created = begin + timedelta(milliseconds=place % 900)
             task_id = _id_of(created)
             run = Run(
-                tenant, task_id, shard_of(task_id), State.PENDING, QUEUE, KIND, 5, 0, 1, 10_000, 1, False, None, "", created
+                tenant,
+                task_id,
+                shard_of(task_id),
+                State.PENDING,
+                QUEUE,
+                KIND,
+                5,
+                0,
+                1,
+                10_000,
+                1,
+                False,
+                None,
+                "",
+                created,
+                create_time=created,
             )
             events, records = [], []
             for change in ("created", "started", "completed"):
@@ -95,7 +110,7 @@ def ended_tasks(
             cursor.execute(
                 _INSERT,
                 (
-                    tenant, task_id, created, created, run.finish_time, int(run.state), len(inline), QUEUE, KIND, log,
+                    tenant, task_id, created, run.start_time, run.finish_time, int(run.state), len(inline), QUEUE, KIND, log,
                     run.result, days,
                 ),
             )  # fmt: skip

@@ -49,13 +49,20 @@ class TestServer:
             await channel.close()
 
 
-def metadata(principal: Principal, *, via: str = "gateway", expires_in: float | None = None) -> tuple[tuple[str, str], ...]:
-    """The metadata by which the gateway (or a service) hands a principal on, with a token that ends in `expires_in` seconds."""
+def metadata(
+    principal: Principal, *, via: str = "gateway", expires_in: float | None = None, task: str = ""
+) -> tuple[tuple[str, str], ...]:
+    """The metadata by which the gateway (or a service) hands a principal on, with a token that ends in `expires_in` seconds.
+
+    With `task` the principal came by the ticket of that task.
+    """
     if via != "gateway":
         return ((PRINCIPAL_KEY, encode_principal(principal)),)
     claims: dict[str, object] = {"sub": principal.subject, "tenant": principal.tenant_id, "roles": sorted(principal.roles)}
     if expires_in is not None:
         claims["exp"] = time.time() + expires_in
+    if task:
+        claims["task"] = task
     return ((CLAIMS_KEY, base64.urlsafe_b64encode(json.dumps(claims).encode()).decode()),)
 
 

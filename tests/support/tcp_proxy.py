@@ -9,9 +9,30 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 
+class TcpProxy:
+    """A proxy that runs."""
+
+    def __init__(self, port: int, ends: set[asyncio.StreamWriter]) -> None:
+        self.port = port
+        self._ends = ends
+
+    def cut(self) -> int:
+        """Breaks every connection, as a cable that is pulled and put back; gives how many there were."""
+        for end in self._ends:
+            end.transport.abort()
+        return len(self._ends) // 2
+
+
 @asynccontextmanager
 async def tcp_proxy(ports: Sequence[int], *, delay: float = 0.0) -> AsyncIterator[int]:
     """Gives a port whose connections go to `ports` in turn, all after them to the last one, each after `delay` seconds."""
+    async with open_tcp_proxy(ports, delay=delay) as proxy:
+        yield proxy.port
+
+
+@asynccontextmanager
+async def open_tcp_proxy(ports: Sequence[int], *, delay: float = 0.0) -> AsyncIterator[TcpProxy]:
+    """The same, and what can cut it."""
     turns = itertools.chain(ports, itertools.repeat(ports[-1]))
     ends: set[asyncio.StreamWriter] = set()
 
@@ -39,7 +60,7 @@ async def tcp_proxy(ports: Sequence[int], *, delay: float = 0.0) -> AsyncIterato
 
     async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
         try:
-            yield server.sockets[0].getsockname()[1]
+            yield TcpProxy(server.sockets[0].getsockname()[1], ends)
         finally:
             for end in ends:
                 end.close()

@@ -37,6 +37,8 @@ class MethodPolicy:
     http_method: str
     endpoint: str
     request_type: str
+    watch_ticket: bool = False
+    """whether the ticket of one task does in place of a token."""
 
     @property
     def service(self) -> str:
@@ -83,4 +85,5 @@ def _policy(service: str, method: MethodDescriptor) -> MethodPolicy:
         http_method,
         endpoint,
         request_type,
+        rule.watch_ticket,
     )

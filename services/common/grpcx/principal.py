@@ -50,7 +50,10 @@ def claims_principal(value: str) -> Principal | None:
     subject, tenant = body.get("sub"), body.get("tenant")
     if not isinstance(subject, str) or not isinstance(tenant, str) or not subject or not tenant:
         return None
-    return Principal(subject, tenant, _roles(body.get("roles")), "user")
+    watches = body.get("task", "")
+    if not isinstance(watches, str):
+        return None
+    return Principal(subject, tenant, _roles(body.get("roles")), "user", watches)
 
 
 # One token comes with call after call.

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 
 from services.common.ids import new_id
-from services.identity.domain.token import AUDIENCE, ISSUER, Grant
+from services.identity.domain.token import AUDIENCE, ISSUER, WATCH_AUDIENCE, Grant
 
 
 def claims_of(grant: Grant) -> dict[str, object]:
-    """The payload of a token that begins now; `tenant` and `roles` are ours, the rest is registered."""
+    """The payload of a token that begins now; `tenant`, `roles` and `task` are ours, the rest is registered."""
     now = int(time.time())
+    restricted = {"task": grant.task_id} if grant.task_id else {}
     return {
         "iss": ISSUER,
-        "aud": AUDIENCE,
+        "aud": WATCH_AUDIENCE if restricted else AUDIENCE,
         "sub": grant.subject,
         "tenant": grant.tenant_id,
         "roles": list(grant.roles),
         "iat": now,
         "exp": now + int(grant.lifetime.total_seconds()),
         "jti": new_id(),
+        **restricted,
     }

@@ -7,6 +7,8 @@ from datetime import timedelta
 
 ISSUER = "guildmesh"
 AUDIENCE = "guildmesh"
+WATCH_AUDIENCE = "guildmesh-watch"
+"""audience of tokens that show the events of one task: the gateway takes them there and nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,8 @@ class Grant:
     tenant_id: str
     roles: tuple[str, ...]
     lifetime: timedelta
+    task_id: str = ""
+    """the only task whose events the bearer may see, and nothing else; empty for a token that stands for the whole subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,16 @@ class Token:
     text: str
     expires_in: int
     """seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchTicket:
+    """How a browser comes to the events of one task."""
+
+    ticket: Token
+    """for a URL: ends soon."""
+    cookie: Token
+    """for a cookie that scripts cannot read: lasts as long as the token of who asked for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from guildmesh.identity.v1 import identity_service_pb2 as pb
 from guildmesh.identity.v1 import user_pb2
 
-from services.identity.domain.token import PublicKey
+from services.identity.domain.token import PublicKey, Token
 from services.identity.domain.user import NewUser, Tenant, User
+
+WATCH_COOKIE = "guildmesh_watch"
+"""as the gateway knows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,12 @@ def keys_to_proto(keys: list[PublicKey]) -> pb.GetJsonWebKeySetResponse:
 def keys_to_json(keys: list[PublicKey]) -> bytes:
     """A key set as JSON (RFC 7517, 5)."""
     return json.dumps({"keys": [asdict(_json_web_key(key)) for key in keys]}).encode()
+
+
+def watch_cookie(task_id: str, token: Token, *, secure: bool) -> str:
+    """Set-Cookie (RFC 6265): out of reach of scripts and other sites, and sent to the stream of this task alone."""
+    attributes = [f"Path=/v1/tasks/{task_id}/events", f"Max-Age={token.expires_in}", "HttpOnly", "SameSite=Strict"]
+    return "; ".join([f"{WATCH_COOKIE}={token.text}", *attributes, *(["Secure"] if secure else [])])
 
 
 def new_user_from_proto(request: pb.CreateUserRequest) -> NewUser:

@@ -1,4 +1,4 @@
-"""The OpenAPI document and the page that shows it, with the files of the wheel `swagger-ui-bundle`."""
+"""The OpenAPI and AsyncAPI documents, and the page that shows the first, with the files of the wheel `swagger-ui-bundle`."""
 
 from __future__ import annotations
 
@@ -51,6 +51,10 @@ class FileDocuments:
     def open_api(self) -> Document:
         """gen/openapi/openapi.json, compact."""
         return Document("application/json", _compact(resource("openapi/openapi.json")))
+
+    def async_api(self) -> Document:
+        """gen/asyncapi/asyncapi.json, compact."""
+        return Document("application/json", _compact(resource("asyncapi/asyncapi.json")))
 
     def page(self, file: str) -> Document | None:
         """The page for "", or a file that it needs."""

@@ -42,10 +42,13 @@ class Document:
 
 
 class Documents(Protocol):
-    """The documentation of the REST surface."""
+    """The documentation of the REST surface and of the topics."""
 
     def open_api(self) -> Document:
         """The OpenAPI document."""
+
+    def async_api(self) -> Document:
+        """The AsyncAPI document."""
 
     def page(self, file: str) -> Document | None:
         """The page (file "") or one of the files that it needs; None for any other name."""

@@ -91,6 +91,10 @@ class MonitorServicer(pb_grpc.MonitorServiceServicer):
         """The OpenAPI document."""
         return _body(self._use_cases.documents.open_api())
 
+    async def GetAsyncApi(self, request: pb.GetAsyncApiRequest, context: Context) -> httpbody_pb2.HttpBody:
+        """The AsyncAPI document."""
+        return _body(self._use_cases.documents.async_api())
+
     async def GetDocs(self, request: pb.GetDocsRequest, context: Context) -> httpbody_pb2.HttpBody:
         """The page or one of its files."""
         document = self._use_cases.get_docs(request.file)

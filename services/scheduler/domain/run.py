@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from services.scheduler.domain.events import Cancelled, Completed, Failed, Ready, Retried, Started, Waiting
@@ -12,6 +12,7 @@ from services.scheduler.domain.task import State
 
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
 WORKER_LOST = "WORKER_LOST"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMEOUTS = ("TIMEOUT", DEADLINE_EXCEEDED)
 _milliseconds = lru_cache(maxsize=256)(lambda number: timedelta(milliseconds=number))
 
@@ -83,6 +84,8 @@ class Run:
     """tenant of its queue (* for one of all) when one replica decides what starts of it; None when replicas race."""
     output: int | None = None
     """the place (see output_place) of the last chunk of output that is among its events; None before the first."""
+    create_time: datetime = _EPOCH
+    """when the task was created; 1970 for a run of which no state is published any more."""
 
     def start(self, worker_id: str, now: datetime, lease: timedelta) -> Started:
         """Gives the next attempt to a worker; the timeout counts from the first start."""

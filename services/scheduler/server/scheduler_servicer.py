@@ -16,7 +16,7 @@ from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
 from guildmesh.scheduler.v1 import task_graph_pb2, task_pb2
 
 from services.common.context import current_call
-from services.common.errors import DomainError, Internal, InvalidRequest
+from services.common.errors import DomainError, Internal, InvalidRequest, WatchTicketRefused
 from services.common.grpcx.status import to_status
 from services.common.validation import validate_each
 from services.scheduler.domain.positions import Positions, decode_positions
@@ -156,6 +156,9 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
 
     async def StreamTaskEvents(self, request: pb.StreamTaskEventsRequest, context: Any) -> AsyncIterator[HttpBody]:
         """Streams a task's events as server-sent events."""
+        watches = current_call().principal.watches
+        if watches and watches != request.task_id:
+            raise WatchTicketRefused(watches)
         after = int(request.last_event_id or 0)
         events = self._use_cases.watch_task.execute(_tenant(), request.task_id, after)
         async with aclosing(events), aclosing(as_sse(events, self._keep_alive_seconds)) as messages:

@@ -16,15 +16,29 @@ from services.scheduler.usecases.watch_tasks import Seen
 
 CONTENT_TYPE = "text/event-stream"
 KEEP_ALIVE = HttpBody(content_type=CONTENT_TYPE, data=b": keep-alive\n\n")
+# A browser that lost its connection comes back after a second; its own default is several.
+BEGIN = HttpBody(content_type=CONTENT_TYPE, data=b"retry: 1000\n\n")
 END = HttpBody(content_type=CONTENT_TYPE, data=b"event: end\ndata: {}\n\n")
 
 
+# Within which the first read has told an unknown task; a browser hears then that it is connected, though nothing happens.
+_FIRST_SECONDS = 0.5
+
+
 async def as_sse(events: AsyncIterator[StoredEvent], keep_alive_seconds: float) -> AsyncGenerator[HttpBody]:
-    """The events as `id:`, `event:`, `data:`; a comment whenever there was nothing for a while; a last `event: end`."""
+    """The events as `id:`, `event:`, `data:`; a comment whenever there was nothing for a while; a last `event: end`.
+
+    When to come back is said once the task is known to be there, so that one that is not is an error of the call.
+    """
     reading = asyncio.ensure_future(anext(events, None))
+    begun = False
     try:
         while True:
-            done, _ = await asyncio.wait([reading], timeout=keep_alive_seconds)
+            done, _ = await asyncio.wait([reading], timeout=keep_alive_seconds if begun else _FIRST_SECONDS)
+            if not begun and (not done or reading.exception() is None):
+                begun = True
+                yield BEGIN
+                continue
             if not done:
                 yield KEEP_ALIVE
                 continue

@@ -465,6 +465,7 @@ def _run_of(item: NewTask, shard: int, now: datetime) -> Run:
         item.timeout_ms, 1, False, item.parent_task_id, item.traceparent, now,
     )  # fmt: skip
     run.queue_tenant = item.queue_tenant
+    run.create_time = now
     times = item.times
     if times is not None:
         start_at = times.start_at(now)

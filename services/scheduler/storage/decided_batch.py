@@ -21,17 +21,17 @@ LIMITS = "priority, max_running, max_running_per_key, rate_per_second, rate_burs
 # What somebody else has locked may be on its way out: it is looked at again.
 _TAKE = f"""
 WITH taken AS MATERIALIZED (
-  SELECT {COLUMNS}, spec, context, create_time FROM tasks r
+  SELECT {COLUMNS}, spec, context FROM tasks r
   WHERE task_id = ANY($1::uuid[]) AND state = 1 AND queue_tenant IS NOT NULL
     AND (deadline IS NULL OR deadline > statement_timestamp()) AND (start_by IS NULL OR start_by > statement_timestamp())
   ORDER BY task_id FOR NO KEY UPDATE SKIP LOCKED
 )
 SELECT {COLUMNS.replace("octet_length(log)", "octet_length")}, CASE WHEN here THEN spec END AS spec,
-  CASE WHEN here THEN context END AS context, create_time, clock_timestamp() AS now
+  CASE WHEN here THEN context END AS context, clock_timestamp() AS now
 FROM taken JOIN unnest($1::uuid[], $2::bool[]) AS c (id, here) ON c.id = task_id
 """  # noqa: S608 - constants only
 _STARTED = f"""
-SELECT {COLUMNS}, spec, context, create_time, clock_timestamp() AS now FROM tasks
+SELECT {COLUMNS}, spec, context, clock_timestamp() AS now FROM tasks
 WHERE task_id = ANY($1::uuid[]) AND state = 2
 """  # noqa: S608 - constants only
 

@@ -7,6 +7,7 @@ price, and three events a task make this one of the hottest places of the schedu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache, partial
@@ -63,9 +64,17 @@ def encode_snapshot(run: Run, event_number: int, now: datetime) -> bytes:
     """The serialized TaskSnapshot after event `event_number`."""
     first = _snapshot_first(run.tenant_id, run.state, run.queue, run.kind)
     last = _snapshot_last(event_number, run.parent_task_id or "", run.error_reason or "", now)
-    if run.result is not None and is_payload(run.result):
-        last += message(b"\x82\x01", reference_in(run.result))
-    return b"".join((_ID, run.task_id.encode(), first, number(b"\x30", run.priority), number(b"\x38", run.attempt), last))
+    state, particulars, error = run.state, b"", b""
+    if state is State.COMPLETED:
+        result = run.result or b""
+        particulars = _short_result(result) if len(result) <= _SHORT else _result(result)
+    elif state is State.FAILED:
+        error = _digest(b"\x98\x01", b"\xa2\x01", (run.error_message or "").encode())
+    elif state is State.SCHEDULED or state is State.WAITING:
+        particulars = _waits(run)
+    times = _times(run.create_time, run.start_time)
+    priority, attempt = number(b"\x30", run.priority), number(b"\x38", run.attempt)
+    return b"".join((_ID, run.task_id.encode(), first, priority, attempt, last, particulars, times, error))
 
 
 # The events that one batch makes of tasks of one kind differ in the id before and the body after this.
@@ -101,6 +110,33 @@ def _snapshot_last(event_number: int, parent_task_id: str, error_reason: str, no
     return b"".join(
         (number(b"\x40", event_number), text(b"\x4a", parent_task_id), text(b"\x52", error_reason), b"\x5a", timestamp(now))
     )
+
+
+# The tasks that were created together are mostly started together.
+@lru_cache(maxsize=4096)
+def _times(create_time: datetime, start_time: datetime | None) -> bytes:
+    started = b"" if start_time is None else b"\x92\x01" + timestamp(start_time)
+    return b"\x8a\x01" + timestamp(create_time) + started
+
+
+def _waits(run: Run) -> bytes:
+    signal = text(b"\x7a", run.signal or "") if run.state is State.WAITING else b""
+    return b"\x72" + timestamp(run.available_at) + signal
+
+
+def _digest(size_tag: bytes, sha256_tag: bytes, body: bytes) -> bytes:
+    return number(size_tag, len(body)) + text(sha256_tag, hashlib.sha256(body).hexdigest())
+
+
+def _result(result: bytes) -> bytes:
+    if is_payload(result):
+        return message(b"\x82\x01", reference_in(result))
+    return _digest(b"\x60", b"\x6a", result)
+
+
+# Many tasks have the same short result.
+_short_result = lru_cache(maxsize=4096)(_result)
+_SHORT = 64
 
 
 def _completed(change: Completed) -> bytes:

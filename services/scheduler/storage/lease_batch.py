@@ -20,7 +20,7 @@ from services.scheduler.storage.runs import COLUMNS, run_of
 _TAKE = f"""
 WITH taken AS MATERIALIZED (
   SELECT p.* FROM unnest($1::text[]) AS k (kind) CROSS JOIN LATERAL (
-    SELECT {COLUMNS}, spec, context, create_time, queue_priority FROM tasks r
+    SELECT {COLUMNS}, spec, context, queue_priority FROM tasks r
     WHERE r.state = 1 AND r.queue_tenant IS NULL AND r.kind = k.kind AND r.position > $3
       AND r.available_at <= statement_timestamp()
       AND (r.deadline IS NULL OR r.deadline > statement_timestamp())

@@ -6,6 +6,7 @@ They have the chain of interceptors and the certificates of the real services, i
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -76,6 +77,10 @@ class Scheduler(scheduler_grpc.SchedulerServiceServicer, worker_grpc.WorkerServi
     async def StreamTaskEvents(
         self, request: scheduler_pb.StreamTaskEventsRequest, context: Any
     ) -> AsyncIterator[httpbody_pb2.HttpBody]:
+        if request.task_id == "metadata":
+            arrived = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+            yield httpbody_pb2.HttpBody(content_type="text/event-stream", data=json.dumps(arrived).encode())
+            return
         yield httpbody_pb2.HttpBody(content_type="text/event-stream", data=f"id: 1\ndata: {request.last_event_id}\n\n".encode())
         if request.task_id == "endless":
             await asyncio.Event().wait()

@@ -206,7 +206,8 @@ def test_every_route_to_a_service_asks_for_a_token_unless_the_contract_says_anon
     methods = public_methods()
     anonymous = {method.path for method in methods if method.anonymous}
     assert {path.rsplit("/", 1)[1] for path in anonymous} == {
-        "IssueToken", "GetJsonWebKeySet", "GetHealth", "GetReadiness", "GetDetailedHealth", "GetOpenApi", "GetDocs",
+        "IssueToken", "GetJsonWebKeySet", "GetHealth", "GetReadiness", "GetDetailedHealth", "GetAsyncApi",
+        "GetOpenApi", "GetDocs",
     }  # fmt: skip
     table = routes(methods, development=development)
     for route in table:
@@ -223,5 +224,6 @@ def test_every_route_to_a_service_asks_for_a_token_unless_the_contract_says_anon
         if "route" in route and "grpc" not in route["match"] and "prefix" not in route["match"] and requirement(route) is None
     }
     assert open_rest == {
-        "/auth/token", "/.well-known/jwks.json", "/health", "/ready", "/health/detailed", "/openapi.json", "/docs", "/docs/[^/]+",
+        "/auth/token", "/.well-known/jwks.json", "/health", "/ready", "/health/detailed", "/asyncapi.json", "/openapi.json",
+        "/docs", "/docs/[^/]+",
     }  # fmt: skip

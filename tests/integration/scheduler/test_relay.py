@@ -111,6 +111,16 @@ async def reading(settings: RelaySettings, topic: str) -> AsyncIterator[Reader]:
         await consumer.stop()
 
 
+async def all_records(settings: RelaySettings, topic: str) -> list[Any]:
+    """What lies on a topic now."""
+    async with reading(settings, topic) as reader:
+        ends = await reader.consumer.end_offsets(reader.consumer.assignment())
+        while any([await reader.consumer.position(each) < end for each, end in ends.items()]):
+            for batch in (await reader.consumer.getmany(timeout_ms=200)).values():
+                reader.records += batch
+        return reader.records
+
+
 def header(record: Any, name: str) -> str:
     return str(dict(record.headers)[name], "utf-8")
 

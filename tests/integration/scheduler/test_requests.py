@@ -18,6 +18,7 @@ from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 
 from services.common.context import Principal
 from services.common.db.driver import open_driver
+from services.common.grpcx.status import error_info
 from services.scheduler.bootstrap import open_service
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique, value
 from tests.support.service import metadata, running
@@ -239,8 +240,9 @@ async def test_server_sent_events_have_ids_and_end(scheduler: Scheduler) -> None
             bodies.append(body.data.decode())
             if body.data == b": keep-alive\n\n" and len(bodies) < 5:
                 await worker.complete(lease, {"text": "two\nlines"})
-    events = [body for body in bodies if body != ": keep-alive\n\n"]
-    assert len(events) < len(bodies)
+    assert bodies[0] == "retry: 1000\n\n"
+    events = [body for body in bodies[1:] if body != ": keep-alive\n\n"]
+    assert len(events) < len(bodies) - 1
     assert events[-1] == "event: end\ndata: {}\n\n"
     assert [body.split("\n")[0] for body in events[:-1]] == ["id: 1", "id: 2", "id: 3"]
     last = events[-2].split("\n")
@@ -250,4 +252,30 @@ async def test_server_sent_events_have_ids_and_end(scheduler: Scheduler) -> None
     assert last[3:] == ["", ""]
     resumed = pb.StreamTaskEventsRequest(task_id=task.task_id, last_event_id="2")
     rest = [body.data async for body in scheduler.stub.StreamTaskEvents(resumed, metadata=metadata(scheduler.ada))]
-    assert [data.split(b"\n")[0] for data in rest] == [b"id: 3", b"event: end"]
+    assert [data.split(b"\n")[0] for data in rest] == [b"retry: 1000", b"id: 3", b"event: end"]
+
+
+async def test_a_ticket_of_one_task_shows_its_events_and_nothing_else(scheduler: Scheduler) -> None:
+    task, other = await scheduler.create(), await scheduler.create()
+    await scheduler.cancel(task.task_id)
+
+    def with_ticket(task_id: str) -> tuple[tuple[str, str], ...]:
+        return metadata(scheduler.ada, task=task_id)
+
+    request = pb.StreamTaskEventsRequest(task_id=task.task_id)
+    bodies = [body.data async for body in scheduler.stub.StreamTaskEvents(request, metadata=with_ticket(task.task_id))]
+    assert [data.split(b"\n")[0] for data in bodies] == [b"retry: 1000", b"id: 1", b"id: 2", b"event: end"]
+
+    async def refused(call: Any) -> None:
+        with pytest.raises(grpc.aio.AioRpcError, match="for another task get another") as error:
+            async with asyncio.timeout(10):
+                await call
+        assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert error_info(error.value) == ("WATCH_TICKET_REFUSED", {"task_id": task.task_id})
+
+    foreign = pb.StreamTaskEventsRequest(task_id=other.task_id)
+    await refused(scheduler.stub.StreamTaskEvents(foreign, metadata=with_ticket(task.task_id)).read())
+    await refused(scheduler.stub.StreamEvents(pb.StreamEventsRequest(), metadata=with_ticket(task.task_id)).read())
+    await refused(scheduler.stub.GetTask(pb.GetTaskRequest(task_id=task.task_id), metadata=with_ticket(task.task_id)))
+    cancel = pb.CancelTaskRequest(task_id=task.task_id)
+    await refused(scheduler.stub.CancelTask(cancel, metadata=with_ticket(task.task_id)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -73,7 +74,8 @@ RUNS = st.builds(
     tenant_id=NAMES, task_id=st.builds(new_id), shard=st.integers(0, 15), state=st.sampled_from(State), queue=NAMES, kind=NAMES,
     priority=st.integers(0, 10), attempt=st.integers(0, 2**31 - 1), max_attempts=st.just(5), timeout_ms=st.just(1000),
     next_event_number=st.just(1), has_children=st.just(False), parent_task_id=st.none() | st.builds(new_id),
-    traceparent=st.just(""), available_at=TIMES, error_reason=st.none() | NAMES,
+    traceparent=st.just(""), available_at=TIMES, error_reason=st.none() | NAMES, create_time=TIMES, start_time=st.none() | TIMES,
+    result=st.none() | RESULTS, error_message=st.none() | NAMES, signal=st.none() | NAMES,
 )  # fmt: skip
 
 
@@ -133,6 +135,19 @@ def test_a_snapshot_is_written_as_protobuf_writes_it(run: Run, number: int, now:
         error_reason=run.error_reason or "",
     )  # fmt: skip
     snapshot.update_time.FromDatetime(now)
+    snapshot.create_time.FromDatetime(run.create_time)
+    if run.start_time is not None:
+        snapshot.start_time.FromDatetime(run.start_time)
+    if run.state in (State.SCHEDULED, State.WAITING):
+        snapshot.next_start_time.FromDatetime(run.available_at)
+    if run.state is State.WAITING:
+        snapshot.waiting_signal = run.signal or ""
+    if run.state is State.COMPLETED:
+        snapshot.result_size_bytes = len(run.result or b"")
+        snapshot.result_sha256 = hashlib.sha256(run.result or b"").hexdigest()
+    if run.state is State.FAILED:
+        message = (run.error_message or "").encode()
+        snapshot.error_message_size_bytes, snapshot.error_message_sha256 = len(message), hashlib.sha256(message).hexdigest()
     assert encode_snapshot(run, number, now) == snapshot.SerializeToString(deterministic=True)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from services.common.context import ANONYMOUS, CallContext, Principal, current_call, enter_call
-from services.common.errors import CallerNotAllowed, RoleRequired, TokenRequired
+from services.common.errors import CallerNotAllowed, RoleRequired, TokenRequired, WatchTicketRefused
 from services.common.grpcx.call import ServerCall
 from services.common.grpcx.chain import PassingStage
 from services.common.grpcx.principal import CLAIMS_KEY, PRINCIPAL_KEY, claims_expiry, claims_principal, decode_principal
@@ -27,6 +27,7 @@ class AuthStage(PassingStage):
             CallerNotAllowed: the certificate is not one of the policy's callers.
             TokenRequired: no verified end caller.
             RoleRequired: the end caller has none of the roles.
+            WatchTicketRefused: the end caller has a ticket for a task's events, and this method does not give them.
         """
         policy = call.policy
         current = current_call()
@@ -35,6 +36,8 @@ class AuthStage(PassingStage):
         principal = _principal(call, current.peer)
         if policy.access == "authenticated" and principal.kind == "anonymous":
             raise TokenRequired
+        if principal.watches and not policy.watch_ticket:
+            raise WatchTicketRefused(principal.watches)
         # A service is held by its certificate and the policy's callers; roles are for people.
         if policy.roles and principal.kind != "service" and not policy.roles & principal.roles:
             raise RoleRequired(*sorted(policy.roles))

@@ -58,6 +58,8 @@ const (
 	ErrorReason_ERROR_REASON_HEADERS_TOO_LARGE ErrorReason = 14
 	// ERROR_REASON_TOKEN_EXPIRED: the token that opened a stream ended while the stream was open; open another with a fresh token.
 	ErrorReason_ERROR_REASON_TOKEN_EXPIRED ErrorReason = 15
+	// ERROR_REASON_WATCH_TICKET_REFUSED: the ticket by which a browser follows a task was sent for something else.
+	ErrorReason_ERROR_REASON_WATCH_TICKET_REFUSED ErrorReason = 93
 )
 
 // Enum value maps for ErrorReason.
@@ -79,6 +81,7 @@ var (
 		13: "ERROR_REASON_REQUEST_TOO_LARGE",
 		14: "ERROR_REASON_HEADERS_TOO_LARGE",
 		15: "ERROR_REASON_TOKEN_EXPIRED",
+		93: "ERROR_REASON_WATCH_TICKET_REFUSED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":            0,
@@ -97,6 +100,7 @@ var (
 		"ERROR_REASON_REQUEST_TOO_LARGE":      13,
 		"ERROR_REASON_HEADERS_TOO_LARGE":      14,
 		"ERROR_REASON_TOKEN_EXPIRED":          15,
+		"ERROR_REASON_WATCH_TICKET_REFUSED":   93,
 	}
 )
 
@@ -131,7 +135,7 @@ var File_guildmesh_common_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_common_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"&guildmesh/common/v1/error_reason.proto\x12\x13guildmesh.common.v1\x1a guildmesh/common/v1/policy.proto*\x8d\x11\n" +
+	"&guildmesh/common/v1/error_reason.proto\x12\x13guildmesh.common.v1\x1a guildmesh/common/v1/policy.proto*\x8a\x13\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x91\x01\n" +
 	"\x1dERROR_REASON_INVALID_ARGUMENT\x10\x01\x1anʻ\x18j\b\x03\x12Ntask.priority: must be greater than or equal to 1 and less than or equal to 10\x1a\x16\n" +
@@ -161,7 +165,9 @@ const file_guildmesh_common_v1_error_reason_proto_rawDesc = "" +
 	"\x06method\x12\x06DELETE\x12\x94\x01\n" +
 	"\x1eERROR_REASON_REQUEST_TOO_LARGE\x10\r\x1apʻ\x18l\b\b\x12hThe request is larger than the gateway takes (8 MiB); send less: a context may be 1 MiB as compact JSON.\x12z\n" +
 	"\x1eERROR_REASON_HEADERS_TOO_LARGE\x10\x0e\x1aVʻ\x18R\b\b\x12NThe request has more than 100 headers, or more than 16 KiB of them; send less.\x12q\n" +
-	"\x1aERROR_REASON_TOKEN_EXPIRED\x10\x0f\x1aQʻ\x18M\b\x10\x12IThe token of this stream has ended; open another stream with a fresh one.B3Z1guildmesh.dev/gen/go/guildmesh/common/v1;commonv1b\x06proto3"
+	"\x1aERROR_REASON_TOKEN_EXPIRED\x10\x0f\x1aQʻ\x18M\b\x10\x12IThe token of this stream has ended; open another stream with a fresh one.\x12\xfa\x01\n" +
+	"!ERROR_REASON_WATCH_TICKET_REFUSED\x10]\x1a\xd2\x01ʻ\x18\xcd\x01\b\a\x12\x97\x01This ticket opens GET /v1/tasks/01990000-0000-7000-8000-000000000000/events and nothing else; for another task get another from POST /v1/watch-tickets.\x1a/\n" +
+	"\atask_id\x12$01990000-0000-7000-8000-000000000000B3Z1guildmesh.dev/gen/go/guildmesh/common/v1;commonv1b\x06proto3"
 
 var (
 	file_guildmesh_common_v1_error_reason_proto_rawDescOnce sync.Once

@@ -93,7 +93,9 @@ type MethodPolicy struct {
 	// callers are the certificate identities (service names) that may open the connection, such as "gateway".
 	Callers []string `protobuf:"bytes,3,rep,name=callers,proto3" json:"callers,omitempty"`
 	// idempotent methods may be retried by a client channel without asking.
-	Idempotent    bool `protobuf:"varint,4,opt,name=idempotent,proto3" json:"idempotent,omitempty"`
+	Idempotent bool `protobuf:"varint,4,opt,name=idempotent,proto3" json:"idempotent,omitempty"`
+	// watch_ticket says that in REST a ticket of IdentityService/CreateWatchTicket for the request's task_id does in place of a token.
+	WatchTicket   bool `protobuf:"varint,21,opt,name=watch_ticket,json=watchTicket,proto3" json:"watch_ticket,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -152,6 +154,13 @@ func (x *MethodPolicy) GetCallers() []string {
 func (x *MethodPolicy) GetIdempotent() bool {
 	if x != nil {
 		return x.Idempotent
+	}
+	return false
+}
+
+func (x *MethodPolicy) GetWatchTicket() bool {
+	if x != nil {
+		return x.WatchTicket
 	}
 	return false
 }
@@ -311,14 +320,15 @@ var File_guildmesh_common_v1_policy_proto protoreflect.FileDescriptor
 
 const file_guildmesh_common_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	" guildmesh/common/v1/policy.proto\x12\x13guildmesh.common.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto\"\x93\x01\n" +
+	" guildmesh/common/v1/policy.proto\x12\x13guildmesh.common.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto\"\xb6\x01\n" +
 	"\fMethodPolicy\x123\n" +
 	"\x06access\x18\x01 \x01(\x0e2\x1b.guildmesh.common.v1.AccessR\x06access\x12\x14\n" +
 	"\x05roles\x18\x02 \x03(\tR\x05roles\x12\x18\n" +
 	"\acallers\x18\x03 \x03(\tR\acallers\x12\x1e\n" +
 	"\n" +
 	"idempotent\x18\x04 \x01(\bR\n" +
-	"idempotent\"\xd8\x01\n" +
+	"idempotent\x12!\n" +
+	"\fwatch_ticket\x18\x15 \x01(\bR\vwatchTicket\"\xd8\x01\n" +
 	"\fErrorExample\x12$\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x10.google.rpc.CodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12K\n" +

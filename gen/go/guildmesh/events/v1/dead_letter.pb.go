@@ -10,6 +10,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	_ "guildmesh.dev/gen/go/guildmesh/common/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -182,7 +183,7 @@ var File_guildmesh_events_v1_dead_letter_proto protoreflect.FileDescriptor
 
 const file_guildmesh_events_v1_dead_letter_proto_rawDesc = "" +
 	"\n" +
-	"%guildmesh/events/v1/dead_letter.proto\x12\x13guildmesh.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x03\n" +
+	"%guildmesh/events/v1/dead_letter.proto\x12\x13guildmesh.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%guildmesh/common/v1/kafka_topic.proto\"\xfb\x04\n" +
 	"\x10TaskDeadLettered\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12\x1b\n" +
@@ -198,7 +199,9 @@ const file_guildmesh_events_v1_dead_letter_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\bfailTime\x12!\n" +
 	"\fevent_number\x18\v \x01(\x05R\veventNumber\x12$\n" +
 	"\x0eparent_task_id\x18\f \x01(\tR\fparentTaskId\x12\x14\n" +
-	"\x05actor\x18\r \x01(\tR\x05actorB3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3"
+	"\x05actor\x18\r \x01(\tR\x05actor:\xcf\x01ʼ\x18\xca\x01\n" +
+	"\x19guildmesh.dead-letters.v1\x12\x1cGUILDMESH_DEAD_LETTERS_TOPIC\x1a\atask_id \x10*\x06delete0\x80\x88\xb2\xa0\x02Bv\n" +
+	"\x14/guildmesh/scheduler\x12${task_id}/{event_number}/dead-letter\x1a\t{task_id}\"\x1fguildmesh.task.dead_lettered.v1*\fevent_numberB3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3"
 
 var (
 	file_guildmesh_events_v1_dead_letter_proto_rawDescOnce sync.Once

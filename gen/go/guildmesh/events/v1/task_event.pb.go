@@ -14,6 +14,7 @@ import (
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	_ "guildmesh.dev/gen/go/guildmesh/common/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -1657,12 +1658,28 @@ type TaskSnapshot struct {
 	ParentTaskId string `protobuf:"bytes,9,opt,name=parent_task_id,json=parentTaskId,proto3" json:"parent_task_id,omitempty"`
 	// error_reason of a failed task.
 	ErrorReason string `protobuf:"bytes,10,opt,name=error_reason,json=errorReason,proto3" json:"error_reason,omitempty"`
-	// update_time is when the state was reached.
+	// update_time is when the state was reached: for a task that has ended, when it ended.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// result_size_bytes of the result of a completed task, as a serialized google.protobuf.Value; 0 when its result is a payload.
+	ResultSizeBytes int64 `protobuf:"varint,12,opt,name=result_size_bytes,json=resultSizeBytes,proto3" json:"result_size_bytes,omitempty"`
+	// result_sha256 of the same bytes, in hexadecimal.
+	ResultSha256 string `protobuf:"bytes,13,opt,name=result_sha256,json=resultSha256,proto3" json:"result_sha256,omitempty"`
+	// next_start_time is when a SCHEDULED task becomes PENDING, or a WAITING one goes on without its signal; unset in other states.
+	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
+	// waiting_signal is the signal that a WAITING task waits for; empty in other states.
+	WaitingSignal string `protobuf:"bytes,15,opt,name=waiting_signal,json=waitingSignal,proto3" json:"waiting_signal,omitempty"`
 	// result_payload is the payload that is the result of a completed task; unset when its result is none.
 	ResultPayload *PayloadReference `protobuf:"bytes,16,opt,name=result_payload,json=resultPayload,proto3" json:"result_payload,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// create_time is when the task was created.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// start_time is when a worker first started the task; unset until then.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// error_message_size_bytes of the message of a failed task, as UTF-8.
+	ErrorMessageSizeBytes int64 `protobuf:"varint,19,opt,name=error_message_size_bytes,json=errorMessageSizeBytes,proto3" json:"error_message_size_bytes,omitempty"`
+	// error_message_sha256 of the same bytes, in hexadecimal.
+	ErrorMessageSha256 string `protobuf:"bytes,20,opt,name=error_message_sha256,json=errorMessageSha256,proto3" json:"error_message_sha256,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *TaskSnapshot) Reset() {
@@ -1772,6 +1789,34 @@ func (x *TaskSnapshot) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *TaskSnapshot) GetResultSizeBytes() int64 {
+	if x != nil {
+		return x.ResultSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskSnapshot) GetResultSha256() string {
+	if x != nil {
+		return x.ResultSha256
+	}
+	return ""
+}
+
+func (x *TaskSnapshot) GetNextStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextStartTime
+	}
+	return nil
+}
+
+func (x *TaskSnapshot) GetWaitingSignal() string {
+	if x != nil {
+		return x.WaitingSignal
+	}
+	return ""
+}
+
 func (x *TaskSnapshot) GetResultPayload() *PayloadReference {
 	if x != nil {
 		return x.ResultPayload
@@ -1779,11 +1824,39 @@ func (x *TaskSnapshot) GetResultPayload() *PayloadReference {
 	return nil
 }
 
+func (x *TaskSnapshot) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *TaskSnapshot) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *TaskSnapshot) GetErrorMessageSizeBytes() int64 {
+	if x != nil {
+		return x.ErrorMessageSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskSnapshot) GetErrorMessageSha256() string {
+	if x != nil {
+		return x.ErrorMessageSha256
+	}
+	return ""
+}
+
 var File_guildmesh_events_v1_task_event_proto protoreflect.FileDescriptor
 
 const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\n" +
-	"$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$guildmesh/events/v1/tool_usage.proto\"\x9d\v\n" +
+	"$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%guildmesh/common/v1/kafka_topic.proto\x1a$guildmesh/events/v1/tool_usage.proto\"\xb4\f\n" +
 	"\tTaskEvent\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x05R\x06number\x12\x12\n" +
@@ -1818,7 +1891,9 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"childEnded\x12F\n" +
 	"\vtool_called\x18\" \x01(\v2#.guildmesh.events.v1.TaskToolCalledH\x00R\n" +
 	"toolCalled\x12L\n" +
-	"\rtool_returned\x18# \x01(\v2%.guildmesh.events.v1.TaskToolReturnedH\x00R\ftoolReturnedB\b\n" +
+	"\rtool_returned\x18# \x01(\v2%.guildmesh.events.v1.TaskToolReturnedH\x00R\ftoolReturned:\x94\x01ʼ\x18\x8f\x01\n" +
+	"\x18guildmesh.task-events.v1\x12\x1bGUILDMESH_TASK_EVENTS_TOPIC\x1a\atask_id \x10*\x06delete0\x80\x88\xb2\xa0\x02B=\n" +
+	"\x14/guildmesh/scheduler\x12\x12{task_id}/{number}\x1a\t{task_id}*\x06numberB\b\n" +
 	"\x06change\"\x87\x03\n" +
 	"\vTaskCreated\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\x12\x1a\n" +
@@ -1906,7 +1981,7 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	" \x01(\x03R\vresultBytes\x12.\n" +
 	"\x06result\x18\v \x01(\v2\x16.google.protobuf.ValueR\x06result\x12\x14\n" +
 	"\x05error\x18\f \x01(\tR\x05error\x12 \n" +
-	"\vtraceparent\x18\r \x01(\tR\vtraceparent\"\xba\x03\n" +
+	"\vtraceparent\x18\r \x01(\tR\vtraceparent\"\xaa\a\n" +
 	"\fTaskSnapshot\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x14\n" +
@@ -1920,8 +1995,19 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\ferror_reason\x18\n" +
 	" \x01(\tR\verrorReason\x12;\n" +
 	"\vupdate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\x12L\n" +
-	"\x0eresult_payload\x18\x10 \x01(\v2%.guildmesh.events.v1.PayloadReferenceR\rresultPayloadB3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3"
+	"updateTime\x12*\n" +
+	"\x11result_size_bytes\x18\f \x01(\x03R\x0fresultSizeBytes\x12#\n" +
+	"\rresult_sha256\x18\r \x01(\tR\fresultSha256\x12B\n" +
+	"\x0fnext_start_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\x12%\n" +
+	"\x0ewaiting_signal\x18\x0f \x01(\tR\rwaitingSignal\x12L\n" +
+	"\x0eresult_payload\x18\x10 \x01(\v2%.guildmesh.events.v1.PayloadReferenceR\rresultPayload\x12;\n" +
+	"\vcreate_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x129\n" +
+	"\n" +
+	"start_time\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x127\n" +
+	"\x18error_message_size_bytes\x18\x13 \x01(\x03R\x15errorMessageSizeBytes\x120\n" +
+	"\x14error_message_sha256\x18\x14 \x01(\tR\x12errorMessageSha256:Oʼ\x18K\n" +
+	"\x17guildmesh.task-state.v1\x12\x1aGUILDMESH_TASK_STATE_TOPIC\x1a\atask_id \x10*\acompact8\x01B3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3"
 
 var (
 	file_guildmesh_events_v1_task_event_proto_rawDescOnce sync.Once
@@ -1995,12 +2081,15 @@ var file_guildmesh_events_v1_task_event_proto_depIdxs = []int32{
 	23, // 29: guildmesh.events.v1.TaskToolReturned.duration:type_name -> google.protobuf.Duration
 	21, // 30: guildmesh.events.v1.TaskToolReturned.result:type_name -> google.protobuf.Value
 	20, // 31: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
-	2,  // 32: guildmesh.events.v1.TaskSnapshot.result_payload:type_name -> guildmesh.events.v1.PayloadReference
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	20, // 32: guildmesh.events.v1.TaskSnapshot.next_start_time:type_name -> google.protobuf.Timestamp
+	2,  // 33: guildmesh.events.v1.TaskSnapshot.result_payload:type_name -> guildmesh.events.v1.PayloadReference
+	20, // 34: guildmesh.events.v1.TaskSnapshot.create_time:type_name -> google.protobuf.Timestamp
+	20, // 35: guildmesh.events.v1.TaskSnapshot.start_time:type_name -> google.protobuf.Timestamp
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_events_v1_task_event_proto_init() }

@@ -11,6 +11,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	_ "guildmesh.dev/gen/go/guildmesh/common/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -280,7 +281,7 @@ var File_guildmesh_events_v1_tool_usage_proto protoreflect.FileDescriptor
 
 const file_guildmesh_events_v1_tool_usage_proto_rawDesc = "" +
 	"\n" +
-	"$guildmesh/events/v1/tool_usage.proto\x12\x13guildmesh.events.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xeb\x04\n" +
+	"$guildmesh/events/v1/tool_usage.proto\x12\x13guildmesh.events.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%guildmesh/common/v1/kafka_topic.proto\"\x94\x06\n" +
 	"\tToolUsage\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\x05R\x03run\x12\x1b\n" +
@@ -299,7 +300,9 @@ const file_guildmesh_events_v1_tool_usage_proto_rawDesc = "" +
 	"\foutput_bytes\x18\x0e \x01(\x03R\voutputBytes\x12!\n" +
 	"\fresult_bytes\x18\x0f \x01(\x03R\vresultBytes\x127\n" +
 	"\tcall_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\bcallTime\x125\n" +
-	"\bend_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime*\x94\x01\n" +
+	"\bend_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime:\xa6\x01ʼ\x18\xa1\x01\n" +
+	"\x17guildmesh.tool-usage.v1\x12\x1aGUILDMESH_TOOL_USAGE_TOPIC\x1a\ttenant_id \x10*\x06delete0\x80\x88\xb2\xa0\x02BO\n" +
+	"\x0f/guildmesh/tool\x12\x14{execution_id}/{run}\x1a\x0e{execution_id}\"\x16guildmesh.tool.used.v1*\x94\x01\n" +
 	"\vToolOutcome\x12\x1c\n" +
 	"\x18TOOL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16TOOL_OUTCOME_SUCCEEDED\x10\x01\x12\x17\n" +

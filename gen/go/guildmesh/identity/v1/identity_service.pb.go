@@ -143,6 +143,116 @@ func (x *IssueTokenResponse) GetExpiresIn() int32 {
 	return 0
 }
 
+// CreateWatchTicketRequest names the task to follow.
+type CreateWatchTicketRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// task_id of the task, as the scheduler gave it.
+	TaskId        string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateWatchTicketRequest) Reset() {
+	*x = CreateWatchTicketRequest{}
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateWatchTicketRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateWatchTicketRequest) ProtoMessage() {}
+
+func (x *CreateWatchTicketRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateWatchTicketRequest.ProtoReflect.Descriptor instead.
+func (*CreateWatchTicketRequest) Descriptor() ([]byte, []int) {
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CreateWatchTicketRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+// CreateWatchTicketResponse has the ticket; the cookie stands in the header Set-Cookie.
+type CreateWatchTicketResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ticket opens the stream of the task's events.
+	Ticket string `protobuf:"bytes,1,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// expires_in is how long it does so, in seconds. A stream that is open stays so.
+	ExpiresIn int32 `protobuf:"varint,2,opt,name=expires_in,json=expiresIn,proto3" json:"expires_in,omitempty"`
+	// cookie_expires_in is how long the cookie opens the stream, in seconds.
+	CookieExpiresIn int32 `protobuf:"varint,3,opt,name=cookie_expires_in,json=cookieExpiresIn,proto3" json:"cookie_expires_in,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *CreateWatchTicketResponse) Reset() {
+	*x = CreateWatchTicketResponse{}
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateWatchTicketResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateWatchTicketResponse) ProtoMessage() {}
+
+func (x *CreateWatchTicketResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateWatchTicketResponse.ProtoReflect.Descriptor instead.
+func (*CreateWatchTicketResponse) Descriptor() ([]byte, []int) {
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CreateWatchTicketResponse) GetTicket() string {
+	if x != nil {
+		return x.Ticket
+	}
+	return ""
+}
+
+func (x *CreateWatchTicketResponse) GetExpiresIn() int32 {
+	if x != nil {
+		return x.ExpiresIn
+	}
+	return 0
+}
+
+func (x *CreateWatchTicketResponse) GetCookieExpiresIn() int32 {
+	if x != nil {
+		return x.CookieExpiresIn
+	}
+	return 0
+}
+
 // GetJsonWebKeySetRequest asks for the public keys.
 type GetJsonWebKeySetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -152,7 +262,7 @@ type GetJsonWebKeySetRequest struct {
 
 func (x *GetJsonWebKeySetRequest) Reset() {
 	*x = GetJsonWebKeySetRequest{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[2]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -164,7 +274,7 @@ func (x *GetJsonWebKeySetRequest) String() string {
 func (*GetJsonWebKeySetRequest) ProtoMessage() {}
 
 func (x *GetJsonWebKeySetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[2]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -177,7 +287,7 @@ func (x *GetJsonWebKeySetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJsonWebKeySetRequest.ProtoReflect.Descriptor instead.
 func (*GetJsonWebKeySetRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{2}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{4}
 }
 
 // GetJsonWebKeySetResponse is a JSON Web Key Set (RFC 7517).
@@ -191,7 +301,7 @@ type GetJsonWebKeySetResponse struct {
 
 func (x *GetJsonWebKeySetResponse) Reset() {
 	*x = GetJsonWebKeySetResponse{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[3]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -203,7 +313,7 @@ func (x *GetJsonWebKeySetResponse) String() string {
 func (*GetJsonWebKeySetResponse) ProtoMessage() {}
 
 func (x *GetJsonWebKeySetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[3]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -216,7 +326,7 @@ func (x *GetJsonWebKeySetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJsonWebKeySetResponse.ProtoReflect.Descriptor instead.
 func (*GetJsonWebKeySetResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{3}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetJsonWebKeySetResponse) GetKeys() []*JsonWebKey {
@@ -249,7 +359,7 @@ type JsonWebKey struct {
 
 func (x *JsonWebKey) Reset() {
 	*x = JsonWebKey{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[4]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -261,7 +371,7 @@ func (x *JsonWebKey) String() string {
 func (*JsonWebKey) ProtoMessage() {}
 
 func (x *JsonWebKey) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[4]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -274,7 +384,7 @@ func (x *JsonWebKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JsonWebKey.ProtoReflect.Descriptor instead.
 func (*JsonWebKey) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{4}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *JsonWebKey) GetKty() string {
@@ -345,7 +455,7 @@ type CreateUserRequest struct {
 
 func (x *CreateUserRequest) Reset() {
 	*x = CreateUserRequest{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[5]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -357,7 +467,7 @@ func (x *CreateUserRequest) String() string {
 func (*CreateUserRequest) ProtoMessage() {}
 
 func (x *CreateUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[5]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -370,7 +480,7 @@ func (x *CreateUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUserRequest.ProtoReflect.Descriptor instead.
 func (*CreateUserRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{5}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateUserRequest) GetUsername() string {
@@ -419,7 +529,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[6]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +541,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[6]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,7 +554,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{6}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetUserRequest) GetUsername() string {
@@ -467,7 +577,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[7]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +589,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[7]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +602,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{7}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListUsersRequest) GetPageSize() int32 {
@@ -522,7 +632,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[8]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +644,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[8]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +657,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{8}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -575,7 +685,7 @@ type CreateTenantRequest struct {
 
 func (x *CreateTenantRequest) Reset() {
 	*x = CreateTenantRequest{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[9]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +697,7 @@ func (x *CreateTenantRequest) String() string {
 func (*CreateTenantRequest) ProtoMessage() {}
 
 func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[9]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +710,7 @@ func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenantRequest.ProtoReflect.Descriptor instead.
 func (*CreateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{9}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateTenantRequest) GetTenant() *Tenant {
@@ -623,7 +733,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[10]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +745,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[10]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +758,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{10}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListTenantsRequest) GetPageSize() int32 {
@@ -678,7 +788,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[11]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +800,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[11]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +813,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{11}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*Tenant {
@@ -733,7 +843,14 @@ const file_guildmesh_identity_v1_identity_service_proto_rawDesc = "" +
 	"\n" +
 	"token_type\x18\x02 \x01(\tR\ttokenType\x12\x1d\n" +
 	"\n" +
-	"expires_in\x18\x03 \x01(\x05R\texpiresIn\"\x19\n" +
+	"expires_in\x18\x03 \x01(\x05R\texpiresIn\"k\n" +
+	"\x18CreateWatchTicketRequest\x12O\n" +
+	"\atask_id\x18\x01 \x01(\tB6\xe2A\x01\x02\xbaH/r-2+^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$R\x06taskId\"\x84\x01\n" +
+	"\x19CreateWatchTicketResponse\x12\x1c\n" +
+	"\x06ticket\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01R\x06ticket\x12\x1d\n" +
+	"\n" +
+	"expires_in\x18\x02 \x01(\x05R\texpiresIn\x12*\n" +
+	"\x11cookie_expires_in\x18\x03 \x01(\x05R\x0fcookieExpiresIn\"\x19\n" +
 	"\x17GetJsonWebKeySetRequest\"Q\n" +
 	"\x18GetJsonWebKeySetResponse\x125\n" +
 	"\x04keys\x18\x01 \x03(\v2!.guildmesh.identity.v1.JsonWebKeyR\x04keys\"\x82\x01\n" +
@@ -771,10 +888,11 @@ const file_guildmesh_identity_v1_identity_service_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\"v\n" +
 	"\x13ListTenantsResponse\x127\n" +
 	"\atenants\x18\x01 \x03(\v2\x1d.guildmesh.identity.v1.TenantR\atenants\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\x8c\b\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xb2\t\n" +
 	"\x0fIdentityService\x12\x88\x01\n" +
 	"\n" +
-	"IssueToken\x12(.guildmesh.identity.v1.IssueTokenRequest\x1a).guildmesh.identity.v1.IssueTokenResponse\"%\xaa\xbb\x18\v\b\x01\x1a\agateway\x82\xd3\xe4\x93\x02\x10:\x01*\"\v/auth/token\x12\xa4\x01\n" +
+	"IssueToken\x12(.guildmesh.identity.v1.IssueTokenRequest\x1a).guildmesh.identity.v1.IssueTokenResponse\"%\xaa\xbb\x18\v\b\x01\x1a\agateway\x82\xd3\xe4\x93\x02\x10:\x01*\"\v/auth/token\x12\xa3\x01\n" +
+	"\x11CreateWatchTicket\x12/.guildmesh.identity.v1.CreateWatchTicketRequest\x1a0.guildmesh.identity.v1.CreateWatchTicketResponse\"+\xaa\xbb\x18\v\b\x02\x1a\agateway\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/v1/watch-tickets\x12\xa4\x01\n" +
 	"\x10GetJsonWebKeySet\x12..guildmesh.identity.v1.GetJsonWebKeySetRequest\x1a/.guildmesh.identity.v1.GetJsonWebKeySetResponse\"/\xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\x12\x89\x01\n" +
 	"\n" +
 	"CreateUser\x12(.guildmesh.identity.v1.CreateUserRequest\x1a\x1b.guildmesh.identity.v1.User\"4\xaa\xbb\x18\x1c\b\x02\x12\x05admin\x12\boperator\x1a\agateway\x82\xd3\xe4\x93\x02\x0e:\x01*\"\t/v1/users\x12|\n" +
@@ -795,44 +913,48 @@ func file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_identity_v1_identity_service_proto_rawDescData
 }
 
-var file_guildmesh_identity_v1_identity_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_guildmesh_identity_v1_identity_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_guildmesh_identity_v1_identity_service_proto_goTypes = []any{
-	(*IssueTokenRequest)(nil),        // 0: guildmesh.identity.v1.IssueTokenRequest
-	(*IssueTokenResponse)(nil),       // 1: guildmesh.identity.v1.IssueTokenResponse
-	(*GetJsonWebKeySetRequest)(nil),  // 2: guildmesh.identity.v1.GetJsonWebKeySetRequest
-	(*GetJsonWebKeySetResponse)(nil), // 3: guildmesh.identity.v1.GetJsonWebKeySetResponse
-	(*JsonWebKey)(nil),               // 4: guildmesh.identity.v1.JsonWebKey
-	(*CreateUserRequest)(nil),        // 5: guildmesh.identity.v1.CreateUserRequest
-	(*GetUserRequest)(nil),           // 6: guildmesh.identity.v1.GetUserRequest
-	(*ListUsersRequest)(nil),         // 7: guildmesh.identity.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),        // 8: guildmesh.identity.v1.ListUsersResponse
-	(*CreateTenantRequest)(nil),      // 9: guildmesh.identity.v1.CreateTenantRequest
-	(*ListTenantsRequest)(nil),       // 10: guildmesh.identity.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),      // 11: guildmesh.identity.v1.ListTenantsResponse
-	(*User)(nil),                     // 12: guildmesh.identity.v1.User
-	(*Tenant)(nil),                   // 13: guildmesh.identity.v1.Tenant
+	(*IssueTokenRequest)(nil),         // 0: guildmesh.identity.v1.IssueTokenRequest
+	(*IssueTokenResponse)(nil),        // 1: guildmesh.identity.v1.IssueTokenResponse
+	(*CreateWatchTicketRequest)(nil),  // 2: guildmesh.identity.v1.CreateWatchTicketRequest
+	(*CreateWatchTicketResponse)(nil), // 3: guildmesh.identity.v1.CreateWatchTicketResponse
+	(*GetJsonWebKeySetRequest)(nil),   // 4: guildmesh.identity.v1.GetJsonWebKeySetRequest
+	(*GetJsonWebKeySetResponse)(nil),  // 5: guildmesh.identity.v1.GetJsonWebKeySetResponse
+	(*JsonWebKey)(nil),                // 6: guildmesh.identity.v1.JsonWebKey
+	(*CreateUserRequest)(nil),         // 7: guildmesh.identity.v1.CreateUserRequest
+	(*GetUserRequest)(nil),            // 8: guildmesh.identity.v1.GetUserRequest
+	(*ListUsersRequest)(nil),          // 9: guildmesh.identity.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),         // 10: guildmesh.identity.v1.ListUsersResponse
+	(*CreateTenantRequest)(nil),       // 11: guildmesh.identity.v1.CreateTenantRequest
+	(*ListTenantsRequest)(nil),        // 12: guildmesh.identity.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),       // 13: guildmesh.identity.v1.ListTenantsResponse
+	(*User)(nil),                      // 14: guildmesh.identity.v1.User
+	(*Tenant)(nil),                    // 15: guildmesh.identity.v1.Tenant
 }
 var file_guildmesh_identity_v1_identity_service_proto_depIdxs = []int32{
-	4,  // 0: guildmesh.identity.v1.GetJsonWebKeySetResponse.keys:type_name -> guildmesh.identity.v1.JsonWebKey
-	12, // 1: guildmesh.identity.v1.ListUsersResponse.users:type_name -> guildmesh.identity.v1.User
-	13, // 2: guildmesh.identity.v1.CreateTenantRequest.tenant:type_name -> guildmesh.identity.v1.Tenant
-	13, // 3: guildmesh.identity.v1.ListTenantsResponse.tenants:type_name -> guildmesh.identity.v1.Tenant
+	6,  // 0: guildmesh.identity.v1.GetJsonWebKeySetResponse.keys:type_name -> guildmesh.identity.v1.JsonWebKey
+	14, // 1: guildmesh.identity.v1.ListUsersResponse.users:type_name -> guildmesh.identity.v1.User
+	15, // 2: guildmesh.identity.v1.CreateTenantRequest.tenant:type_name -> guildmesh.identity.v1.Tenant
+	15, // 3: guildmesh.identity.v1.ListTenantsResponse.tenants:type_name -> guildmesh.identity.v1.Tenant
 	0,  // 4: guildmesh.identity.v1.IdentityService.IssueToken:input_type -> guildmesh.identity.v1.IssueTokenRequest
-	2,  // 5: guildmesh.identity.v1.IdentityService.GetJsonWebKeySet:input_type -> guildmesh.identity.v1.GetJsonWebKeySetRequest
-	5,  // 6: guildmesh.identity.v1.IdentityService.CreateUser:input_type -> guildmesh.identity.v1.CreateUserRequest
-	6,  // 7: guildmesh.identity.v1.IdentityService.GetUser:input_type -> guildmesh.identity.v1.GetUserRequest
-	7,  // 8: guildmesh.identity.v1.IdentityService.ListUsers:input_type -> guildmesh.identity.v1.ListUsersRequest
-	9,  // 9: guildmesh.identity.v1.IdentityService.CreateTenant:input_type -> guildmesh.identity.v1.CreateTenantRequest
-	10, // 10: guildmesh.identity.v1.IdentityService.ListTenants:input_type -> guildmesh.identity.v1.ListTenantsRequest
-	1,  // 11: guildmesh.identity.v1.IdentityService.IssueToken:output_type -> guildmesh.identity.v1.IssueTokenResponse
-	3,  // 12: guildmesh.identity.v1.IdentityService.GetJsonWebKeySet:output_type -> guildmesh.identity.v1.GetJsonWebKeySetResponse
-	12, // 13: guildmesh.identity.v1.IdentityService.CreateUser:output_type -> guildmesh.identity.v1.User
-	12, // 14: guildmesh.identity.v1.IdentityService.GetUser:output_type -> guildmesh.identity.v1.User
-	8,  // 15: guildmesh.identity.v1.IdentityService.ListUsers:output_type -> guildmesh.identity.v1.ListUsersResponse
-	13, // 16: guildmesh.identity.v1.IdentityService.CreateTenant:output_type -> guildmesh.identity.v1.Tenant
-	11, // 17: guildmesh.identity.v1.IdentityService.ListTenants:output_type -> guildmesh.identity.v1.ListTenantsResponse
-	11, // [11:18] is the sub-list for method output_type
-	4,  // [4:11] is the sub-list for method input_type
+	2,  // 5: guildmesh.identity.v1.IdentityService.CreateWatchTicket:input_type -> guildmesh.identity.v1.CreateWatchTicketRequest
+	4,  // 6: guildmesh.identity.v1.IdentityService.GetJsonWebKeySet:input_type -> guildmesh.identity.v1.GetJsonWebKeySetRequest
+	7,  // 7: guildmesh.identity.v1.IdentityService.CreateUser:input_type -> guildmesh.identity.v1.CreateUserRequest
+	8,  // 8: guildmesh.identity.v1.IdentityService.GetUser:input_type -> guildmesh.identity.v1.GetUserRequest
+	9,  // 9: guildmesh.identity.v1.IdentityService.ListUsers:input_type -> guildmesh.identity.v1.ListUsersRequest
+	11, // 10: guildmesh.identity.v1.IdentityService.CreateTenant:input_type -> guildmesh.identity.v1.CreateTenantRequest
+	12, // 11: guildmesh.identity.v1.IdentityService.ListTenants:input_type -> guildmesh.identity.v1.ListTenantsRequest
+	1,  // 12: guildmesh.identity.v1.IdentityService.IssueToken:output_type -> guildmesh.identity.v1.IssueTokenResponse
+	3,  // 13: guildmesh.identity.v1.IdentityService.CreateWatchTicket:output_type -> guildmesh.identity.v1.CreateWatchTicketResponse
+	5,  // 14: guildmesh.identity.v1.IdentityService.GetJsonWebKeySet:output_type -> guildmesh.identity.v1.GetJsonWebKeySetResponse
+	14, // 15: guildmesh.identity.v1.IdentityService.CreateUser:output_type -> guildmesh.identity.v1.User
+	14, // 16: guildmesh.identity.v1.IdentityService.GetUser:output_type -> guildmesh.identity.v1.User
+	10, // 17: guildmesh.identity.v1.IdentityService.ListUsers:output_type -> guildmesh.identity.v1.ListUsersResponse
+	15, // 18: guildmesh.identity.v1.IdentityService.CreateTenant:output_type -> guildmesh.identity.v1.Tenant
+	13, // 19: guildmesh.identity.v1.IdentityService.ListTenants:output_type -> guildmesh.identity.v1.ListTenantsResponse
+	12, // [12:20] is the sub-list for method output_type
+	4,  // [4:12] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -850,7 +972,7 @@ func file_guildmesh_identity_v1_identity_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_identity_v1_identity_service_proto_rawDesc), len(file_guildmesh_identity_v1_identity_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,13 +19,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	IdentityService_IssueToken_FullMethodName       = "/guildmesh.identity.v1.IdentityService/IssueToken"
-	IdentityService_GetJsonWebKeySet_FullMethodName = "/guildmesh.identity.v1.IdentityService/GetJsonWebKeySet"
-	IdentityService_CreateUser_FullMethodName       = "/guildmesh.identity.v1.IdentityService/CreateUser"
-	IdentityService_GetUser_FullMethodName          = "/guildmesh.identity.v1.IdentityService/GetUser"
-	IdentityService_ListUsers_FullMethodName        = "/guildmesh.identity.v1.IdentityService/ListUsers"
-	IdentityService_CreateTenant_FullMethodName     = "/guildmesh.identity.v1.IdentityService/CreateTenant"
-	IdentityService_ListTenants_FullMethodName      = "/guildmesh.identity.v1.IdentityService/ListTenants"
+	IdentityService_IssueToken_FullMethodName        = "/guildmesh.identity.v1.IdentityService/IssueToken"
+	IdentityService_CreateWatchTicket_FullMethodName = "/guildmesh.identity.v1.IdentityService/CreateWatchTicket"
+	IdentityService_GetJsonWebKeySet_FullMethodName  = "/guildmesh.identity.v1.IdentityService/GetJsonWebKeySet"
+	IdentityService_CreateUser_FullMethodName        = "/guildmesh.identity.v1.IdentityService/CreateUser"
+	IdentityService_GetUser_FullMethodName           = "/guildmesh.identity.v1.IdentityService/GetUser"
+	IdentityService_ListUsers_FullMethodName         = "/guildmesh.identity.v1.IdentityService/ListUsers"
+	IdentityService_CreateTenant_FullMethodName      = "/guildmesh.identity.v1.IdentityService/CreateTenant"
+	IdentityService_ListTenants_FullMethodName       = "/guildmesh.identity.v1.IdentityService/ListTenants"
 )
 
 // IdentityServiceClient is the client API for IdentityService service.
@@ -37,6 +38,11 @@ type IdentityServiceClient interface {
 	// IssueToken exchanges a username and a password for a bearer token (requirement row 2).
 	// Fails with UNAUTHENTICATED, reason INVALID_CREDENTIALS, and the header `WWW-Authenticate: Bearer`.
 	IssueToken(ctx context.Context, in *IssueTokenRequest, opts ...grpc.CallOption) (*IssueTokenResponse, error)
+	// CreateWatchTicket lets a browser follow one task of the caller's: its EventSource can send no Authorization header. The ticket in the
+	// answer opens GET /v1/tasks/{task_id}/events?ticket=TICKET within 60 s, and nothing else. The answer also sets a cookie (HttpOnly,
+	// SameSite=Strict, for that path alone) by which a page of the same origin opens the stream and comes back to it until the caller's
+	// token ends. Whether the task is there is told by the stream.
+	CreateWatchTicket(ctx context.Context, in *CreateWatchTicketRequest, opts ...grpc.CallOption) (*CreateWatchTicketResponse, error)
 	// GetJsonWebKeySet gives the public keys that verify our tokens (RFC 7517). Empty while a shared secret signs them.
 	GetJsonWebKeySet(ctx context.Context, in *GetJsonWebKeySetRequest, opts ...grpc.CallOption) (*GetJsonWebKeySetResponse, error)
 	// CreateUser creates a user in the caller's tenant; an operator may name another tenant.
@@ -64,6 +70,16 @@ func (c *identityServiceClient) IssueToken(ctx context.Context, in *IssueTokenRe
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(IssueTokenResponse)
 	err := c.cc.Invoke(ctx, IdentityService_IssueToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *identityServiceClient) CreateWatchTicket(ctx context.Context, in *CreateWatchTicketRequest, opts ...grpc.CallOption) (*CreateWatchTicketResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateWatchTicketResponse)
+	err := c.cc.Invoke(ctx, IdentityService_CreateWatchTicket_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -139,6 +155,11 @@ type IdentityServiceServer interface {
 	// IssueToken exchanges a username and a password for a bearer token (requirement row 2).
 	// Fails with UNAUTHENTICATED, reason INVALID_CREDENTIALS, and the header `WWW-Authenticate: Bearer`.
 	IssueToken(context.Context, *IssueTokenRequest) (*IssueTokenResponse, error)
+	// CreateWatchTicket lets a browser follow one task of the caller's: its EventSource can send no Authorization header. The ticket in the
+	// answer opens GET /v1/tasks/{task_id}/events?ticket=TICKET within 60 s, and nothing else. The answer also sets a cookie (HttpOnly,
+	// SameSite=Strict, for that path alone) by which a page of the same origin opens the stream and comes back to it until the caller's
+	// token ends. Whether the task is there is told by the stream.
+	CreateWatchTicket(context.Context, *CreateWatchTicketRequest) (*CreateWatchTicketResponse, error)
 	// GetJsonWebKeySet gives the public keys that verify our tokens (RFC 7517). Empty while a shared secret signs them.
 	GetJsonWebKeySet(context.Context, *GetJsonWebKeySetRequest) (*GetJsonWebKeySetResponse, error)
 	// CreateUser creates a user in the caller's tenant; an operator may name another tenant.
@@ -164,6 +185,9 @@ type UnimplementedIdentityServiceServer struct{}
 
 func (UnimplementedIdentityServiceServer) IssueToken(context.Context, *IssueTokenRequest) (*IssueTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IssueToken not implemented")
+}
+func (UnimplementedIdentityServiceServer) CreateWatchTicket(context.Context, *CreateWatchTicketRequest) (*CreateWatchTicketResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateWatchTicket not implemented")
 }
 func (UnimplementedIdentityServiceServer) GetJsonWebKeySet(context.Context, *GetJsonWebKeySetRequest) (*GetJsonWebKeySetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetJsonWebKeySet not implemented")
@@ -218,6 +242,24 @@ func _IdentityService_IssueToken_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(IdentityServiceServer).IssueToken(ctx, req.(*IssueTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _IdentityService_CreateWatchTicket_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateWatchTicketRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IdentityServiceServer).CreateWatchTicket(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IdentityService_CreateWatchTicket_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IdentityServiceServer).CreateWatchTicket(ctx, req.(*CreateWatchTicketRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -340,6 +382,10 @@ var IdentityService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "IssueToken",
 			Handler:    _IdentityService_IssueToken_Handler,
+		},
+		{
+			MethodName: "CreateWatchTicket",
+			Handler:    _IdentityService_CreateWatchTicket_Handler,
 		},
 		{
 			MethodName: "GetJsonWebKeySet",

@@ -585,6 +585,43 @@ func (*GetOpenApiRequest) Descriptor() ([]byte, []int) {
 	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{10}
 }
 
+// GetAsyncApiRequest asks for the AsyncAPI document.
+type GetAsyncApiRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAsyncApiRequest) Reset() {
+	*x = GetAsyncApiRequest{}
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAsyncApiRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAsyncApiRequest) ProtoMessage() {}
+
+func (x *GetAsyncApiRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAsyncApiRequest.ProtoReflect.Descriptor instead.
+func (*GetAsyncApiRequest) Descriptor() ([]byte, []int) {
+	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{11}
+}
+
 // GetDocsRequest asks for the page or one of its files.
 type GetDocsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -596,7 +633,7 @@ type GetDocsRequest struct {
 
 func (x *GetDocsRequest) Reset() {
 	*x = GetDocsRequest{}
-	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[11]
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +645,7 @@ func (x *GetDocsRequest) String() string {
 func (*GetDocsRequest) ProtoMessage() {}
 
 func (x *GetDocsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[11]
+	mi := &file_guildmesh_monitor_v1_monitor_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +658,7 @@ func (x *GetDocsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDocsRequest.ProtoReflect.Descriptor instead.
 func (*GetDocsRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{11}
+	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetDocsRequest) GetFile() string {
@@ -674,16 +711,18 @@ const file_guildmesh_monitor_v1_monitor_service_proto_rawDesc = "" +
 	"TasksEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x13\n" +
-	"\x11GetOpenApiRequest\"$\n" +
+	"\x11GetOpenApiRequest\"\x14\n" +
+	"\x12GetAsyncApiRequest\"$\n" +
 	"\x0eGetDocsRequest\x12\x12\n" +
-	"\x04file\x18\x01 \x01(\tR\x04file2\xa7\x06\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file2\x9f\a\n" +
 	"\x0eMonitorService\x12~\n" +
 	"\tGetHealth\x12&.guildmesh.monitor.v1.GetHealthRequest\x1a'.guildmesh.monitor.v1.GetHealthResponse\" \xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\t\x12\a/health\x12\x86\x01\n" +
 	"\fGetReadiness\x12).guildmesh.monitor.v1.GetReadinessRequest\x1a*.guildmesh.monitor.v1.GetReadinessResponse\"\x1f\xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\b\x12\x06/ready\x12\x9f\x01\n" +
 	"\x11GetDetailedHealth\x12..guildmesh.monitor.v1.GetDetailedHealthRequest\x1a/.guildmesh.monitor.v1.GetDetailedHealthResponse\")\xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x12\x12\x10/health/detailed\x12~\n" +
 	"\tGetStatus\x12&.guildmesh.monitor.v1.GetStatusRequest\x1a'.guildmesh.monitor.v1.GetStatusResponse\" \xaa\xbb\x18\r\b\x02\x1a\agateway \x01\x82\xd3\xe4\x93\x02\t\x12\a/status\x12s\n" +
 	"\n" +
-	"GetOpenApi\x12'.guildmesh.monitor.v1.GetOpenApiRequest\x1a\x14.google.api.HttpBody\"&\xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x0f\x12\r/openapi.json\x12u\n" +
+	"GetOpenApi\x12'.guildmesh.monitor.v1.GetOpenApiRequest\x1a\x14.google.api.HttpBody\"&\xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x0f\x12\r/openapi.json\x12v\n" +
+	"\vGetAsyncApi\x12(.guildmesh.monitor.v1.GetAsyncApiRequest\x1a\x14.google.api.HttpBody\"'\xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/asyncapi.json\x12u\n" +
 	"\aGetDocs\x12$.guildmesh.monitor.v1.GetDocsRequest\x1a\x14.google.api.HttpBody\".\xaa\xbb\x18\r\b\x01\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x17Z\x0e\x12\f/docs/{file}\x12\x05/docsB5Z3guildmesh.dev/gen/go/guildmesh/monitor/v1;monitorv1b\x06proto3"
 
 var (
@@ -698,7 +737,7 @@ func file_guildmesh_monitor_v1_monitor_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_monitor_v1_monitor_service_proto_rawDescData
 }
 
-var file_guildmesh_monitor_v1_monitor_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_guildmesh_monitor_v1_monitor_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_guildmesh_monitor_v1_monitor_service_proto_goTypes = []any{
 	(*GetHealthRequest)(nil),          // 0: guildmesh.monitor.v1.GetHealthRequest
 	(*GetHealthResponse)(nil),         // 1: guildmesh.monitor.v1.GetHealthResponse
@@ -711,35 +750,38 @@ var file_guildmesh_monitor_v1_monitor_service_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),          // 8: guildmesh.monitor.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),         // 9: guildmesh.monitor.v1.GetStatusResponse
 	(*GetOpenApiRequest)(nil),         // 10: guildmesh.monitor.v1.GetOpenApiRequest
-	(*GetDocsRequest)(nil),            // 11: guildmesh.monitor.v1.GetDocsRequest
-	nil,                               // 12: guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry
-	nil,                               // 13: guildmesh.monitor.v1.GetStatusResponse.ServicesEntry
-	nil,                               // 14: guildmesh.monitor.v1.GetStatusResponse.TasksEntry
-	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
-	(*httpbody.HttpBody)(nil),         // 16: google.api.HttpBody
+	(*GetAsyncApiRequest)(nil),        // 11: guildmesh.monitor.v1.GetAsyncApiRequest
+	(*GetDocsRequest)(nil),            // 12: guildmesh.monitor.v1.GetDocsRequest
+	nil,                               // 13: guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry
+	nil,                               // 14: guildmesh.monitor.v1.GetStatusResponse.ServicesEntry
+	nil,                               // 15: guildmesh.monitor.v1.GetStatusResponse.TasksEntry
+	(*timestamppb.Timestamp)(nil),     // 16: google.protobuf.Timestamp
+	(*httpbody.HttpBody)(nil),         // 17: google.api.HttpBody
 }
 var file_guildmesh_monitor_v1_monitor_service_proto_depIdxs = []int32{
-	12, // 0: guildmesh.monitor.v1.GetDetailedHealthResponse.checks:type_name -> guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry
-	15, // 1: guildmesh.monitor.v1.GetDetailedHealthResponse.timestamp:type_name -> google.protobuf.Timestamp
+	13, // 0: guildmesh.monitor.v1.GetDetailedHealthResponse.checks:type_name -> guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry
+	16, // 1: guildmesh.monitor.v1.GetDetailedHealthResponse.timestamp:type_name -> google.protobuf.Timestamp
 	6,  // 2: guildmesh.monitor.v1.GetDetailedHealthResponse.event_lag:type_name -> guildmesh.monitor.v1.EventLag
-	13, // 3: guildmesh.monitor.v1.GetStatusResponse.services:type_name -> guildmesh.monitor.v1.GetStatusResponse.ServicesEntry
-	14, // 4: guildmesh.monitor.v1.GetStatusResponse.tasks:type_name -> guildmesh.monitor.v1.GetStatusResponse.TasksEntry
-	15, // 5: guildmesh.monitor.v1.GetStatusResponse.timestamp:type_name -> google.protobuf.Timestamp
+	14, // 3: guildmesh.monitor.v1.GetStatusResponse.services:type_name -> guildmesh.monitor.v1.GetStatusResponse.ServicesEntry
+	15, // 4: guildmesh.monitor.v1.GetStatusResponse.tasks:type_name -> guildmesh.monitor.v1.GetStatusResponse.TasksEntry
+	16, // 5: guildmesh.monitor.v1.GetStatusResponse.timestamp:type_name -> google.protobuf.Timestamp
 	7,  // 6: guildmesh.monitor.v1.GetDetailedHealthResponse.ChecksEntry.value:type_name -> guildmesh.monitor.v1.HealthCheck
 	0,  // 7: guildmesh.monitor.v1.MonitorService.GetHealth:input_type -> guildmesh.monitor.v1.GetHealthRequest
 	2,  // 8: guildmesh.monitor.v1.MonitorService.GetReadiness:input_type -> guildmesh.monitor.v1.GetReadinessRequest
 	4,  // 9: guildmesh.monitor.v1.MonitorService.GetDetailedHealth:input_type -> guildmesh.monitor.v1.GetDetailedHealthRequest
 	8,  // 10: guildmesh.monitor.v1.MonitorService.GetStatus:input_type -> guildmesh.monitor.v1.GetStatusRequest
 	10, // 11: guildmesh.monitor.v1.MonitorService.GetOpenApi:input_type -> guildmesh.monitor.v1.GetOpenApiRequest
-	11, // 12: guildmesh.monitor.v1.MonitorService.GetDocs:input_type -> guildmesh.monitor.v1.GetDocsRequest
-	1,  // 13: guildmesh.monitor.v1.MonitorService.GetHealth:output_type -> guildmesh.monitor.v1.GetHealthResponse
-	3,  // 14: guildmesh.monitor.v1.MonitorService.GetReadiness:output_type -> guildmesh.monitor.v1.GetReadinessResponse
-	5,  // 15: guildmesh.monitor.v1.MonitorService.GetDetailedHealth:output_type -> guildmesh.monitor.v1.GetDetailedHealthResponse
-	9,  // 16: guildmesh.monitor.v1.MonitorService.GetStatus:output_type -> guildmesh.monitor.v1.GetStatusResponse
-	16, // 17: guildmesh.monitor.v1.MonitorService.GetOpenApi:output_type -> google.api.HttpBody
-	16, // 18: guildmesh.monitor.v1.MonitorService.GetDocs:output_type -> google.api.HttpBody
-	13, // [13:19] is the sub-list for method output_type
-	7,  // [7:13] is the sub-list for method input_type
+	11, // 12: guildmesh.monitor.v1.MonitorService.GetAsyncApi:input_type -> guildmesh.monitor.v1.GetAsyncApiRequest
+	12, // 13: guildmesh.monitor.v1.MonitorService.GetDocs:input_type -> guildmesh.monitor.v1.GetDocsRequest
+	1,  // 14: guildmesh.monitor.v1.MonitorService.GetHealth:output_type -> guildmesh.monitor.v1.GetHealthResponse
+	3,  // 15: guildmesh.monitor.v1.MonitorService.GetReadiness:output_type -> guildmesh.monitor.v1.GetReadinessResponse
+	5,  // 16: guildmesh.monitor.v1.MonitorService.GetDetailedHealth:output_type -> guildmesh.monitor.v1.GetDetailedHealthResponse
+	9,  // 17: guildmesh.monitor.v1.MonitorService.GetStatus:output_type -> guildmesh.monitor.v1.GetStatusResponse
+	17, // 18: guildmesh.monitor.v1.MonitorService.GetOpenApi:output_type -> google.api.HttpBody
+	17, // 19: guildmesh.monitor.v1.MonitorService.GetAsyncApi:output_type -> google.api.HttpBody
+	17, // 20: guildmesh.monitor.v1.MonitorService.GetDocs:output_type -> google.api.HttpBody
+	14, // [14:21] is the sub-list for method output_type
+	7,  // [7:14] is the sub-list for method input_type
 	7,  // [7:7] is the sub-list for extension type_name
 	7,  // [7:7] is the sub-list for extension extendee
 	0,  // [0:7] is the sub-list for field type_name
@@ -756,7 +798,7 @@ func file_guildmesh_monitor_v1_monitor_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_monitor_v1_monitor_service_proto_rawDesc), len(file_guildmesh_monitor_v1_monitor_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	MonitorService_GetDetailedHealth_FullMethodName = "/guildmesh.monitor.v1.MonitorService/GetDetailedHealth"
 	MonitorService_GetStatus_FullMethodName         = "/guildmesh.monitor.v1.MonitorService/GetStatus"
 	MonitorService_GetOpenApi_FullMethodName        = "/guildmesh.monitor.v1.MonitorService/GetOpenApi"
+	MonitorService_GetAsyncApi_FullMethodName       = "/guildmesh.monitor.v1.MonitorService/GetAsyncApi"
 	MonitorService_GetDocs_FullMethodName           = "/guildmesh.monitor.v1.MonitorService/GetDocs"
 )
 
@@ -46,6 +47,8 @@ type MonitorServiceClient interface {
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
 	// GetOpenApi gives the OpenAPI document of the REST surface.
 	GetOpenApi(ctx context.Context, in *GetOpenApiRequest, opts ...grpc.CallOption) (*httpbody.HttpBody, error)
+	// GetAsyncApi gives the AsyncAPI document of the topics of Kafka.
+	GetAsyncApi(ctx context.Context, in *GetAsyncApiRequest, opts ...grpc.CallOption) (*httpbody.HttpBody, error)
 	// GetDocs gives the page on which the REST surface can be read and tried, and the files it needs.
 	// Fails with NOT_FOUND, reason PAGE_NOT_FOUND.
 	GetDocs(ctx context.Context, in *GetDocsRequest, opts ...grpc.CallOption) (*httpbody.HttpBody, error)
@@ -109,6 +112,16 @@ func (c *monitorServiceClient) GetOpenApi(ctx context.Context, in *GetOpenApiReq
 	return out, nil
 }
 
+func (c *monitorServiceClient) GetAsyncApi(ctx context.Context, in *GetAsyncApiRequest, opts ...grpc.CallOption) (*httpbody.HttpBody, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(httpbody.HttpBody)
+	err := c.cc.Invoke(ctx, MonitorService_GetAsyncApi_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *monitorServiceClient) GetDocs(ctx context.Context, in *GetDocsRequest, opts ...grpc.CallOption) (*httpbody.HttpBody, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(httpbody.HttpBody)
@@ -137,6 +150,8 @@ type MonitorServiceServer interface {
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
 	// GetOpenApi gives the OpenAPI document of the REST surface.
 	GetOpenApi(context.Context, *GetOpenApiRequest) (*httpbody.HttpBody, error)
+	// GetAsyncApi gives the AsyncAPI document of the topics of Kafka.
+	GetAsyncApi(context.Context, *GetAsyncApiRequest) (*httpbody.HttpBody, error)
 	// GetDocs gives the page on which the REST surface can be read and tried, and the files it needs.
 	// Fails with NOT_FOUND, reason PAGE_NOT_FOUND.
 	GetDocs(context.Context, *GetDocsRequest) (*httpbody.HttpBody, error)
@@ -164,6 +179,9 @@ func (UnimplementedMonitorServiceServer) GetStatus(context.Context, *GetStatusRe
 }
 func (UnimplementedMonitorServiceServer) GetOpenApi(context.Context, *GetOpenApiRequest) (*httpbody.HttpBody, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetOpenApi not implemented")
+}
+func (UnimplementedMonitorServiceServer) GetAsyncApi(context.Context, *GetAsyncApiRequest) (*httpbody.HttpBody, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetAsyncApi not implemented")
 }
 func (UnimplementedMonitorServiceServer) GetDocs(context.Context, *GetDocsRequest) (*httpbody.HttpBody, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetDocs not implemented")
@@ -279,6 +297,24 @@ func _MonitorService_GetOpenApi_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _MonitorService_GetAsyncApi_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetAsyncApiRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MonitorServiceServer).GetAsyncApi(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MonitorService_GetAsyncApi_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MonitorServiceServer).GetAsyncApi(ctx, req.(*GetAsyncApiRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _MonitorService_GetDocs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetDocsRequest)
 	if err := dec(in); err != nil {
@@ -323,6 +359,10 @@ var MonitorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetOpenApi",
 			Handler:    _MonitorService_GetOpenApi_Handler,
+		},
+		{
+			MethodName: "GetAsyncApi",
+			Handler:    _MonitorService_GetAsyncApi_Handler,
 		},
 		{
 			MethodName: "GetDocs",

@@ -1495,7 +1495,7 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x06counts\x18\x02 \x03(\v23.guildmesh.scheduler.v1.QueueTaskCounts.CountsEntryR\x06counts\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\x8b\x11\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\x8e\x11\n" +
 	"\x10SchedulerService\x12\x84\x01\n" +
 	"\n" +
 	"SubmitTask\x12).guildmesh.scheduler.v1.SubmitTaskRequest\x1a*.guildmesh.scheduler.v1.SubmitTaskResponse\"\x1f\xaa\xbb\x18\v\b\x02\x1a\agateway\x82\xd3\xe4\x93\x02\n" +
@@ -1511,8 +1511,8 @@ const file_guildmesh_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"CancelTask\x12).guildmesh.scheduler.v1.CancelTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\";\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/tasks/{task_id}:cancel\x12\x92\x01\n" +
 	"\n" +
 	"SignalTask\x12).guildmesh.scheduler.v1.SignalTaskRequest\x1a\x1c.guildmesh.scheduler.v1.Task\";\xaa\xbb\x18\x12\b\x02\x1a\agateway\x1a\x05agent\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/tasks/{task_id}:signal\x12\x92\x01\n" +
-	"\tWatchTask\x12(.guildmesh.scheduler.v1.WatchTaskRequest\x1a\x1e.guildmesh.events.v1.TaskEvent\"9\xaa\xbb\x18\x14\b\x02\x1a\agateway\x1a\x05agent \x01\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/tasks/{task_id}:watch0\x01\x12\x90\x01\n" +
-	"\x10StreamTaskEvents\x12/.guildmesh.scheduler.v1.StreamTaskEventsRequest\x1a\x14.google.api.HttpBody\"3\xaa\xbb\x18\r\b\x02\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/tasks/{task_id}/events0\x01\x12\x96\x01\n" +
+	"\tWatchTask\x12(.guildmesh.scheduler.v1.WatchTaskRequest\x1a\x1e.guildmesh.events.v1.TaskEvent\"9\xaa\xbb\x18\x14\b\x02\x1a\agateway\x1a\x05agent \x01\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/tasks/{task_id}:watch0\x01\x12\x93\x01\n" +
+	"\x10StreamTaskEvents\x12/.guildmesh.scheduler.v1.StreamTaskEventsRequest\x1a\x14.google.api.HttpBody\"6\xaa\xbb\x18\x10\b\x02\x1a\agateway \x01\xa8\x01\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/tasks/{task_id}/events0\x01\x12\x96\x01\n" +
 	"\n" +
 	"WatchTasks\x12).guildmesh.scheduler.v1.WatchTasksRequest\x1a*.guildmesh.scheduler.v1.WatchTasksResponse\"/\xaa\xbb\x18\x14\b\x02\x1a\agateway\x1a\x05agent \x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/tasks:watch0\x01\x12x\n" +
 	"\fStreamEvents\x12+.guildmesh.scheduler.v1.StreamEventsRequest\x1a\x14.google.api.HttpBody\"#\xaa\xbb\x18\r\b\x02\x1a\agateway \x01\x82\xd3\xe4\x93\x02\f\x12\n" +

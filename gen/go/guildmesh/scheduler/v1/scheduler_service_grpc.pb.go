@@ -78,7 +78,9 @@ type SchedulerServiceClient interface {
 	// Fails with NOT_FOUND, reason TASK_NOT_FOUND.
 	WatchTask(ctx context.Context, in *WatchTaskRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[v1.TaskEvent], error)
 	// StreamTaskEvents is WatchTask as server-sent events: `id:` is the event number, `event:` its type, `data:` its JSON;
-	// a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
+	// a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. A browser, whose EventSource sends no token, opens it with the
+	// cookie or the ticket of IdentityService/CreateWatchTicket (`?ticket=`). Fails as WatchTask does; with PERMISSION_DENIED, reason
+	// WATCH_TICKET_REFUSED, for the ticket of another task.
 	StreamTaskEvents(ctx context.Context, in *StreamTaskEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[httpbody.HttpBody], error)
 	// WatchTasks streams the events of all tasks of the caller's tenant that meet a filter, those of each task in order of their numbers, from
 	// now on, from a moment of the last week, or from where an earlier stream was. It does not end by itself. A slow reader slows nobody and misses
@@ -330,7 +332,9 @@ type SchedulerServiceServer interface {
 	// Fails with NOT_FOUND, reason TASK_NOT_FOUND.
 	WatchTask(*WatchTaskRequest, grpc.ServerStreamingServer[v1.TaskEvent]) error
 	// StreamTaskEvents is WatchTask as server-sent events: `id:` is the event number, `event:` its type, `data:` its JSON;
-	// a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
+	// a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. A browser, whose EventSource sends no token, opens it with the
+	// cookie or the ticket of IdentityService/CreateWatchTicket (`?ticket=`). Fails as WatchTask does; with PERMISSION_DENIED, reason
+	// WATCH_TICKET_REFUSED, for the ticket of another task.
 	StreamTaskEvents(*StreamTaskEventsRequest, grpc.ServerStreamingServer[httpbody.HttpBody]) error
 	// WatchTasks streams the events of all tasks of the caller's tenant that meet a filter, those of each task in order of their numbers, from
 	// now on, from a moment of the last week, or from where an earlier stream was. It does not end by itself. A slow reader slows nobody and misses

@@ -54,6 +54,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_HEADERS_TOO_LARGE: the headers are larger, or more, than the gateway takes."""
     ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 15
     """ERROR_REASON_TOKEN_EXPIRED: the token that opened a stream ended while the stream was open; open another with a fresh token."""
+    ERROR_REASON_WATCH_TICKET_REFUSED: _ErrorReason.ValueType  # 93
+    """ERROR_REASON_WATCH_TICKET_REFUSED: the ticket by which a browser follows a task was sent for something else."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists the google.rpc.ErrorInfo reasons of the domain "guildmesh.dev" that any service may answer.
@@ -92,4 +94,6 @@ ERROR_REASON_HEADERS_TOO_LARGE: ErrorReason.ValueType  # 14
 """ERROR_REASON_HEADERS_TOO_LARGE: the headers are larger, or more, than the gateway takes."""
 ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 15
 """ERROR_REASON_TOKEN_EXPIRED: the token that opened a stream ended while the stream was open; open another with a fresh token."""
+ERROR_REASON_WATCH_TICKET_REFUSED: ErrorReason.ValueType  # 93
+"""ERROR_REASON_WATCH_TICKET_REFUSED: the ticket by which a browser follows a task was sent for something else."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

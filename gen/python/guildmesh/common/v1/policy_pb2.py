@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.rpc import code_pb2 as google_dot_rpc_dot_code__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n guildmesh/common/v1/policy.proto\x12\x13guildmesh.common.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto\"\x93\x01\n\x0cMethodPolicy\x12\x33\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0e\x32\x1b.guildmesh.common.v1.AccessR\x06\x61\x63\x63\x65ss\x12\x14\n\x05roles\x18\x02 \x03(\tR\x05roles\x12\x18\n\x07\x63\x61llers\x18\x03 \x03(\tR\x07\x63\x61llers\x12\x1e\n\nidempotent\x18\x04 \x01(\x08R\nidempotent\"\xd8\x01\n\x0c\x45rrorExample\x12$\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x10.google.rpc.CodeR\x04\x63ode\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12K\n\x08metadata\x18\x03 \x03(\x0b\x32/.guildmesh.common.v1.ErrorExample.MetadataEntryR\x08metadata\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01*d\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41\x43\x43\x45SS_ANONYMOUS\x10\x01\x12\x18\n\x14\x41\x43\x43\x45SS_AUTHENTICATED\x10\x02\x12\x12\n\x0e\x41\x43\x43\x45SS_SERVICE\x10\x03:[\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32!.guildmesh.common.v1.MethodPolicyR\x06policy:=\n\tsensitive\x12\x1d.google.protobuf.FieldOptions\x18\xb6\x87\x03 \x01(\x08R\tsensitive:>\n\nplain_text\x12\x1d.google.protobuf.FieldOptions\x18\xb7\x87\x03 \x01(\x08R\tplainText:E\n\x0ejson_max_bytes\x12\x1d.google.protobuf.FieldOptions\x18\xb8\x87\x03 \x01(\x05R\x0cjsonMaxBytes:J\n\x10validated_singly\x12\x1d.google.protobuf.FieldOptions\x18\xba\x87\x03 \x01(\x08R\x0fvalidatedSingly:\\\n\x05\x65rror\x12!.google.protobuf.EnumValueOptions\x18\xb9\x87\x03 \x01(\x0b\x32!.guildmesh.common.v1.ErrorExampleR\x05\x65rrorB3Z1guildmesh.dev/gen/go/guildmesh/common/v1;commonv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n guildmesh/common/v1/policy.proto\x12\x13guildmesh.common.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto\"\xb6\x01\n\x0cMethodPolicy\x12\x33\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0e\x32\x1b.guildmesh.common.v1.AccessR\x06\x61\x63\x63\x65ss\x12\x14\n\x05roles\x18\x02 \x03(\tR\x05roles\x12\x18\n\x07\x63\x61llers\x18\x03 \x03(\tR\x07\x63\x61llers\x12\x1e\n\nidempotent\x18\x04 \x01(\x08R\nidempotent\x12!\n\x0cwatch_ticket\x18\x15 \x01(\x08R\x0bwatchTicket\"\xd8\x01\n\x0c\x45rrorExample\x12$\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x10.google.rpc.CodeR\x04\x63ode\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12K\n\x08metadata\x18\x03 \x03(\x0b\x32/.guildmesh.common.v1.ErrorExample.MetadataEntryR\x08metadata\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01*d\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41\x43\x43\x45SS_ANONYMOUS\x10\x01\x12\x18\n\x14\x41\x43\x43\x45SS_AUTHENTICATED\x10\x02\x12\x12\n\x0e\x41\x43\x43\x45SS_SERVICE\x10\x03:[\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32!.guildmesh.common.v1.MethodPolicyR\x06policy:=\n\tsensitive\x12\x1d.google.protobuf.FieldOptions\x18\xb6\x87\x03 \x01(\x08R\tsensitive:>\n\nplain_text\x12\x1d.google.protobuf.FieldOptions\x18\xb7\x87\x03 \x01(\x08R\tplainText:E\n\x0ejson_max_bytes\x12\x1d.google.protobuf.FieldOptions\x18\xb8\x87\x03 \x01(\x05R\x0cjsonMaxBytes:J\n\x10validated_singly\x12\x1d.google.protobuf.FieldOptions\x18\xba\x87\x03 \x01(\x08R\x0fvalidatedSingly:\\\n\x05\x65rror\x12!.google.protobuf.EnumValueOptions\x18\xb9\x87\x03 \x01(\x0b\x32!.guildmesh.common.v1.ErrorExampleR\x05\x65rrorB3Z1guildmesh.dev/gen/go/guildmesh/common/v1;commonv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,12 +36,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'Z1guildmesh.dev/gen/go/guildmesh/common/v1;commonv1'
   _globals['_ERROREXAMPLE_METADATAENTRY']._loaded_options = None
   _globals['_ERROREXAMPLE_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_ACCESS']._serialized_start=483
-  _globals['_ACCESS']._serialized_end=583
+  _globals['_ACCESS']._serialized_start=518
+  _globals['_ACCESS']._serialized_end=618
   _globals['_METHODPOLICY']._serialized_start=115
-  _globals['_METHODPOLICY']._serialized_end=262
-  _globals['_ERROREXAMPLE']._serialized_start=265
-  _globals['_ERROREXAMPLE']._serialized_end=481
-  _globals['_ERROREXAMPLE_METADATAENTRY']._serialized_start=422
-  _globals['_ERROREXAMPLE_METADATAENTRY']._serialized_end=481
+  _globals['_METHODPOLICY']._serialized_end=297
+  _globals['_ERROREXAMPLE']._serialized_start=300
+  _globals['_ERROREXAMPLE']._serialized_end=516
+  _globals['_ERROREXAMPLE_METADATAENTRY']._serialized_start=457
+  _globals['_ERROREXAMPLE_METADATAENTRY']._serialized_end=516
 # @@protoc_insertion_point(module_scope)

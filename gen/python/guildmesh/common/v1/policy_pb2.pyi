@@ -62,10 +62,13 @@ class MethodPolicy(_message.Message):
     ROLES_FIELD_NUMBER: _builtins.int
     CALLERS_FIELD_NUMBER: _builtins.int
     IDEMPOTENT_FIELD_NUMBER: _builtins.int
+    WATCH_TICKET_FIELD_NUMBER: _builtins.int
     access: Global___Access.ValueType
     """access is what the end caller must have proved."""
     idempotent: _builtins.bool
     """idempotent methods may be retried by a client channel without asking."""
+    watch_ticket: _builtins.bool
+    """watch_ticket says that in REST a ticket of IdentityService/CreateWatchTicket for the request's task_id does in place of a token."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """roles of which the end caller needs at least one; empty asks for none."""
@@ -81,10 +84,11 @@ class MethodPolicy(_message.Message):
         roles: _abc.Iterable[_builtins.str] | None = ...,
         callers: _abc.Iterable[_builtins.str] | None = ...,
         idempotent: _builtins.bool = ...,
+        watch_ticket: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "callers", b"callers", "idempotent", b"idempotent", "roles", b"roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "callers", b"callers", "idempotent", b"idempotent", "roles", b"roles", "watch_ticket", b"watch_ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from guildmesh.common.v1 import kafka_topic_pb2 as guildmesh_dot_common_dot_v1_dot_kafka__topic__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%guildmesh/events/v1/dead_letter.proto\x12\x13guildmesh.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x03\n\x10TaskDeadLettered\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n\x07task_id\x18\x02 \x01(\tR\x06taskId\x12\x1b\n\ttenant_id\x18\x03 \x01(\tR\x08tenantId\x12\x14\n\x05queue\x18\x04 \x01(\tR\x05queue\x12\x12\n\x04kind\x18\x05 \x01(\tR\x04kind\x12\x16\n\x06reason\x18\x06 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x07 \x01(\tR\x07message\x12\x1a\n\x08\x61ttempts\x18\x08 \x01(\x05R\x08\x61ttempts\x12;\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x37\n\tfail_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x66\x61ilTime\x12!\n\x0c\x65vent_number\x18\x0b \x01(\x05R\x0b\x65ventNumber\x12$\n\x0eparent_task_id\x18\x0c \x01(\tR\x0cparentTaskId\x12\x14\n\x05\x61\x63tor\x18\r \x01(\tR\x05\x61\x63torB3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%guildmesh/events/v1/dead_letter.proto\x12\x13guildmesh.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%guildmesh/common/v1/kafka_topic.proto\"\xfb\x04\n\x10TaskDeadLettered\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n\x07task_id\x18\x02 \x01(\tR\x06taskId\x12\x1b\n\ttenant_id\x18\x03 \x01(\tR\x08tenantId\x12\x14\n\x05queue\x18\x04 \x01(\tR\x05queue\x12\x12\n\x04kind\x18\x05 \x01(\tR\x04kind\x12\x16\n\x06reason\x18\x06 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x07 \x01(\tR\x07message\x12\x1a\n\x08\x61ttempts\x18\x08 \x01(\x05R\x08\x61ttempts\x12;\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x37\n\tfail_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x66\x61ilTime\x12!\n\x0c\x65vent_number\x18\x0b \x01(\x05R\x0b\x65ventNumber\x12$\n\x0eparent_task_id\x18\x0c \x01(\tR\x0cparentTaskId\x12\x14\n\x05\x61\x63tor\x18\r \x01(\tR\x05\x61\x63tor:\xcf\x01\xca\xbc\x18\xca\x01\n\x19guildmesh.dead-letters.v1\x12\x1cGUILDMESH_DEAD_LETTERS_TOPIC\x1a\x07task_id \x10*\x06\x64\x65lete0\x80\x88\xb2\xa0\x02\x42v\n\x14/guildmesh/scheduler\x12${task_id}/{event_number}/dead-letter\x1a\t{task_id}\"\x1fguildmesh.task.dead_lettered.v1*\x0c\x65vent_numberB3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +34,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'guildmesh.events.v1.dead_le
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1'
-  _globals['_TASKDEADLETTERED']._serialized_start=96
-  _globals['_TASKDEADLETTERED']._serialized_end=521
+  _globals['_TASKDEADLETTERED']._loaded_options = None
+  _globals['_TASKDEADLETTERED']._serialized_options = b'\312\274\030\312\001\n\031guildmesh.dead-letters.v1\022\034GUILDMESH_DEAD_LETTERS_TOPIC\032\007task_id \020*\006delete0\200\210\262\240\002Bv\n\024/guildmesh/scheduler\022${task_id}/{event_number}/dead-letter\032\t{task_id}\"\037guildmesh.task.dead_lettered.v1*\014event_number'
+  _globals['_TASKDEADLETTERED']._serialized_start=135
+  _globals['_TASKDEADLETTERED']._serialized_end=770
 # @@protoc_insertion_point(module_scope)

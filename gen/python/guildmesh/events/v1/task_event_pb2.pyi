@@ -811,7 +811,15 @@ class TaskSnapshot(_message.Message):
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     ERROR_REASON_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    RESULT_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    RESULT_SHA256_FIELD_NUMBER: _builtins.int
+    NEXT_START_TIME_FIELD_NUMBER: _builtins.int
+    WAITING_SIGNAL_FIELD_NUMBER: _builtins.int
     RESULT_PAYLOAD_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    ERROR_MESSAGE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    ERROR_MESSAGE_SHA256_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """task_id of the task."""
     tenant_id: _builtins.str
@@ -832,13 +840,35 @@ class TaskSnapshot(_message.Message):
     """parent_task_id of the task, or empty."""
     error_reason: _builtins.str
     """error_reason of a failed task."""
+    result_size_bytes: _builtins.int
+    """result_size_bytes of the result of a completed task, as a serialized google.protobuf.Value; 0 when its result is a payload."""
+    result_sha256: _builtins.str
+    """result_sha256 of the same bytes, in hexadecimal."""
+    waiting_signal: _builtins.str
+    """waiting_signal is the signal that a WAITING task waits for; empty in other states."""
+    error_message_size_bytes: _builtins.int
+    """error_message_size_bytes of the message of a failed task, as UTF-8."""
+    error_message_sha256: _builtins.str
+    """error_message_sha256 of the same bytes, in hexadecimal."""
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """update_time is when the state was reached."""
+        """update_time is when the state was reached: for a task that has ended, when it ended."""
+
+    @_builtins.property
+    def next_start_time(self) -> _timestamp_pb2.Timestamp:
+        """next_start_time is when a SCHEDULED task becomes PENDING, or a WAITING one goes on without its signal; unset in other states."""
 
     @_builtins.property
     def result_payload(self) -> Global___PayloadReference:
         """result_payload is the payload that is the result of a completed task; unset when its result is none."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """create_time is when the task was created."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """start_time is when a worker first started the task; unset until then."""
 
     def __init__(
         self,
@@ -854,11 +884,19 @@ class TaskSnapshot(_message.Message):
         parent_task_id: _builtins.str = ...,
         error_reason: _builtins.str = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        result_size_bytes: _builtins.int = ...,
+        result_sha256: _builtins.str = ...,
+        next_start_time: _timestamp_pb2.Timestamp | None = ...,
+        waiting_signal: _builtins.str = ...,
         result_payload: Global___PayloadReference | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        error_message_size_bytes: _builtins.int = ...,
+        error_message_sha256: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["result_payload", b"result_payload", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "next_start_time", b"next_start_time", "result_payload", b"result_payload", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error_reason", b"error_reason", "kind", b"kind", "last_event_number", b"last_event_number", "parent_task_id", b"parent_task_id", "priority", b"priority", "queue", b"queue", "result_payload", b"result_payload", "state", b"state", "task_id", b"task_id", "tenant_id", b"tenant_id", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "error_message_sha256", b"error_message_sha256", "error_message_size_bytes", b"error_message_size_bytes", "error_reason", b"error_reason", "kind", b"kind", "last_event_number", b"last_event_number", "next_start_time", b"next_start_time", "parent_task_id", b"parent_task_id", "priority", b"priority", "queue", b"queue", "result_payload", b"result_payload", "result_sha256", b"result_sha256", "result_size_bytes", b"result_size_bytes", "start_time", b"start_time", "state", b"state", "task_id", b"task_id", "tenant_id", b"tenant_id", "update_time", b"update_time", "waiting_signal", b"waiting_signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

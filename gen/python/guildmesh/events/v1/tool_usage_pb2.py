@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from guildmesh.common.v1 import kafka_topic_pb2 as guildmesh_dot_common_dot_v1_dot_kafka__topic__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$guildmesh/events/v1/tool_usage.proto\x12\x13guildmesh.events.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xeb\x04\n\tToolUsage\x12!\n\x0c\x65xecution_id\x18\x01 \x01(\tR\x0b\x65xecutionId\x12\x10\n\x03run\x18\x02 \x01(\x05R\x03run\x12\x1b\n\ttenant_id\x18\x03 \x01(\tR\x08tenantId\x12\x1c\n\tprincipal\x18\x04 \x01(\tR\tprincipal\x12\x1b\n\ttool_name\x18\x05 \x01(\tR\x08toolName\x12\x16\n\x06\x65\x66\x66\x65\x63t\x18\x06 \x01(\tR\x06\x65\x66\x66\x65\x63t\x12\x17\n\x07task_id\x18\x07 \x01(\tR\x06taskId\x12\x17\n\x07step_id\x18\x08 \x01(\tR\x06stepId\x12\x18\n\x07\x61ttempt\x18\t \x01(\x05R\x07\x61ttempt\x12:\n\x07outcome\x18\n \x01(\x0e\x32 .guildmesh.events.v1.ToolOutcomeR\x07outcome\x12\x1b\n\texit_code\x18\x0b \x01(\x05R\x08\x65xitCode\x12\x35\n\x08\x64uration\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12\'\n\x0f\x61rguments_bytes\x18\r \x01(\x03R\x0e\x61rgumentsBytes\x12!\n\x0coutput_bytes\x18\x0e \x01(\x03R\x0boutputBytes\x12!\n\x0cresult_bytes\x18\x0f \x01(\x03R\x0bresultBytes\x12\x37\n\tcall_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x63\x61llTime\x12\x35\n\x08\x65nd_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime*\x94\x01\n\x0bToolOutcome\x12\x1c\n\x18TOOL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16TOOL_OUTCOME_SUCCEEDED\x10\x01\x12\x17\n\x13TOOL_OUTCOME_FAILED\x10\x02\x12\x18\n\x14TOOL_OUTCOME_UNKNOWN\x10\x03\x12\x18\n\x14TOOL_OUTCOME_NOT_RUN\x10\x04\x42\x33Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$guildmesh/events/v1/tool_usage.proto\x12\x13guildmesh.events.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%guildmesh/common/v1/kafka_topic.proto\"\x94\x06\n\tToolUsage\x12!\n\x0c\x65xecution_id\x18\x01 \x01(\tR\x0b\x65xecutionId\x12\x10\n\x03run\x18\x02 \x01(\x05R\x03run\x12\x1b\n\ttenant_id\x18\x03 \x01(\tR\x08tenantId\x12\x1c\n\tprincipal\x18\x04 \x01(\tR\tprincipal\x12\x1b\n\ttool_name\x18\x05 \x01(\tR\x08toolName\x12\x16\n\x06\x65\x66\x66\x65\x63t\x18\x06 \x01(\tR\x06\x65\x66\x66\x65\x63t\x12\x17\n\x07task_id\x18\x07 \x01(\tR\x06taskId\x12\x17\n\x07step_id\x18\x08 \x01(\tR\x06stepId\x12\x18\n\x07\x61ttempt\x18\t \x01(\x05R\x07\x61ttempt\x12:\n\x07outcome\x18\n \x01(\x0e\x32 .guildmesh.events.v1.ToolOutcomeR\x07outcome\x12\x1b\n\texit_code\x18\x0b \x01(\x05R\x08\x65xitCode\x12\x35\n\x08\x64uration\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12\'\n\x0f\x61rguments_bytes\x18\r \x01(\x03R\x0e\x61rgumentsBytes\x12!\n\x0coutput_bytes\x18\x0e \x01(\x03R\x0boutputBytes\x12!\n\x0cresult_bytes\x18\x0f \x01(\x03R\x0bresultBytes\x12\x37\n\tcall_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x63\x61llTime\x12\x35\n\x08\x65nd_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime:\xa6\x01\xca\xbc\x18\xa1\x01\n\x17guildmesh.tool-usage.v1\x12\x1aGUILDMESH_TOOL_USAGE_TOPIC\x1a\ttenant_id \x10*\x06\x64\x65lete0\x80\x88\xb2\xa0\x02\x42O\n\x0f/guildmesh/tool\x12\x14{execution_id}/{run}\x1a\x0e{execution_id}\"\x16guildmesh.tool.used.v1*\x94\x01\n\x0bToolOutcome\x12\x1c\n\x18TOOL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16TOOL_OUTCOME_SUCCEEDED\x10\x01\x12\x17\n\x13TOOL_OUTCOME_FAILED\x10\x02\x12\x18\n\x14TOOL_OUTCOME_UNKNOWN\x10\x03\x12\x18\n\x14TOOL_OUTCOME_NOT_RUN\x10\x04\x42\x33Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +35,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'guildmesh.events.v1.tool_us
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1'
-  _globals['_TOOLOUTCOME']._serialized_start=749
-  _globals['_TOOLOUTCOME']._serialized_end=897
-  _globals['_TOOLUSAGE']._serialized_start=127
-  _globals['_TOOLUSAGE']._serialized_end=746
+  _globals['_TOOLUSAGE']._loaded_options = None
+  _globals['_TOOLUSAGE']._serialized_options = b'\312\274\030\241\001\n\027guildmesh.tool-usage.v1\022\032GUILDMESH_TOOL_USAGE_TOPIC\032\ttenant_id \020*\006delete0\200\210\262\240\002BO\n\017/guildmesh/tool\022\024{execution_id}/{run}\032\016{execution_id}\"\026guildmesh.tool.used.v1'
+  _globals['_TOOLOUTCOME']._serialized_start=957
+  _globals['_TOOLOUTCOME']._serialized_end=1105
+  _globals['_TOOLUSAGE']._serialized_start=166
+  _globals['_TOOLUSAGE']._serialized_end=954
 # @@protoc_insertion_point(module_scope)

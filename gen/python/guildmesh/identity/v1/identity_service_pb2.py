@@ -29,7 +29,7 @@ from guildmesh.common.v1 import policy_pb2 as guildmesh_dot_common_dot_v1_dot_po
 from guildmesh.identity.v1 import user_pb2 as guildmesh_dot_identity_dot_v1_dot_user__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,guildmesh/identity/v1/identity_service.proto\x12\x15guildmesh.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a guildmesh/common/v1/policy.proto\x1a guildmesh/identity/v1/user.proto\"n\n\x11IssueTokenRequest\x12)\n\x08username\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x08username\x12.\n\x08password\x18\x02 \x01(\tB\x12\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb0\xbb\x18\x01R\x08password\"{\n\x12IssueTokenResponse\x12\'\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01R\x0b\x61\x63\x63\x65ssToken\x12\x1d\n\ntoken_type\x18\x02 \x01(\tR\ttokenType\x12\x1d\n\nexpires_in\x18\x03 \x01(\x05R\texpiresIn\"\x19\n\x17GetJsonWebKeySetRequest\"Q\n\x18GetJsonWebKeySetResponse\x12\x35\n\x04keys\x18\x01 \x03(\x0b\x32!.guildmesh.identity.v1.JsonWebKeyR\x04keys\"\x82\x01\n\nJsonWebKey\x12\x10\n\x03kty\x18\x01 \x01(\tR\x03kty\x12\x10\n\x03\x63rv\x18\x02 \x01(\tR\x03\x63rv\x12\x0c\n\x01x\x18\x03 \x01(\tR\x01x\x12\x0c\n\x01y\x18\x04 \x01(\tR\x01y\x12\x10\n\x03kid\x18\x05 \x01(\tR\x03kid\x12\x10\n\x03\x61lg\x18\x06 \x01(\tR\x03\x61lg\x12\x10\n\x03use\x18\x07 \x01(\tR\x03use\"\xeb\x02\n\x11\x43reateUserRequest\x12H\n\x08username\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$R\x08username\x12.\n\x08password\x18\x02 \x01(\tB\x12\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb0\xbb\x18\x01R\x08password\x12`\n\x05\x65mail\x18\x03 \x01(\tBJ\xbaHGr\x03\x18\xfe\x01\xba\x01?\n\x05\x65mail\x12\x18must be an email address\x1a\x1cthis == \'\' || this.isEmail()R\x05\x65mail\x12;\n\x05roles\x18\x04 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\x03\x18\x01\"\x19r\x17R\x04userR\x05\x61\x64minR\x08operatorR\x05roles\x12=\n\ttenant_id\x18\x05 \x01(\tB \xbaH\x1dr\x1b\x32\x19^([a-z][a-z0-9-]{0,62})?$R\x08tenantId\";\n\x0eGetUserRequest\x12)\n\x08username\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x08username\"W\n\x10ListUsersRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"n\n\x11ListUsersResponse\x12\x31\n\x05users\x18\x01 \x03(\x0b\x32\x1b.guildmesh.identity.v1.UserR\x05users\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xfc\x01\n\x13\x43reateTenantRequest\x12\xe4\x01\n\x06tenant\x18\x01 \x01(\x0b\x32\x1d.guildmesh.identity.v1.TenantB\xac\x01\xe2\x41\x01\x02\xbaH\xa4\x01\xba\x01\x9d\x01\n\ttenant_id\x12^tenant.tenant_id must be 1 to 63 lower-case letters, digits and dashes, starting with a letter\x1a\x30this.tenant_id.matches(\'^[a-z][a-z0-9-]{0,62}$\')\xc8\x01\x01R\x06tenant\"Y\n\x12ListTenantsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"v\n\x13ListTenantsResponse\x12\x37\n\x07tenants\x18\x01 \x03(\x0b\x32\x1d.guildmesh.identity.v1.TenantR\x07tenants\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\x8c\x08\n\x0fIdentityService\x12\x88\x01\n\nIssueToken\x12(.guildmesh.identity.v1.IssueTokenRequest\x1a).guildmesh.identity.v1.IssueTokenResponse\"%\xaa\xbb\x18\x0b\x08\x01\x1a\x07gateway\x82\xd3\xe4\x93\x02\x10\"\x0b/auth/token:\x01*\x12\xa4\x01\n\x10GetJsonWebKeySet\x12..guildmesh.identity.v1.GetJsonWebKeySetRequest\x1a/.guildmesh.identity.v1.GetJsonWebKeySetResponse\"/\xaa\xbb\x18\r\x08\x01\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\x12\x89\x01\n\nCreateUser\x12(.guildmesh.identity.v1.CreateUserRequest\x1a\x1b.guildmesh.identity.v1.User\"4\xaa\xbb\x18\x1c\x08\x02\x12\x05\x61\x64min\x12\x08operator\x1a\x07gateway\x82\xd3\xe4\x93\x02\x0e\"\t/v1/users:\x01*\x12|\n\x07GetUser\x12%.guildmesh.identity.v1.GetUserRequest\x1a\x1b.guildmesh.identity.v1.User\"-\xaa\xbb\x18\r\x08\x02\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/users/{username}\x12\x93\x01\n\tListUsers\x12\'.guildmesh.identity.v1.ListUsersRequest\x1a(.guildmesh.identity.v1.ListUsersResponse\"3\xaa\xbb\x18\x1e\x08\x02\x12\x05\x61\x64min\x12\x08operator\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/users\x12\x8f\x01\n\x0c\x43reateTenant\x12*.guildmesh.identity.v1.CreateTenantRequest\x1a\x1d.guildmesh.identity.v1.Tenant\"4\xaa\xbb\x18\x15\x08\x02\x12\x08operator\x1a\x07gateway\x82\xd3\xe4\x93\x02\x15\"\x0b/v1/tenants:\x06tenant\x12\x94\x01\n\x0bListTenants\x12).guildmesh.identity.v1.ListTenantsRequest\x1a*.guildmesh.identity.v1.ListTenantsResponse\".\xaa\xbb\x18\x17\x08\x02\x12\x08operator\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/tenantsB7Z5guildmesh.dev/gen/go/guildmesh/identity/v1;identityv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,guildmesh/identity/v1/identity_service.proto\x12\x15guildmesh.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a guildmesh/common/v1/policy.proto\x1a guildmesh/identity/v1/user.proto\"n\n\x11IssueTokenRequest\x12)\n\x08username\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x08username\x12.\n\x08password\x18\x02 \x01(\tB\x12\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb0\xbb\x18\x01R\x08password\"{\n\x12IssueTokenResponse\x12\'\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01R\x0b\x61\x63\x63\x65ssToken\x12\x1d\n\ntoken_type\x18\x02 \x01(\tR\ttokenType\x12\x1d\n\nexpires_in\x18\x03 \x01(\x05R\texpiresIn\"k\n\x18\x43reateWatchTicketRequest\x12O\n\x07task_id\x18\x01 \x01(\tB6\xe2\x41\x01\x02\xbaH/r-2+^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$R\x06taskId\"\x84\x01\n\x19\x43reateWatchTicketResponse\x12\x1c\n\x06ticket\x18\x01 \x01(\tB\x04\xb0\xbb\x18\x01R\x06ticket\x12\x1d\n\nexpires_in\x18\x02 \x01(\x05R\texpiresIn\x12*\n\x11\x63ookie_expires_in\x18\x03 \x01(\x05R\x0f\x63ookieExpiresIn\"\x19\n\x17GetJsonWebKeySetRequest\"Q\n\x18GetJsonWebKeySetResponse\x12\x35\n\x04keys\x18\x01 \x03(\x0b\x32!.guildmesh.identity.v1.JsonWebKeyR\x04keys\"\x82\x01\n\nJsonWebKey\x12\x10\n\x03kty\x18\x01 \x01(\tR\x03kty\x12\x10\n\x03\x63rv\x18\x02 \x01(\tR\x03\x63rv\x12\x0c\n\x01x\x18\x03 \x01(\tR\x01x\x12\x0c\n\x01y\x18\x04 \x01(\tR\x01y\x12\x10\n\x03kid\x18\x05 \x01(\tR\x03kid\x12\x10\n\x03\x61lg\x18\x06 \x01(\tR\x03\x61lg\x12\x10\n\x03use\x18\x07 \x01(\tR\x03use\"\xeb\x02\n\x11\x43reateUserRequest\x12H\n\x08username\x18\x01 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$R\x08username\x12.\n\x08password\x18\x02 \x01(\tB\x12\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x08\xb0\xbb\x18\x01R\x08password\x12`\n\x05\x65mail\x18\x03 \x01(\tBJ\xbaHGr\x03\x18\xfe\x01\xba\x01?\n\x05\x65mail\x12\x18must be an email address\x1a\x1cthis == \'\' || this.isEmail()R\x05\x65mail\x12;\n\x05roles\x18\x04 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\x03\x18\x01\"\x19r\x17R\x04userR\x05\x61\x64minR\x08operatorR\x05roles\x12=\n\ttenant_id\x18\x05 \x01(\tB \xbaH\x1dr\x1b\x32\x19^([a-z][a-z0-9-]{0,62})?$R\x08tenantId\";\n\x0eGetUserRequest\x12)\n\x08username\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\x08username\"W\n\x10ListUsersRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"n\n\x11ListUsersResponse\x12\x31\n\x05users\x18\x01 \x03(\x0b\x32\x1b.guildmesh.identity.v1.UserR\x05users\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xfc\x01\n\x13\x43reateTenantRequest\x12\xe4\x01\n\x06tenant\x18\x01 \x01(\x0b\x32\x1d.guildmesh.identity.v1.TenantB\xac\x01\xe2\x41\x01\x02\xbaH\xa4\x01\xba\x01\x9d\x01\n\ttenant_id\x12^tenant.tenant_id must be 1 to 63 lower-case letters, digits and dashes, starting with a letter\x1a\x30this.tenant_id.matches(\'^[a-z][a-z0-9-]{0,62}$\')\xc8\x01\x01R\x06tenant\"Y\n\x12ListTenantsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"v\n\x13ListTenantsResponse\x12\x37\n\x07tenants\x18\x01 \x03(\x0b\x32\x1d.guildmesh.identity.v1.TenantR\x07tenants\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xb2\t\n\x0fIdentityService\x12\x88\x01\n\nIssueToken\x12(.guildmesh.identity.v1.IssueTokenRequest\x1a).guildmesh.identity.v1.IssueTokenResponse\"%\xaa\xbb\x18\x0b\x08\x01\x1a\x07gateway\x82\xd3\xe4\x93\x02\x10\"\x0b/auth/token:\x01*\x12\xa3\x01\n\x11\x43reateWatchTicket\x12/.guildmesh.identity.v1.CreateWatchTicketRequest\x1a\x30.guildmesh.identity.v1.CreateWatchTicketResponse\"+\xaa\xbb\x18\x0b\x08\x02\x1a\x07gateway\x82\xd3\xe4\x93\x02\x16\"\x11/v1/watch-tickets:\x01*\x12\xa4\x01\n\x10GetJsonWebKeySet\x12..guildmesh.identity.v1.GetJsonWebKeySetRequest\x1a/.guildmesh.identity.v1.GetJsonWebKeySetResponse\"/\xaa\xbb\x18\r\x08\x01\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\x12\x89\x01\n\nCreateUser\x12(.guildmesh.identity.v1.CreateUserRequest\x1a\x1b.guildmesh.identity.v1.User\"4\xaa\xbb\x18\x1c\x08\x02\x12\x05\x61\x64min\x12\x08operator\x1a\x07gateway\x82\xd3\xe4\x93\x02\x0e\"\t/v1/users:\x01*\x12|\n\x07GetUser\x12%.guildmesh.identity.v1.GetUserRequest\x1a\x1b.guildmesh.identity.v1.User\"-\xaa\xbb\x18\r\x08\x02\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/users/{username}\x12\x93\x01\n\tListUsers\x12\'.guildmesh.identity.v1.ListUsersRequest\x1a(.guildmesh.identity.v1.ListUsersResponse\"3\xaa\xbb\x18\x1e\x08\x02\x12\x05\x61\x64min\x12\x08operator\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/users\x12\x8f\x01\n\x0c\x43reateTenant\x12*.guildmesh.identity.v1.CreateTenantRequest\x1a\x1d.guildmesh.identity.v1.Tenant\"4\xaa\xbb\x18\x15\x08\x02\x12\x08operator\x1a\x07gateway\x82\xd3\xe4\x93\x02\x15\"\x0b/v1/tenants:\x06tenant\x12\x94\x01\n\x0bListTenants\x12).guildmesh.identity.v1.ListTenantsRequest\x1a*.guildmesh.identity.v1.ListTenantsResponse\".\xaa\xbb\x18\x17\x08\x02\x12\x08operator\x1a\x07gateway \x01\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/tenantsB7Z5guildmesh.dev/gen/go/guildmesh/identity/v1;identityv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ISSUETOKENREQUEST'].fields_by_name['password']._serialized_options = b'\342A\001\002\272H\007r\005\020\001\030\200\010\260\273\030\001'
   _globals['_ISSUETOKENRESPONSE'].fields_by_name['access_token']._loaded_options = None
   _globals['_ISSUETOKENRESPONSE'].fields_by_name['access_token']._serialized_options = b'\260\273\030\001'
+  _globals['_CREATEWATCHTICKETREQUEST'].fields_by_name['task_id']._loaded_options = None
+  _globals['_CREATEWATCHTICKETREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002\272H/r-2+^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+  _globals['_CREATEWATCHTICKETRESPONSE'].fields_by_name['ticket']._loaded_options = None
+  _globals['_CREATEWATCHTICKETRESPONSE'].fields_by_name['ticket']._serialized_options = b'\260\273\030\001'
   _globals['_CREATEUSERREQUEST'].fields_by_name['username']._loaded_options = None
   _globals['_CREATEUSERREQUEST'].fields_by_name['username']._serialized_options = b'\342A\001\002\272H%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'
   _globals['_CREATEUSERREQUEST'].fields_by_name['password']._loaded_options = None
@@ -63,6 +67,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_IDENTITYSERVICE'].methods_by_name['IssueToken']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['IssueToken']._serialized_options = b'\252\273\030\013\010\001\032\007gateway\202\323\344\223\002\020\"\013/auth/token:\001*'
+  _globals['_IDENTITYSERVICE'].methods_by_name['CreateWatchTicket']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['CreateWatchTicket']._serialized_options = b'\252\273\030\013\010\002\032\007gateway\202\323\344\223\002\026\"\021/v1/watch-tickets:\001*'
   _globals['_IDENTITYSERVICE'].methods_by_name['GetJsonWebKeySet']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['GetJsonWebKeySet']._serialized_options = b'\252\273\030\r\010\001\032\007gateway \001\202\323\344\223\002\030\022\026/.well-known/jwks.json'
   _globals['_IDENTITYSERVICE'].methods_by_name['CreateUser']._loaded_options = None
@@ -79,26 +85,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ISSUETOKENREQUEST']._serialized_end=341
   _globals['_ISSUETOKENRESPONSE']._serialized_start=343
   _globals['_ISSUETOKENRESPONSE']._serialized_end=466
-  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_start=468
-  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_end=493
-  _globals['_GETJSONWEBKEYSETRESPONSE']._serialized_start=495
-  _globals['_GETJSONWEBKEYSETRESPONSE']._serialized_end=576
-  _globals['_JSONWEBKEY']._serialized_start=579
-  _globals['_JSONWEBKEY']._serialized_end=709
-  _globals['_CREATEUSERREQUEST']._serialized_start=712
-  _globals['_CREATEUSERREQUEST']._serialized_end=1075
-  _globals['_GETUSERREQUEST']._serialized_start=1077
-  _globals['_GETUSERREQUEST']._serialized_end=1136
-  _globals['_LISTUSERSREQUEST']._serialized_start=1138
-  _globals['_LISTUSERSREQUEST']._serialized_end=1225
-  _globals['_LISTUSERSRESPONSE']._serialized_start=1227
-  _globals['_LISTUSERSRESPONSE']._serialized_end=1337
-  _globals['_CREATETENANTREQUEST']._serialized_start=1340
-  _globals['_CREATETENANTREQUEST']._serialized_end=1592
-  _globals['_LISTTENANTSREQUEST']._serialized_start=1594
-  _globals['_LISTTENANTSREQUEST']._serialized_end=1683
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=1685
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=1803
-  _globals['_IDENTITYSERVICE']._serialized_start=1806
-  _globals['_IDENTITYSERVICE']._serialized_end=2842
+  _globals['_CREATEWATCHTICKETREQUEST']._serialized_start=468
+  _globals['_CREATEWATCHTICKETREQUEST']._serialized_end=575
+  _globals['_CREATEWATCHTICKETRESPONSE']._serialized_start=578
+  _globals['_CREATEWATCHTICKETRESPONSE']._serialized_end=710
+  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_start=712
+  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_end=737
+  _globals['_GETJSONWEBKEYSETRESPONSE']._serialized_start=739
+  _globals['_GETJSONWEBKEYSETRESPONSE']._serialized_end=820
+  _globals['_JSONWEBKEY']._serialized_start=823
+  _globals['_JSONWEBKEY']._serialized_end=953
+  _globals['_CREATEUSERREQUEST']._serialized_start=956
+  _globals['_CREATEUSERREQUEST']._serialized_end=1319
+  _globals['_GETUSERREQUEST']._serialized_start=1321
+  _globals['_GETUSERREQUEST']._serialized_end=1380
+  _globals['_LISTUSERSREQUEST']._serialized_start=1382
+  _globals['_LISTUSERSREQUEST']._serialized_end=1469
+  _globals['_LISTUSERSRESPONSE']._serialized_start=1471
+  _globals['_LISTUSERSRESPONSE']._serialized_end=1581
+  _globals['_CREATETENANTREQUEST']._serialized_start=1584
+  _globals['_CREATETENANTREQUEST']._serialized_end=1836
+  _globals['_LISTTENANTSREQUEST']._serialized_start=1838
+  _globals['_LISTTENANTSREQUEST']._serialized_end=1927
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=1929
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=2047
+  _globals['_IDENTITYSERVICE']._serialized_start=2050
+  _globals['_IDENTITYSERVICE']._serialized_end=3252
 # @@protoc_insertion_point(module_scope)

@@ -76,6 +76,58 @@ class IssueTokenResponse(_message.Message):
 Global___IssueTokenResponse: _TypeAlias = IssueTokenResponse  # noqa: Y015
 
 @_typing.final
+class CreateWatchTicketRequest(_message.Message):
+    """CreateWatchTicketRequest names the task to follow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """task_id of the task, as the scheduler gave it."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateWatchTicketRequest: _TypeAlias = CreateWatchTicketRequest  # noqa: Y015
+
+@_typing.final
+class CreateWatchTicketResponse(_message.Message):
+    """CreateWatchTicketResponse has the ticket; the cookie stands in the header Set-Cookie."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TICKET_FIELD_NUMBER: _builtins.int
+    EXPIRES_IN_FIELD_NUMBER: _builtins.int
+    COOKIE_EXPIRES_IN_FIELD_NUMBER: _builtins.int
+    ticket: _builtins.str
+    """ticket opens the stream of the task's events."""
+    expires_in: _builtins.int
+    """expires_in is how long it does so, in seconds. A stream that is open stays so."""
+    cookie_expires_in: _builtins.int
+    """cookie_expires_in is how long the cookie opens the stream, in seconds."""
+    def __init__(
+        self,
+        *,
+        ticket: _builtins.str = ...,
+        expires_in: _builtins.int = ...,
+        cookie_expires_in: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cookie_expires_in", b"cookie_expires_in", "expires_in", b"expires_in", "ticket", b"ticket"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateWatchTicketResponse: _TypeAlias = CreateWatchTicketResponse  # noqa: Y015
+
+@_typing.final
 class GetJsonWebKeySetRequest(_message.Message):
     """GetJsonWebKeySetRequest asks for the public keys."""
 

@@ -41,6 +41,11 @@ class IdentityServiceStub:
                 request_serializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.IssueTokenRequest.SerializeToString,
                 response_deserializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.IssueTokenResponse.FromString,
                 _registered_method=True)
+        self.CreateWatchTicket = channel.unary_unary(
+                '/guildmesh.identity.v1.IdentityService/CreateWatchTicket',
+                request_serializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.CreateWatchTicketRequest.SerializeToString,
+                response_deserializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.CreateWatchTicketResponse.FromString,
+                _registered_method=True)
         self.GetJsonWebKeySet = channel.unary_unary(
                 '/guildmesh.identity.v1.IdentityService/GetJsonWebKeySet',
                 request_serializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.GetJsonWebKeySetRequest.SerializeToString,
@@ -80,6 +85,16 @@ class IdentityServiceServicer:
     def IssueToken(self, request, context):
         """IssueToken exchanges a username and a password for a bearer token (requirement row 2).
         Fails with UNAUTHENTICATED, reason INVALID_CREDENTIALS, and the header `WWW-Authenticate: Bearer`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateWatchTicket(self, request, context):
+        """CreateWatchTicket lets a browser follow one task of the caller's: its EventSource can send no Authorization header. The ticket in the
+        answer opens GET /v1/tasks/{task_id}/events?ticket=TICKET within 60 s, and nothing else. The answer also sets a cookie (HttpOnly,
+        SameSite=Strict, for that path alone) by which a page of the same origin opens the stream and comes back to it until the caller's
+        token ends. Whether the task is there is told by the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,6 +150,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.IssueToken,
                     request_deserializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.IssueTokenRequest.FromString,
                     response_serializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.IssueTokenResponse.SerializeToString,
+            ),
+            'CreateWatchTicket': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateWatchTicket,
+                    request_deserializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.CreateWatchTicketRequest.FromString,
+                    response_serializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.CreateWatchTicketResponse.SerializeToString,
             ),
             'GetJsonWebKeySet': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJsonWebKeySet,
@@ -195,6 +215,33 @@ class IdentityService:
             '/guildmesh.identity.v1.IdentityService/IssueToken',
             guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.IssueTokenRequest.SerializeToString,
             guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.IssueTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateWatchTicket(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guildmesh.identity.v1.IdentityService/CreateWatchTicket',
+            guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.CreateWatchTicketRequest.SerializeToString,
+            guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.CreateWatchTicketResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,12 @@ class IdentityServiceStub:
     """IssueToken exchanges a username and a password for a bearer token (requirement row 2).
     Fails with UNAUTHENTICATED, reason INVALID_CREDENTIALS, and the header `WWW-Authenticate: Bearer`.
     """
+    CreateWatchTicket: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.CreateWatchTicketRequest, _identity_service_pb2.CreateWatchTicketResponse]
+    """CreateWatchTicket lets a browser follow one task of the caller's: its EventSource can send no Authorization header. The ticket in the
+    answer opens GET /v1/tasks/{task_id}/events?ticket=TICKET within 60 s, and nothing else. The answer also sets a cookie (HttpOnly,
+    SameSite=Strict, for that path alone) by which a page of the same origin opens the stream and comes back to it until the caller's
+    token ends. Whether the task is there is told by the stream.
+    """
     GetJsonWebKeySet: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.GetJsonWebKeySetRequest, _identity_service_pb2.GetJsonWebKeySetResponse]
     """GetJsonWebKeySet gives the public keys that verify our tokens (RFC 7517). Empty while a shared secret signs them."""
     CreateUser: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.CreateUserRequest, _user_pb2.User]
@@ -61,6 +67,12 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     IssueToken: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.IssueTokenRequest, _identity_service_pb2.IssueTokenResponse]  # type: ignore[assignment]
     """IssueToken exchanges a username and a password for a bearer token (requirement row 2).
     Fails with UNAUTHENTICATED, reason INVALID_CREDENTIALS, and the header `WWW-Authenticate: Bearer`.
+    """
+    CreateWatchTicket: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.CreateWatchTicketRequest, _identity_service_pb2.CreateWatchTicketResponse]  # type: ignore[assignment]
+    """CreateWatchTicket lets a browser follow one task of the caller's: its EventSource can send no Authorization header. The ticket in the
+    answer opens GET /v1/tasks/{task_id}/events?ticket=TICKET within 60 s, and nothing else. The answer also sets a cookie (HttpOnly,
+    SameSite=Strict, for that path alone) by which a page of the same origin opens the stream and comes back to it until the caller's
+    token ends. Whether the task is there is told by the stream.
     """
     GetJsonWebKeySet: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.GetJsonWebKeySetRequest, _identity_service_pb2.GetJsonWebKeySetResponse]  # type: ignore[assignment]
     """GetJsonWebKeySet gives the public keys that verify our tokens (RFC 7517). Empty while a shared secret signs them."""
@@ -88,6 +100,18 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_service_pb2.IssueTokenResponse, _abc.Awaitable[_identity_service_pb2.IssueTokenResponse]]:
         """IssueToken exchanges a username and a password for a bearer token (requirement row 2).
         Fails with UNAUTHENTICATED, reason INVALID_CREDENTIALS, and the header `WWW-Authenticate: Bearer`.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateWatchTicket(
+        self,
+        request: _identity_service_pb2.CreateWatchTicketRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.CreateWatchTicketResponse, _abc.Awaitable[_identity_service_pb2.CreateWatchTicketResponse]]:
+        """CreateWatchTicket lets a browser follow one task of the caller's: its EventSource can send no Authorization header. The ticket in the
+        answer opens GET /v1/tasks/{task_id}/events?ticket=TICKET within 60 s, and nothing else. The answer also sets a cookie (HttpOnly,
+        SameSite=Strict, for that path alone) by which a page of the same origin opens the stream and comes back to it until the caller's
+        token ends. Whether the task is there is told by the stream.
         """
 
     @_abc_1.abstractmethod

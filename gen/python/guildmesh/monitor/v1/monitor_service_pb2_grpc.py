@@ -62,6 +62,11 @@ class MonitorServiceStub:
                 request_serializer=guildmesh_dot_monitor_dot_v1_dot_monitor__service__pb2.GetOpenApiRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.GetAsyncApi = channel.unary_unary(
+                '/guildmesh.monitor.v1.MonitorService/GetAsyncApi',
+                request_serializer=guildmesh_dot_monitor_dot_v1_dot_monitor__service__pb2.GetAsyncApiRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
         self.GetDocs = channel.unary_unary(
                 '/guildmesh.monitor.v1.MonitorService/GetDocs',
                 request_serializer=guildmesh_dot_monitor_dot_v1_dot_monitor__service__pb2.GetDocsRequest.SerializeToString,
@@ -110,6 +115,13 @@ class MonitorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAsyncApi(self, request, context):
+        """GetAsyncApi gives the AsyncAPI document of the topics of Kafka.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetDocs(self, request, context):
         """GetDocs gives the page on which the REST surface can be read and tried, and the files it needs.
         Fails with NOT_FOUND, reason PAGE_NOT_FOUND.
@@ -144,6 +156,11 @@ def add_MonitorServiceServicer_to_server(servicer, server):
             'GetOpenApi': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOpenApi,
                     request_deserializer=guildmesh_dot_monitor_dot_v1_dot_monitor__service__pb2.GetOpenApiRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'GetAsyncApi': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAsyncApi,
+                    request_deserializer=guildmesh_dot_monitor_dot_v1_dot_monitor__service__pb2.GetAsyncApiRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
             'GetDocs': grpc.unary_unary_rpc_method_handler(
@@ -288,6 +305,33 @@ class MonitorService:
             target,
             '/guildmesh.monitor.v1.MonitorService/GetOpenApi',
             guildmesh_dot_monitor_dot_v1_dot_monitor__service__pb2.GetOpenApiRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAsyncApi(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guildmesh.monitor.v1.MonitorService/GetAsyncApi',
+            guildmesh_dot_monitor_dot_v1_dot_monitor__service__pb2.GetAsyncApiRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

@@ -48,6 +48,8 @@ class MonitorServiceStub:
     """GetStatus is the plan's GET /status: the services, their health, and the tasks by status."""
     GetOpenApi: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.GetOpenApiRequest, _httpbody_pb2.HttpBody]
     """GetOpenApi gives the OpenAPI document of the REST surface."""
+    GetAsyncApi: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.GetAsyncApiRequest, _httpbody_pb2.HttpBody]
+    """GetAsyncApi gives the AsyncAPI document of the topics of Kafka."""
     GetDocs: _grpc.UnaryUnaryMultiCallable[_monitor_service_pb2.GetDocsRequest, _httpbody_pb2.HttpBody]
     """GetDocs gives the page on which the REST surface can be read and tried, and the files it needs.
     Fails with NOT_FOUND, reason PAGE_NOT_FOUND.
@@ -72,6 +74,8 @@ class MonitorServiceAsyncStub(MonitorServiceStub):
     """GetStatus is the plan's GET /status: the services, their health, and the tasks by status."""
     GetOpenApi: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.GetOpenApiRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """GetOpenApi gives the OpenAPI document of the REST surface."""
+    GetAsyncApi: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.GetAsyncApiRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """GetAsyncApi gives the AsyncAPI document of the topics of Kafka."""
     GetDocs: _aio.UnaryUnaryMultiCallable[_monitor_service_pb2.GetDocsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """GetDocs gives the page on which the REST surface can be read and tried, and the files it needs.
     Fails with NOT_FOUND, reason PAGE_NOT_FOUND.
@@ -123,6 +127,14 @@ class MonitorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
         """GetOpenApi gives the OpenAPI document of the REST surface."""
+
+    @_abc_1.abstractmethod
+    def GetAsyncApi(
+        self,
+        request: _monitor_service_pb2.GetAsyncApiRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
+        """GetAsyncApi gives the AsyncAPI document of the topics of Kafka."""
 
     @_abc_1.abstractmethod
     def GetDocs(

@@ -204,7 +204,9 @@ class SchedulerServiceServicer:
 
     def StreamTaskEvents(self, request, context):
         """StreamTaskEvents is WatchTask as server-sent events: `id:` is the event number, `event:` its type, `data:` its JSON;
-        a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
+        a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. A browser, whose EventSource sends no token, opens it with the
+        cookie or the ticket of IdentityService/CreateWatchTicket (`?ticket=`). Fails as WatchTask does; with PERMISSION_DENIED, reason
+        WATCH_TICKET_REFUSED, for the ticket of another task.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

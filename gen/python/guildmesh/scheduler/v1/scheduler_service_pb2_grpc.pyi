@@ -79,7 +79,9 @@ class SchedulerServiceStub:
     """
     StreamTaskEvents: _grpc.UnaryStreamMultiCallable[_scheduler_service_pb2.StreamTaskEventsRequest, _httpbody_pb2.HttpBody]
     """StreamTaskEvents is WatchTask as server-sent events: `id:` is the event number, `event:` its type, `data:` its JSON;
-    a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
+    a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. A browser, whose EventSource sends no token, opens it with the
+    cookie or the ticket of IdentityService/CreateWatchTicket (`?ticket=`). Fails as WatchTask does; with PERMISSION_DENIED, reason
+    WATCH_TICKET_REFUSED, for the ticket of another task.
     """
     WatchTasks: _grpc.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchTasksRequest, _scheduler_service_pb2.WatchTasksResponse]
     """WatchTasks streams the events of all tasks of the caller's tenant that meet a filter, those of each task in order of their numbers, from
@@ -147,7 +149,9 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """
     StreamTaskEvents: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.StreamTaskEventsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """StreamTaskEvents is WatchTask as server-sent events: `id:` is the event number, `event:` its type, `data:` its JSON;
-    a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
+    a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. A browser, whose EventSource sends no token, opens it with the
+    cookie or the ticket of IdentityService/CreateWatchTicket (`?ticket=`). Fails as WatchTask does; with PERMISSION_DENIED, reason
+    WATCH_TICKET_REFUSED, for the ticket of another task.
     """
     WatchTasks: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchTasksRequest, _scheduler_service_pb2.WatchTasksResponse]  # type: ignore[assignment]
     """WatchTasks streams the events of all tasks of the caller's tenant that meet a filter, those of each task in order of their numbers, from
@@ -278,7 +282,9 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """StreamTaskEvents is WatchTask as server-sent events: `id:` is the event number, `event:` its type, `data:` its JSON;
-        a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. Fails as WatchTask does.
+        a comment every 15 s; a last `event: end`. `Last-Event-ID` resumes. A browser, whose EventSource sends no token, opens it with the
+        cookie or the ticket of IdentityService/CreateWatchTicket (`?ticket=`). Fails as WatchTask does; with PERMISSION_DENIED, reason
+        WATCH_TICKET_REFUSED, for the ticket of another task.
         """
 
     @_abc_1.abstractmethod
