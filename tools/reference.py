@@ -20,6 +20,7 @@ PACKAGES = ("common", "identity", "scheduler", "agent", "tool", "memory", "monit
 SETTINGS = {
     "identity": "services.identity.settings:IdentitySettings",
     "scheduler": "services.scheduler.settings:SchedulerSettings",
+    "webhooks": "services.scheduler.webhooks.settings:WebhookSettings",
     "agent": "services.agent.settings:AgentSettings",
     "tool": "services.tool.settings:ToolSettings",
     "memory": "services.memory.settings:MemorySettings",

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 import psycopg2
 
+from services.common.failpoints import POINTS
 from tests.faults import bodies, letters
 from tests.faults.checker import check
 from tests.faults.client import Client, client_of
@@ -37,6 +38,8 @@ _QUIET_SECONDS = 45.0
 _RETENTION = tuple(
     f"scheduler.{what}." for what in ("add_partition", "detach_partition", "expire", "expire_rest", "drop_partition")
 )
+REACHED = sorted(name for name in POINTS if not name.startswith("webhooks."))
+"""the places that a cluster comes to; it has no webhooks, which tests/integration/scheduler/webhooks/test_kills.py breaks."""
 _HALT_SECONDS = 0.15
 _DECIDED = ("scheduler.decide.", "scheduler.take_over.", "scheduler.exchange.")
 _RACED = "scheduler.lease."

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.common.failpoints import POINTS
 from services.embedded.parts.postgres import Postgres
 from services.embedded.running import RunningPart
 from tests.faults import bad, cells, failpoints, suites
@@ -162,7 +161,7 @@ def jobs(seeds: int) -> Iterator[Job]:
 
         yield Job("known bad", f"{patch.name if patch else 'nothing spoilt'} by {caught_by}", 1, known_bad)
     for seed in range(1, seeds + 1):
-        for name in POINTS:
+        for name in failpoints.REACHED:
             for action in failpoints.ACTIONS:
 
                 async def failpoint(bench: Bench, name: str = name, action: str = action, seed: int = seed) -> Outcome:

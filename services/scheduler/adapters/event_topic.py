@@ -41,7 +41,7 @@ class EventTopic:
         self._topic = topic
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[TopicReader]:
+    async def open(self, only: Sequence[int] = range(SHARDS)) -> AsyncIterator[TopicReader]:
         """See EventTopic of the ports."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap_servers,
@@ -53,7 +53,7 @@ class EventTopic:
             request_timeout_ms=int(_ANSWER_SECONDS * 1000),
             retry_backoff_ms=50,
         )
-        partitions = [TopicPartition(self._topic, partition) for partition in range(SHARDS)]
+        partitions = [TopicPartition(self._topic, partition) for partition in only]
         consumer.assign(partitions)
         try:
             with _away():

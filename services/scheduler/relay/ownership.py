@@ -1,7 +1,7 @@
-"""Which relay publishes which lane (a fixed set of shards): leases in PostgreSQL, each with an epoch.
+"""Which relay publishes which lane (a fixed set of shards), and which process serves the webhooks of one: leases with an epoch.
 
 The lease keeps two relays from working on a lane; what makes it safe is Kafka, which fences the producer of whoever held the
-lane before.
+lane before, or for webhooks the epoch, which each transaction of theirs looks at.
 """
 
 from __future__ import annotations
@@ -15,37 +15,39 @@ from services.common.db.engine_role import EngineDriver
 from services.common.failpoints import fail_point
 from services.scheduler.domain.shards import SHARDS
 
-_JOIN = """
-INSERT INTO relay_members (owner, lease_expires) VALUES ($1, clock_timestamp() + $2)
+_STATEMENTS = {
+    "join": """
+INSERT INTO {work}_members (owner, lease_expires) VALUES ($1, clock_timestamp() + $2)
 ON CONFLICT (owner) DO UPDATE SET lease_expires = EXCLUDED.lease_expires
-"""
-_FORGET = "DELETE FROM relay_members WHERE lease_expires < clock_timestamp() - interval '1 minute'"
-_MEMBERS = "SELECT count(*) FROM relay_members WHERE lease_expires > clock_timestamp()"
-_LANES = "SELECT count(*) FROM relay_lanes"
-_RENEW = """
-UPDATE relay_lanes SET lease_expires = clock_timestamp() + $2 WHERE owner = $1 RETURNING lane, epoch
-"""
-_RELEASE = "UPDATE relay_lanes SET owner = NULL, lease_expires = NULL WHERE owner = $1 AND lane = ANY($2::smallint[])"
-_TAKE = """
-UPDATE relay_lanes SET owner = $1, epoch = epoch + 1, lease_expires = clock_timestamp() + $2
+""",
+    "forget": "DELETE FROM {work}_members WHERE lease_expires < clock_timestamp() - interval '1 minute'",
+    "members": "SELECT count(*) FROM {work}_members WHERE lease_expires > clock_timestamp()",
+    "lanes": "SELECT count(*) FROM {work}_lanes",
+    "renew": "UPDATE {work}_lanes SET lease_expires = clock_timestamp() + $2 WHERE owner = $1 RETURNING lane, epoch",
+    "release": "UPDATE {work}_lanes SET owner = NULL, lease_expires = NULL WHERE owner = $1 AND lane = ANY($2::smallint[])",
+    "take": """
+UPDATE {work}_lanes SET owner = $1, epoch = epoch + 1, lease_expires = clock_timestamp() + $2
 WHERE lane IN (
-  SELECT lane FROM relay_lanes WHERE owner IS NULL OR lease_expires < clock_timestamp()
+  SELECT lane FROM {work}_lanes WHERE owner IS NULL OR lease_expires < clock_timestamp()
   ORDER BY lane LIMIT $3 FOR UPDATE SKIP LOCKED
 )
 RETURNING lane, epoch
-"""
-_LEAVE = "DELETE FROM relay_members WHERE owner = $1"
-_HOLDS = """
+""",
+    "leave": "DELETE FROM {work}_members WHERE owner = $1",
+    "holds": """
 SELECT EXISTS (
-  SELECT FROM relay_lanes WHERE lane = $1 AND owner = $2 AND epoch = $3 AND lease_expires > clock_timestamp()
+  SELECT FROM {work}_lanes WHERE lane = $1 AND owner = $2 AND epoch = $3 AND lease_expires > clock_timestamp()
 )
-"""
+""",
+}
 
 
 class Ownership:
-    """The lanes of one relay."""
+    """The lanes of one relay, or of one process of other work that is cut into the same lanes."""
 
-    def __init__(self, database: EngineDriver, owner: str, lease_seconds: float) -> None:
+    def __init__(self, database: EngineDriver, owner: str, lease_seconds: float, work: str = "relay") -> None:
+        """`work` is what the names of the tables of members and lanes begin with."""
+        self._sql = {name: statement.format(work=work) for name, statement in _STATEMENTS.items()}
         self._database = database
         self._owner = owner
         self._lease = timedelta(seconds=lease_seconds)
@@ -55,15 +57,17 @@ class Ownership:
         """Renews what this relay has, gives up what is more than its share, takes what is free; gives lane → epoch."""
         asked = asyncio.get_running_loop().time()
         async with self._database.transaction() as connection:
-            await connection.execute(_JOIN, self._owner, self._lease)
-            await connection.execute(_FORGET)
-            share = math.ceil(await connection.fetchval(_LANES) / max(1, await connection.fetchval(_MEMBERS)))
-            held = {row["lane"]: row["epoch"] for row in await connection.fetch(_RENEW, self._owner, self._lease)}
+            await connection.execute(self._sql["join"], self._owner, self._lease)
+            await connection.execute(self._sql["forget"])
+            share = math.ceil(
+                await connection.fetchval(self._sql["lanes"]) / max(1, await connection.fetchval(self._sql["members"]))
+            )
+            held = {row["lane"]: row["epoch"] for row in await connection.fetch(self._sql["renew"], self._owner, self._lease)}
             surplus = sorted(held)[share:]
             if surplus:
-                await connection.execute(_RELEASE, self._owner, surplus)
+                await connection.execute(self._sql["release"], self._owner, surplus)
             if len(held) < share:
-                taken = await connection.fetch(_TAKE, self._owner, self._lease, share - len(held))
+                taken = await connection.fetch(self._sql["take"], self._owner, self._lease, share - len(held))
                 held |= {row["lane"]: row["epoch"] for row in taken}
             await fail_point("relay.lease.before_commit", connection.terminate)
         await fail_point("relay.lease.after_commit")
@@ -77,11 +81,11 @@ class Ownership:
     async def holds(self, lane: int, epoch: int) -> bool:
         """Whether the lane is still this relay's: asked before a producer is opened, since opening fences the one before."""
         async with self._database.transaction() as connection:
-            found: bool = await connection.fetchval(_HOLDS, lane, self._owner, epoch)
+            found: bool = await connection.fetchval(self._sql["holds"], lane, self._owner, epoch)
         return found
 
     async def leave(self) -> None:
         """Gives everything up, so that the others take over at once."""
         async with self._database.transaction() as connection:
-            await connection.execute(_RELEASE, self._owner, list(range(SHARDS)))
-            await connection.execute(_LEAVE, self._owner)
+            await connection.execute(self._sql["release"], self._owner, list(range(SHARDS)))
+            await connection.execute(self._sql["leave"], self._owner)
