@@ -70,7 +70,8 @@ class Receiver:
             while not done():
                 self._came.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._came.wait(), 0.2)
+                    async with asyncio.timeout(0.2):
+                        await self._came.wait()
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, self.host, self.port)

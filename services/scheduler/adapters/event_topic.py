@@ -105,8 +105,9 @@ class TopicReader:
         with _away():
             async with asyncio.timeout(_ANSWER_SECONDS):
                 milliseconds = int(moment.timestamp() * 1000)
-                found = await self._consumer.offsets_for_times(dict.fromkeys(self._partitions, milliseconds))
+                # The ends first: what is published between the two answers is then behind the place, not before it.
                 ends = await self._consumer.end_offsets(self._partitions)
+                found = await self._consumer.offsets_for_times(dict.fromkeys(self._partitions, milliseconds))
         return tuple(ends[each] if found[each] is None else found[each].offset for each in self._partitions)
 
     def seek(self, positions: Positions) -> None:

@@ -115,9 +115,11 @@ class Delivery:
             self._searched = now
         if self._holds():
             await self._start(now)
+        pause = (_LOOK_SECONDS if self._in_line else _SEARCH_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        # Not wait_for, which before Python 3.12 loses a cancellation that comes with what it waits for.
         with contextlib.suppress(TimeoutError):
-            pause = _LOOK_SECONDS if self._in_line else _SEARCH_SECONDS
-            await asyncio.wait_for(self._wanted.wait(), pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
+            async with asyncio.timeout(pause):
+                await self._wanted.wait()
 
     async def _start(self, now: float) -> None:
         """Begins with lines whose time has come, as many as the receivers may have."""

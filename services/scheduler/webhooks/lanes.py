@@ -100,6 +100,10 @@ class Lanes:
                 log.warning("lane_failed", lane=lane, error=repr(errors.exceptions[0]), retry_in=pause)
             except* Exception:
                 log.exception("lane_failed", lane=lane, retry_in=pause)
+            # What else goes wrong at a stop hides it.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
             if asyncio.get_running_loop().time() - started > _LONGEST_PAUSE:
                 pause = 0.1
             await asyncio.sleep(pause)

@@ -11,7 +11,7 @@ import sys
 import grpc
 import typer
 
-from guildmesh_client.cli import chat, dead_letters, events, payloads, queues, schedules, tasks, users
+from guildmesh_client.cli import chat, dead_letters, events, payloads, queues, schedules, tasks, users, webhooks
 from guildmesh_client.cli.errors import CommandError, explain
 from guildmesh_client.cli.output import err
 
@@ -35,6 +35,7 @@ def application() -> typer.Typer:
     app.add_typer(queues.app, name="queues")
     app.add_typer(dead_letters.app, name="dead-letters")
     app.add_typer(payloads.app, name="payloads")
+    app.add_typer(webhooks.app, name="webhooks")
     app.add_typer(users.app, name="users")
     app.command()(chat.chat)
     return app
