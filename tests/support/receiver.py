@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -49,6 +50,9 @@ class Receiver:
     """those that were answered 2xx."""
     answer: Callable[[Request], Awaitable[Answer] | Answer] = lambda request: OK
     host: str = "127.0.0.1"
+    tls: ssl.SSLContext | None = None
+    connections: int = 0
+    """that were made."""
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _came: asyncio.Event = field(default_factory=asyncio.Event)
@@ -74,7 +78,7 @@ class Receiver:
                         await self._came.wait()
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, self.host, self.port)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -88,6 +92,7 @@ class Receiver:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        self.connections += 1
         try:
             while True:
                 request = await _read(reader)
