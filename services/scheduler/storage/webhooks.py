@@ -69,7 +69,7 @@ _REPLAY_ONE = """
 UPDATE webhook_deliveries SET fail_time = NULL, attempts = 0
 WHERE tenant_id = $1 AND uid = $2 AND task_id = $3::uuid AND number = $4 AND fail_time IS NOT NULL RETURNING task_id
 """
-_IN_TIME = "fail_time >= COALESCE($3, '-infinity') AND fail_time < COALESCE($4, 'infinity')"
+_IN_TIME = "fail_time >= COALESCE($3::timestamptz, '-infinity') AND fail_time < COALESCE($4::timestamptz, 'infinity')"
 _REPLAY_MANY = f"""
 WITH chosen AS MATERIALIZED (
   SELECT task_id, number FROM webhook_deliveries WHERE tenant_id = $1 AND uid = $2 AND {_IN_TIME}

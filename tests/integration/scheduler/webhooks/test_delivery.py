@@ -8,12 +8,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import grpc
 import pytest
 from guildmesh.scheduler.v1 import webhook_pb2
 from guildmesh.scheduler.v1 import webhook_service_pb2 as pb
 from guildmesh_client.webhooks import InvalidSignature, event_of, verify
 
 from services.common.context import Principal
+from services.common.grpcx.status import error_info
 from tests.integration.scheduler.conftest import unique
 from tests.integration.scheduler.webhooks.conftest import Hooks, MakeWebhooks, delivering
 from tests.support.receiver import OK, Answer, Receiver, Request, receiving
@@ -86,29 +88,44 @@ async def test_an_event_that_is_refused_holds_back_its_task_alone_and_is_given_u
 
     async with receiving(answer=answer) as receiver, delivering(webhook_settings(most_attempts=4, most_failures=50)):
         await hooks.create(receiver)
-        bad = await create(hooks, 1)
-        broken.update(bad)
+        bad, worse = await create(hooks, 2)
+        broken.update((bad, worse))
         async with hooks.echoing():
             good = await create(hooks, 12)
             await receiver.until(lambda: complete(receiver, good))
-            await hooks.until(lambda webhook: webhook.failed_count == 1)
+            await hooks.until(lambda webhook: webhook.failed_count == 2)
             # The later events of its task went on once it was given up, and not before.
-            await receiver.until(lambda: receiver.numbers().get(bad[0], [])[-1:] == [3])
-        assert receiver.numbers()[bad[0]] == [1, 3]
-        tries = [request.number for request in receiver.requests if request.task_id == bad[0]]
-        assert tries == [1, 2, 2, 2, 2, 3]
-        [delivery] = (
-            await hooks.stub.ListFailedDeliveries(pb.ListFailedDeliveriesRequest(webhook_id="hook"), metadata=hooks.metadata)
-        ).failed_deliveries
-        assert (delivery.task_id, delivery.event_number, delivery.attempts, delivery.status_code) == (bad[0], 2, 4, 500)
+            await receiver.until(lambda: all(receiver.numbers().get(task_id, [])[-1:] == [3] for task_id in (bad, worse)))
+        for task_id in (bad, worse):
+            assert receiver.numbers()[task_id] == [1, 3]
+            assert [request.number for request in receiver.requests if request.task_id == task_id] == [1, 2, 2, 2, 2, 3]
+        pages = []
+        token = ""
+        for _ in range(2):
+            page = pb.ListFailedDeliveriesRequest(webhook_id="hook", page_size=1, page_token=token)
+            answer = await hooks.stub.ListFailedDeliveries(page, metadata=hooks.metadata)
+            pages += answer.failed_deliveries
+            token = answer.next_page_token
+        assert (sorted(delivery.task_id for delivery in pages), token) == (sorted((bad, worse)), "")
+        delivery = next(each for each in pages if each.task_id == bad)
+        assert (delivery.event_number, delivery.attempts, delivery.status_code) == (2, 4, 500)
         assert delivery.error.startswith("HTTP 500: nono")
         request = pb.GetFailedDeliveryRequest(webhook_id="hook", delivery_id=delivery.delivery_id)
         assert (await hooks.stub.GetFailedDelivery(request, metadata=hooks.metadata)).event.number == 2
         broken.clear()
         again = pb.ReplayFailedDeliveryRequest(webhook_id="hook", delivery_id=delivery.delivery_id)
         await hooks.stub.ReplayFailedDelivery(again, metadata=hooks.metadata)
-        await receiver.until(lambda: sorted(receiver.numbers()[bad[0]]) == [1, 2, 3])
+        await receiver.until(lambda: sorted(receiver.numbers()[bad]) == [1, 2, 3])
+        many = pb.ReplayFailedDeliveriesRequest(webhook_id="hook", end_time=delivery.fail_time)
+        before = await hooks.stub.ReplayFailedDeliveries(many, metadata=hooks.metadata)
+        many = pb.ReplayFailedDeliveriesRequest(webhook_id="hook", start_time=delivery.fail_time)
+        after = await hooks.stub.ReplayFailedDeliveries(many, metadata=hooks.metadata)
+        assert (before.replayed + after.replayed, after.left) == (1, 0)
+        await receiver.until(lambda: sorted(receiver.numbers()[worse]) == [1, 2, 3])
         await hooks.until(lambda webhook: not webhook.failed_count and not webhook.waiting_count)
+        with pytest.raises(grpc.aio.AioRpcError) as gone:
+            await hooks.stub.ReplayFailedDelivery(again, metadata=hooks.metadata)
+        assert error_info(gone.value)[0] == "FAILED_DELIVERY_NOT_FOUND"
 
 
 async def test_what_happened_while_a_receiver_was_down_comes_when_it_is_back_and_slows_nobody(

@@ -34,13 +34,13 @@ from tests.support.service import metadata
 # `make test` shows it in small; see docs/faults.md for the large run.
 TASKS = int(os.environ.get("GUILDMESH_WEBHOOK_TASKS", "12"))
 OUTPUTS = int(os.environ.get("GUILDMESH_WEBHOOK_OUTPUTS", "5"))
-TURNS = int(os.environ.get("GUILDMESH_WEBHOOK_TURNS", "5"))
+TURNS = int(os.environ.get("GUILDMESH_WEBHOOK_TURNS", "3"))
 SECONDS = 60 + TASKS * OUTPUTS / 50
 POINTS = (
-    "webhooks.route.before_commit",
-    "webhooks.route.after_commit",
     "webhooks.send.after_answer",
     "webhooks.record.before_commit",
+    "webhooks.route.after_commit",
+    "webhooks.route.before_commit",
     "webhooks.record.after_commit",
 )
 WEBHOOKS = "services.scheduler.webhooks"
