@@ -25,6 +25,7 @@ SETTINGS = {
     "identity": "services.identity.settings:IdentitySettings",
     "scheduler": "services.scheduler.settings:SchedulerSettings",
     "relay": "services.scheduler.relay.settings:RelaySettings",
+    "webhooks": "services.scheduler.webhooks.settings:WebhookSettings",
     "agent": "services.agent.settings:AgentSettings",
     "tool": "services.tool.settings:ToolSettings",
     "memory": "services.memory.settings:MemorySettings",

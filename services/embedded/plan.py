@@ -21,7 +21,7 @@ from services.embedded.ports import LOOPBACK
 from services.embedded.settings import MeshSettings
 from services.embedded.state import StateFolder
 
-# Each has a certificate of its own; the relay uses the scheduler's, the worker the agent's.
+# Each has a certificate of its own; the relay and the webhooks use the scheduler's, the worker the agent's.
 IDENTITIES = ("identity", "scheduler", "agent", "tool", "memory", "monitor", "gateway", "operator")
 MIGRATED = ("identity", "scheduler", "agent", "tool", "memory")
 
@@ -34,7 +34,9 @@ class Kind:
     module: str
     certificate: str
     pools: int = 1
-    """Database pools that it opens; 0 for none."""
+    """Database pools of the usual size that it opens; 0 for none."""
+    connections: int = 0
+    """Database connections of a pool of another size."""
     serves: bool = True
     """Whether it serves gRPC."""
     nice: int = 0
@@ -51,6 +53,16 @@ KINDS = (
     Kind("identity", "services.identity", "identity", secrets=("JWT_SECRET_KEY", "GUILDMESH_MASTER_KEY")),
     Kind("scheduler", "services.scheduler", "scheduler", secrets=_KAFKA_LOGIN),
     Kind("relay", "services.scheduler.relay", "scheduler", serves=False, nice=_BEHIND_TASKS, secrets=_KAFKA_LOGIN),
+    Kind(
+        "webhooks",
+        "services.scheduler.webhooks",
+        "scheduler",
+        pools=0,
+        connections=12,
+        serves=False,
+        nice=_BEHIND_TASKS,
+        secrets=_KAFKA_LOGIN,
+    ),
     Kind("agent", "services.agent", "agent", secrets=_MODEL_KEYS),
     Kind("worker", "services.agent.worker", "agent", pools=0, serves=False, secrets=_MODEL_KEYS),
     Kind("tool", "services.tool", "tool"),
@@ -74,7 +86,7 @@ class Mesh:
 def required_connections(settings: MeshSettings) -> int:
     """Database connections that all pools may take, with 34 kept for what the tool service tells others, listeners and people."""
     pools = sum(kind.pools * (settings.api_workers if kind.name == "agent" else 1) for kind in KINDS)
-    return pools * (settings.db_pool_size + settings.db_max_overflow) + 34
+    return pools * (settings.db_pool_size + settings.db_max_overflow) + sum(kind.connections for kind in KINDS) + 34
 
 
 def plan(settings: MeshSettings, state: StateFolder) -> Mesh:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from services.common.kafka.connection import KafkaSettings
 
-ADMIN_PROCESSES = ("identity", "scheduler", "relay", "agent", "worker", "tool", "memory")
+ADMIN_PROCESSES = ("identity", "scheduler", "relay", "webhooks", "agent", "worker", "tool", "memory")
 
 
 class MonitorSettings(KafkaSettings):
@@ -15,6 +15,7 @@ class MonitorSettings(KafkaSettings):
     identity_admin: str = Field("", validation_alias="GUILDMESH_IDENTITY_ADMIN", description="host:port of its admin port")
     scheduler_admin: str = Field("", validation_alias="GUILDMESH_SCHEDULER_ADMIN")
     relay_admin: str = Field("", validation_alias="GUILDMESH_RELAY_ADMIN")
+    webhooks_admin: str = Field("", validation_alias="GUILDMESH_WEBHOOKS_ADMIN")
     agent_admin: str = Field("", validation_alias="GUILDMESH_AGENT_ADMIN")
     worker_admin: str = Field("", validation_alias="GUILDMESH_WORKER_ADMIN")
     tool_admin: str = Field("", validation_alias="GUILDMESH_TOOL_ADMIN")

@@ -16,6 +16,7 @@ from guildmesh.scheduler.v1.payload_service_pb2_grpc import add_PayloadServiceSe
 from guildmesh.scheduler.v1.queue_service_pb2_grpc import add_QueueServiceServicer_to_server
 from guildmesh.scheduler.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
 from guildmesh.scheduler.v1.scheduler_service_pb2_grpc import add_SchedulerServiceServicer_to_server
+from guildmesh.scheduler.v1.webhook_service_pb2_grpc import add_WebhookServiceServicer_to_server
 
 from services.common.db.driver import open_driver
 from services.common.db.engine_role import EngineDriver
@@ -25,9 +26,12 @@ from services.common.service import Service
 from services.common.storage.object_store import open_object_store
 from services.scheduler.adapters.event_topic import EventTopic
 from services.scheduler.adapters.listener import Listener
+from services.scheduler.adapters.webhook_event import ping
+from services.scheduler.adapters.webhook_sender import open_webhook_sender
 from services.scheduler.domain.decision import Answer, Link
 from services.scheduler.domain.ports import (
     DeadLetterStore,
+    EventSender,
     Objects,
     PayloadStore,
     QueueStore,
@@ -35,8 +39,10 @@ from services.scheduler.domain.ports import (
     TaskBatches,
     TaskReader,
     TaskReplayer,
+    WebhookStore,
 )
 from services.scheduler.domain.told import Told
+from services.scheduler.domain.webhook_url import WebhookTargets
 from services.scheduler.domain.worker import Heartbeat, OutputReport, Refusal, Report
 from services.scheduler.server.dead_letter_convert import replayed_task
 from services.scheduler.server.dead_letter_servicer import DeadLetterServicer, DeadLetterUseCases
@@ -50,6 +56,7 @@ from services.scheduler.server.queue_servicer import QueueServicer, QueueUseCase
 from services.scheduler.server.schedule_convert import scheduled_task
 from services.scheduler.server.schedule_servicer import ScheduleServicer, ScheduleUseCases
 from services.scheduler.server.scheduler_servicer import SchedulerServicer, UseCases
+from services.scheduler.server.webhook_servicer import WebhookServicer, WebhookUseCases
 from services.scheduler.server.worker_servicer import SERVICE as WORKER_SERVICE
 from services.scheduler.server.worker_servicer import WorkerServicer, add_worker_service
 from services.scheduler.settings import SchedulerSettings
@@ -71,6 +78,7 @@ from services.scheduler.storage.replays import FailedTasks
 from services.scheduler.storage.schedules import Schedules
 from services.scheduler.storage.signals import Signals
 from services.scheduler.storage.tasks import Tasks
+from services.scheduler.storage.webhooks import Webhooks
 from services.scheduler.usecases.append_events import AppendEvents
 from services.scheduler.usecases.backfill_schedule import BackfillSchedule
 from services.scheduler.usecases.cancel_task import CancelTask
@@ -80,44 +88,54 @@ from services.scheduler.usecases.create_queue import CreateQueue
 from services.scheduler.usecases.create_schedule import CreateSchedule
 from services.scheduler.usecases.create_task import CreateTask
 from services.scheduler.usecases.create_task_graph import CreateTaskGraph
+from services.scheduler.usecases.create_webhook import CreateWebhook
 from services.scheduler.usecases.decide_starts import DecideStarts
 from services.scheduler.usecases.delete_dead_letters import DeleteDeadLetters
 from services.scheduler.usecases.delete_payload import DeletePayload
 from services.scheduler.usecases.delete_queue import DeleteQueue
 from services.scheduler.usecases.delete_schedule import DeleteSchedule
+from services.scheduler.usecases.delete_webhook import DeleteWebhook
 from services.scheduler.usecases.dispatch import Dispatcher
 from services.scheduler.usecases.event_tail import EventTail
 from services.scheduler.usecases.expire_tasks import ExpireTasks
+from services.scheduler.usecases.failed_deliveries import FailedDeliveries
 from services.scheduler.usecases.fire_schedules import FireSchedules
 from services.scheduler.usecases.follow_owner import FollowOwner
 from services.scheduler.usecases.get_dead_letter import GetDeadLetter
 from services.scheduler.usecases.get_queue import GetQueue
 from services.scheduler.usecases.get_schedule import GetSchedule
 from services.scheduler.usecases.get_task import GetTask
+from services.scheduler.usecases.get_webhook import GetWebhook
 from services.scheduler.usecases.group_commit import GroupCommit
 from services.scheduler.usecases.hub import Hub
 from services.scheduler.usecases.list_dead_letters import ListDeadLetters
 from services.scheduler.usecases.list_queues import ListQueues
 from services.scheduler.usecases.list_schedules import ListSchedules
 from services.scheduler.usecases.list_tasks import ListTasks
+from services.scheduler.usecases.list_webhooks import ListWebhooks
 from services.scheduler.usecases.offer_slots import SlotOffers
 from services.scheduler.usecases.pause_queue import PauseQueue
 from services.scheduler.usecases.pause_schedule import PauseSchedule
+from services.scheduler.usecases.pause_webhook import PauseWebhook
 from services.scheduler.usecases.queues import Queues
 from services.scheduler.usecases.read_payload import ReadPayload
 from services.scheduler.usecases.replay_dead_letters import ReplayDeadLetters
 from services.scheduler.usecases.replay_task import ReplayTask
+from services.scheduler.usecases.replay_webhook import ReplayWebhook
 from services.scheduler.usecases.resume_schedule import ResumeSchedule
+from services.scheduler.usecases.rotate_webhook_secret import RotateWebhookSecret
 from services.scheduler.usecases.run_task import RunTask
 from services.scheduler.usecases.signal_task import SignalTask
 from services.scheduler.usecases.sweep import Sweeper
 from services.scheduler.usecases.sweep_payloads import SweepPayloads
 from services.scheduler.usecases.tell_parents import TellParents
+from services.scheduler.usecases.test_webhook import TestWebhook
 from services.scheduler.usecases.timer import Timer
 from services.scheduler.usecases.topic_pages import TopicPages
 from services.scheduler.usecases.trigger_schedule import TriggerSchedule
 from services.scheduler.usecases.update_queue import UpdateQueue
 from services.scheduler.usecases.update_schedule import UpdateSchedule
+from services.scheduler.usecases.update_webhook import UpdateWebhook
 from services.scheduler.usecases.upload_payload import UploadPayload
 from services.scheduler.usecases.watch_own_topics import WatchOwnTopics
 from services.scheduler.usecases.watch_task import WatchTask
@@ -131,7 +149,11 @@ PAYLOAD_SERVICE = "guildmesh.scheduler.v1.PayloadService"
 @asynccontextmanager
 async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
     """The scheduler over the database of `settings`."""
-    async with open_driver(settings, SCHEMA) as database:
+    targets = settings.webhook_targets
+    async with (
+        open_driver(settings, SCHEMA) as database,
+        open_webhook_sender(targets, settings.webhook_timeout_seconds) as sender,
+    ):
         hub = Hub(origin=new_id())
         reader = Tasks(database)
         engine = EngineDriver(database)
@@ -203,6 +225,15 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                         add_PayloadServiceServicer_to_server,
                         PayloadServicer(_payload_use_cases(settings, Payloads(database), objects)),
                         PAYLOAD_SERVICE,
+                    ),
+                    Registration(
+                        add_WebhookServiceServicer_to_server,
+                        WebhookServicer(
+                            _webhook_use_cases(
+                                Webhooks(database, settings.max_webhooks), targets, sender, served=not settings.topic_per_tenant
+                            )
+                        ),
+                        "guildmesh.scheduler.v1.WebhookService",
                     ),
                     Registration(add_worker_service, WorkerServicer(work), WORKER_SERVICE),
                     Registration(add_DispatchServiceServicer_to_server, dispatch.servicer, DISPATCH_SERVICE),
@@ -334,6 +365,22 @@ def _payload_use_cases(settings: SchedulerSettings, store: PayloadStore, objects
         upload_payload=UploadPayload(store, objects, settings.payload_max_bytes, longest, unused),
         read_payload=ReadPayload(store, objects),
         delete_payload=DeletePayload(store, objects),
+    )
+
+
+def _webhook_use_cases(store: WebhookStore, targets: WebhookTargets, sender: EventSender, *, served: bool) -> WebhookUseCases:
+    return WebhookUseCases(
+        create_webhook=CreateWebhook(store, targets, served=served),
+        get_webhook=GetWebhook(store),
+        list_webhooks=ListWebhooks(store),
+        update_webhook=UpdateWebhook(store, targets),
+        delete_webhook=DeleteWebhook(store),
+        pause_webhook=PauseWebhook(store, paused=True),
+        resume_webhook=PauseWebhook(store, paused=False),
+        rotate_webhook_secret=RotateWebhookSecret(store),
+        test_webhook=TestWebhook(store, sender, ping),
+        replay_webhook=ReplayWebhook(store),
+        failed_deliveries=FailedDeliveries(store),
     )
 
 

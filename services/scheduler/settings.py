@@ -8,9 +8,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from services.scheduler.topic_settings import TopicSettings
+from services.scheduler.webhook_settings import WebhookTargetSettings
 
 
-class SchedulerSettings(TopicSettings):
+class SchedulerSettings(TopicSettings, WebhookTargetSettings):
     """What the scheduler reads from the environment besides what every service does."""
 
     lease_seconds: float = Field(
@@ -42,6 +43,9 @@ class SchedulerSettings(TopicSettings):
     )
     max_schedules: int = Field(
         10_000, ge=1, validation_alias="GUILDMESH_MAX_SCHEDULES", description="how many schedules a tenant may have"
+    )
+    max_webhooks: int = Field(
+        100, ge=1, validation_alias="GUILDMESH_MAX_WEBHOOKS", description="how many webhooks a tenant may have"
     )
     lease_poll_seconds: float = Field(
         2.0,

@@ -13,7 +13,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.acceptance
 PARTS = {"kafka": "kafka", "redis": "redis", "postgres": "database"}
 """The parts that stop, in this order, and what /ready calls them."""
-SERVICES = ("identity", "scheduler", "relay", "agent", "worker", "tool", "memory", "monitor")
+SERVICES = ("identity", "scheduler", "relay", "webhooks", "agent", "worker", "tool", "memory", "monitor")
 
 
 def pids(mesh: RunningMesh) -> dict[str, int]:

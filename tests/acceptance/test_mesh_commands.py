@@ -61,7 +61,7 @@ def processes_of(mesh: RunningMesh) -> list[psutil.Process]:
 def test_status_shows_every_part_healthy(mesh: RunningMesh) -> None:
     mesh.wait_healthy()
     rows = mesh.rows()
-    assert {"postgres", "redis", "cache", "kafka", "model", "gateway", "relay", "worker", "monitor"} <= rows.keys()
+    assert {"postgres", "redis", "cache", "kafka", "model", "gateway", "relay", "webhooks", "worker", "monitor"} <= rows.keys()
     table = mesh.ok("status")
     assert all(name in table for name in rows)
     told = json.loads(mesh.ok("status", "--json"))

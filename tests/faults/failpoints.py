@@ -49,8 +49,8 @@ WHERE application_name = 'guildmesh-scheduler-listen' AND datname = current_data
 """
 
 
-PLACES = tuple(name for name in POINTS if not name.startswith("tool."))
-"""those of the processes of these clusters; the tool service's are in tests/integration/tool/test_told.py."""
+PLACES = tuple(name for name in POINTS if not name.startswith(("tool.", "webhooks.")))
+"""those of the processes of these clusters; tests/integration/tool and tests/integration/scheduler/webhooks have the others."""
 
 
 def rule_of(name: str, action: str, seed: int) -> str:

@@ -19,7 +19,7 @@ from services.monitor.domain.ports import Check
 from services.monitor.settings import MonitorSettings
 
 SERVICES = ("identity", "scheduler", "agent", "tool", "memory")
-PROCESSES = ("relay", "worker")
+PROCESSES = ("relay", "webhooks", "worker")
 """Processes that serve no gRPC; they are watched when their admin port is known."""
 _TIMEOUT = 1.0
 _RECONNECT_TIMEOUT = 1.3

@@ -50,7 +50,7 @@ class EventTopic:
         self._topic = settings.topic_names.of(owner).events
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[TopicReader]:
+    async def open(self, only: Sequence[int] = range(SHARDS)) -> AsyncIterator[TopicReader]:
         """See EventTopic of the ports."""
         if self._owner:
             await self._make()
@@ -64,7 +64,7 @@ class EventTopic:
             request_timeout_ms=int(_ANSWER_SECONDS * 1000),
             retry_backoff_ms=50,
         )
-        partitions = [TopicPartition(self._topic, partition) for partition in range(SHARDS)]
+        partitions = [TopicPartition(self._topic, partition) for partition in only]
         consumer.assign(partitions)
         try:
             with _away():
@@ -126,8 +126,9 @@ class TopicReader:
         with _away():
             async with asyncio.timeout(_ANSWER_SECONDS):
                 milliseconds = int(moment.timestamp() * 1000)
-                found = await self._consumer.offsets_for_times(dict.fromkeys(self._partitions, milliseconds))
+                # The ends first: what is published between the two answers is then behind the place, not before it.
                 ends = await self._consumer.end_offsets(self._partitions)
+                found = await self._consumer.offsets_for_times(dict.fromkeys(self._partitions, milliseconds))
         return tuple(ends[each] if found[each] is None else found[each].offset for each in self._partitions)
 
     def seek(self, positions: Positions) -> None:

@@ -40,7 +40,7 @@ def test_a_mesh_has_every_part_and_every_process(tmp_path: Path) -> None:
     names = {part.name for part in planned(tmp_path).parts}
     assert names == {
         *("postgres", "redis", "cache", "kafka", "model", "gateway", "migrate"),
-        *("identity", "scheduler", "relay", "agent", "worker", "tool", "memory", "monitor"),
+        *("identity", "scheduler", "relay", "webhooks", "agent", "worker", "tool", "memory", "monitor"),
     }
 
 
@@ -105,8 +105,8 @@ def test_a_wrong_setting_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_pools_of_all_processes_fit_the_server(tmp_path: Path) -> None:
     settings = load_settings()
     mesh = planned(tmp_path)
-    # Six processes with a pool of 20 and 40 more when busy, and some for everyone else.
-    assert mesh.max_connections == required_connections(settings) == 6 * 60 + 34
+    # Six processes with a pool of 20 and 40 more when busy, one with 12, and some for everyone else.
+    assert mesh.max_connections == required_connections(settings) == 6 * 60 + 12 + 34
 
 
 def test_every_kafka_jar_is_locked_by_its_hash() -> None:

@@ -12,7 +12,7 @@ import sys
 import grpc
 import typer
 
-from guildmesh_client.cli import chat, dead_letters, events, payloads, queues, schedules, tasks, users
+from guildmesh_client.cli import chat, dead_letters, events, payloads, queues, schedules, tasks, users, webhooks
 from guildmesh_client.cli.errors import CommandError, explain
 from guildmesh_client.cli.output import err
 
@@ -24,6 +24,7 @@ _GROUPS = {
     "queues": queues.app,
     "dead-letters": dead_letters.app,
     "payloads": payloads.app,
+    "webhooks": webhooks.app,
     "users": users.app,
 }
 

@@ -106,6 +106,18 @@ const (
 	ErrorReason_ERROR_REASON_INVALID_RESUME_TOKEN ErrorReason = 64
 	// ERROR_REASON_EVENTS_LATE: events have waited for Kafka for too long; what a relay's /ready says.
 	ErrorReason_ERROR_REASON_EVENTS_LATE ErrorReason = 71
+	// ERROR_REASON_WEBHOOK_NOT_FOUND: no such webhook in the tenant.
+	ErrorReason_ERROR_REASON_WEBHOOK_NOT_FOUND ErrorReason = 83
+	// ERROR_REASON_WEBHOOK_EXISTS: the tenant has a webhook with this id.
+	ErrorReason_ERROR_REASON_WEBHOOK_EXISTS ErrorReason = 84
+	// ERROR_REASON_TOO_MANY_WEBHOOKS: a tenant has as many webhooks as it may have.
+	ErrorReason_ERROR_REASON_TOO_MANY_WEBHOOKS ErrorReason = 85
+	// ERROR_REASON_INVALID_WEBHOOK_URL: events cannot be sent to the URL of a webhook.
+	ErrorReason_ERROR_REASON_INVALID_WEBHOOK_URL ErrorReason = 86
+	// ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: the webhook has no such failed delivery.
+	ErrorReason_ERROR_REASON_FAILED_DELIVERY_NOT_FOUND ErrorReason = 87
+	// ERROR_REASON_WEBHOOKS_NOT_SERVED: each tenant has topics of its own, and webhooks are sent from the topic of all tenants.
+	ErrorReason_ERROR_REASON_WEBHOOKS_NOT_SERVED ErrorReason = 88
 )
 
 // Enum value maps for ErrorReason.
@@ -151,48 +163,60 @@ var (
 		63: "ERROR_REASON_WATCH_POSITION_EXPIRED",
 		64: "ERROR_REASON_INVALID_RESUME_TOKEN",
 		71: "ERROR_REASON_EVENTS_LATE",
+		83: "ERROR_REASON_WEBHOOK_NOT_FOUND",
+		84: "ERROR_REASON_WEBHOOK_EXISTS",
+		85: "ERROR_REASON_TOO_MANY_WEBHOOKS",
+		86: "ERROR_REASON_INVALID_WEBHOOK_URL",
+		87: "ERROR_REASON_FAILED_DELIVERY_NOT_FOUND",
+		88: "ERROR_REASON_WEBHOOKS_NOT_SERVED",
 	}
 	ErrorReason_value = map[string]int32{
-		"ERROR_REASON_UNSPECIFIED":            0,
-		"ERROR_REASON_TASK_NOT_FOUND":         1,
-		"ERROR_REASON_TASK_NOT_CANCELLABLE":   2,
-		"ERROR_REASON_REQUEST_ID_REUSED":      3,
-		"ERROR_REASON_QUEUE_NOT_FOUND":        4,
-		"ERROR_REASON_PARENT_TASK_ENDED":      5,
-		"ERROR_REASON_STALE_ATTEMPT":          6,
-		"ERROR_REASON_HELLO_REQUIRED":         7,
-		"ERROR_REASON_INVALID_FILTER":         8,
-		"ERROR_REASON_INVALID_ORDER_BY":       9,
-		"ERROR_REASON_DEADLINE_TOO_EARLY":     10,
-		"ERROR_REASON_TASK_ENDED":             11,
-		"ERROR_REASON_SIGNAL_ALREADY_SENT":    12,
-		"ERROR_REASON_TOO_MANY_SIGNALS":       13,
-		"ERROR_REASON_SCHEDULE_NOT_FOUND":     20,
-		"ERROR_REASON_SCHEDULE_EXISTS":        21,
-		"ERROR_REASON_INVALID_CRON":           22,
-		"ERROR_REASON_INVALID_TIME_ZONE":      23,
-		"ERROR_REASON_ETAG_MISMATCH":          24,
-		"ERROR_REASON_BACKFILL_TOO_LARGE":     25,
-		"ERROR_REASON_QUEUE_EXISTS":           40,
-		"ERROR_REASON_QUEUE_NOT_EMPTY":        41,
-		"ERROR_REASON_SHARED_QUEUE":           42,
-		"ERROR_REASON_TOO_MANY_QUEUES":        43,
-		"ERROR_REASON_DEAD_LETTER_NOT_FOUND":  44,
-		"ERROR_REASON_TASK_NOT_FAILED":        45,
-		"ERROR_REASON_REPLAY_NOT_KEPT":        46,
-		"ERROR_REASON_DUPLICATE_NODE_KEY":     47,
-		"ERROR_REASON_UNKNOWN_NODE_KEY":       48,
-		"ERROR_REASON_SELF_DEPENDENCY":        49,
-		"ERROR_REASON_DEPENDENCY_CYCLE":       50,
-		"ERROR_REASON_PAYLOAD_NOT_FOUND":      51,
-		"ERROR_REASON_PAYLOAD_IN_USE":         52,
-		"ERROR_REASON_PAYLOAD_TOO_LARGE":      53,
-		"ERROR_REASON_TOO_MANY_SCHEDULES":     57,
-		"ERROR_REASON_PAYLOAD_LOST":           58,
-		"ERROR_REASON_UPLOAD_TOO_SLOW":        59,
-		"ERROR_REASON_WATCH_POSITION_EXPIRED": 63,
-		"ERROR_REASON_INVALID_RESUME_TOKEN":   64,
-		"ERROR_REASON_EVENTS_LATE":            71,
+		"ERROR_REASON_UNSPECIFIED":               0,
+		"ERROR_REASON_TASK_NOT_FOUND":            1,
+		"ERROR_REASON_TASK_NOT_CANCELLABLE":      2,
+		"ERROR_REASON_REQUEST_ID_REUSED":         3,
+		"ERROR_REASON_QUEUE_NOT_FOUND":           4,
+		"ERROR_REASON_PARENT_TASK_ENDED":         5,
+		"ERROR_REASON_STALE_ATTEMPT":             6,
+		"ERROR_REASON_HELLO_REQUIRED":            7,
+		"ERROR_REASON_INVALID_FILTER":            8,
+		"ERROR_REASON_INVALID_ORDER_BY":          9,
+		"ERROR_REASON_DEADLINE_TOO_EARLY":        10,
+		"ERROR_REASON_TASK_ENDED":                11,
+		"ERROR_REASON_SIGNAL_ALREADY_SENT":       12,
+		"ERROR_REASON_TOO_MANY_SIGNALS":          13,
+		"ERROR_REASON_SCHEDULE_NOT_FOUND":        20,
+		"ERROR_REASON_SCHEDULE_EXISTS":           21,
+		"ERROR_REASON_INVALID_CRON":              22,
+		"ERROR_REASON_INVALID_TIME_ZONE":         23,
+		"ERROR_REASON_ETAG_MISMATCH":             24,
+		"ERROR_REASON_BACKFILL_TOO_LARGE":        25,
+		"ERROR_REASON_QUEUE_EXISTS":              40,
+		"ERROR_REASON_QUEUE_NOT_EMPTY":           41,
+		"ERROR_REASON_SHARED_QUEUE":              42,
+		"ERROR_REASON_TOO_MANY_QUEUES":           43,
+		"ERROR_REASON_DEAD_LETTER_NOT_FOUND":     44,
+		"ERROR_REASON_TASK_NOT_FAILED":           45,
+		"ERROR_REASON_REPLAY_NOT_KEPT":           46,
+		"ERROR_REASON_DUPLICATE_NODE_KEY":        47,
+		"ERROR_REASON_UNKNOWN_NODE_KEY":          48,
+		"ERROR_REASON_SELF_DEPENDENCY":           49,
+		"ERROR_REASON_DEPENDENCY_CYCLE":          50,
+		"ERROR_REASON_PAYLOAD_NOT_FOUND":         51,
+		"ERROR_REASON_PAYLOAD_IN_USE":            52,
+		"ERROR_REASON_PAYLOAD_TOO_LARGE":         53,
+		"ERROR_REASON_TOO_MANY_SCHEDULES":        57,
+		"ERROR_REASON_PAYLOAD_LOST":              58,
+		"ERROR_REASON_UPLOAD_TOO_SLOW":           59,
+		"ERROR_REASON_WATCH_POSITION_EXPIRED":    63,
+		"ERROR_REASON_INVALID_RESUME_TOKEN":      64,
+		"ERROR_REASON_EVENTS_LATE":               71,
+		"ERROR_REASON_WEBHOOK_NOT_FOUND":         83,
+		"ERROR_REASON_WEBHOOK_EXISTS":            84,
+		"ERROR_REASON_TOO_MANY_WEBHOOKS":         85,
+		"ERROR_REASON_INVALID_WEBHOOK_URL":       86,
+		"ERROR_REASON_FAILED_DELIVERY_NOT_FOUND": 87,
+		"ERROR_REASON_WEBHOOKS_NOT_SERVED":       88,
 	}
 )
 
@@ -227,7 +251,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xc69\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xe2B\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -318,7 +342,21 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"!ERROR_REASON_INVALID_RESUME_TOKEN\x10@\x1a\x87\x01ʻ\x18\x82\x01\b\x03\x12~The resume token is not valid; send the resume_token (as SSE: the id) that the stream gave last, or none to watch from now on.\x12\xdc\x01\n" +
 	"\x18ERROR_REASON_EVENTS_LATE\x10G\x1a\xbd\x01ʻ\x18\xb8\x01\b\x0e\x12\x8d\x011200 events wait for Kafka, the oldest for 45 s; tasks go on meanwhile, and nothing is lost. See whether Kafka answers, and the relays' logs.\x1a\x0e\n" +
 	"\x06events\x12\x041200\x1a\x14\n" +
-	"\x0eoldest_seconds\x12\x0245B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"\x0eoldest_seconds\x12\x0245\x12\x80\x01\n" +
+	"\x1eERROR_REASON_WEBHOOK_NOT_FOUND\x10S\x1a\\ʻ\x18X\b\x05\x12>No webhook 'orders'; list your webhooks with GET /v1/webhooks.\x1a\x14\n" +
+	"\n" +
+	"webhook_id\x12\x06orders\x12\xa4\x01\n" +
+	"\x1bERROR_REASON_WEBHOOK_EXISTS\x10T\x1a\x82\x01ʻ\x18~\b\x06\x12dThere is a webhook 'orders' already; change it with PATCH /v1/webhooks/orders, or choose another id.\x1a\x14\n" +
+	"\n" +
+	"webhook_id\x12\x06orders\x12\xe5\x01\n" +
+	"\x1eERROR_REASON_TOO_MANY_WEBHOOKS\x10U\x1a\xc0\x01ʻ\x18\xbb\x01\b\b\x12\xa9\x01There are 100 webhooks already, which is the most; delete one that is not needed (DELETE /v1/webhooks/{webhook_id}), or ask the operator to raise GUILDMESH_MAX_WEBHOOKS.\x1a\v\n" +
+	"\x04most\x12\x03100\x12\xc0\x01\n" +
+	" ERROR_REASON_INVALID_WEBHOOK_URL\x10V\x1a\x99\x01ʻ\x18\x94\x01\b\x03\x12KThe URL 'http://10.0.0.5/hook' cannot be used: it must begin with https://.\x1a&\n" +
+	"\aproblem\x12\x1bit must begin with https://\x1a\x1b\n" +
+	"\x03url\x12\x14http://10.0.0.5/hook\x12\xfc\x01\n" +
+	"&ERROR_REASON_FAILED_DELIVERY_NOT_FOUND\x10W\x1a\xcf\x01ʻ\x18\xca\x01\b\x05\x12\x8e\x01No failed delivery '01990000-0000-7000-8000-000000000000.3' of the webhook 'orders'; list them with GET /v1/webhooks/orders/failed-deliveries.\x1a5\n" +
+	"\vdelivery_id\x12&01990000-0000-7000-8000-000000000000.3\x12\xc5\x01\n" +
+	" ERROR_REASON_WEBHOOKS_NOT_SERVED\x10X\x1a\x9e\x01ʻ\x18\x99\x01\b\t\x12\x94\x01This mesh sends no webhooks, since each tenant has topics of its own (KAFKA_TOPIC_PER_TENANT); watch events with GET /v1/events, or read your topic.B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_error_reason_proto_rawDescOnce sync.Once

@@ -102,6 +102,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_INVALID_RESUME_TOKEN: what says where to go on was not given by a stream."""
     ERROR_REASON_EVENTS_LATE: _ErrorReason.ValueType  # 71
     """ERROR_REASON_EVENTS_LATE: events have waited for Kafka for too long; what a relay's /ready says."""
+    ERROR_REASON_WEBHOOK_NOT_FOUND: _ErrorReason.ValueType  # 83
+    """ERROR_REASON_WEBHOOK_NOT_FOUND: no such webhook in the tenant."""
+    ERROR_REASON_WEBHOOK_EXISTS: _ErrorReason.ValueType  # 84
+    """ERROR_REASON_WEBHOOK_EXISTS: the tenant has a webhook with this id."""
+    ERROR_REASON_TOO_MANY_WEBHOOKS: _ErrorReason.ValueType  # 85
+    """ERROR_REASON_TOO_MANY_WEBHOOKS: a tenant has as many webhooks as it may have."""
+    ERROR_REASON_INVALID_WEBHOOK_URL: _ErrorReason.ValueType  # 86
+    """ERROR_REASON_INVALID_WEBHOOK_URL: events cannot be sent to the URL of a webhook."""
+    ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: _ErrorReason.ValueType  # 87
+    """ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: the webhook has no such failed delivery."""
+    ERROR_REASON_WEBHOOKS_NOT_SERVED: _ErrorReason.ValueType  # 88
+    """ERROR_REASON_WEBHOOKS_NOT_SERVED: each tenant has topics of its own, and webhooks are sent from the topic of all tenants."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists the google.rpc.ErrorInfo reasons of the domain "scheduler.guildmesh.dev"."""
@@ -186,4 +198,16 @@ ERROR_REASON_INVALID_RESUME_TOKEN: ErrorReason.ValueType  # 64
 """ERROR_REASON_INVALID_RESUME_TOKEN: what says where to go on was not given by a stream."""
 ERROR_REASON_EVENTS_LATE: ErrorReason.ValueType  # 71
 """ERROR_REASON_EVENTS_LATE: events have waited for Kafka for too long; what a relay's /ready says."""
+ERROR_REASON_WEBHOOK_NOT_FOUND: ErrorReason.ValueType  # 83
+"""ERROR_REASON_WEBHOOK_NOT_FOUND: no such webhook in the tenant."""
+ERROR_REASON_WEBHOOK_EXISTS: ErrorReason.ValueType  # 84
+"""ERROR_REASON_WEBHOOK_EXISTS: the tenant has a webhook with this id."""
+ERROR_REASON_TOO_MANY_WEBHOOKS: ErrorReason.ValueType  # 85
+"""ERROR_REASON_TOO_MANY_WEBHOOKS: a tenant has as many webhooks as it may have."""
+ERROR_REASON_INVALID_WEBHOOK_URL: ErrorReason.ValueType  # 86
+"""ERROR_REASON_INVALID_WEBHOOK_URL: events cannot be sent to the URL of a webhook."""
+ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: ErrorReason.ValueType  # 87
+"""ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: the webhook has no such failed delivery."""
+ERROR_REASON_WEBHOOKS_NOT_SERVED: ErrorReason.ValueType  # 88
+"""ERROR_REASON_WEBHOOKS_NOT_SERVED: each tenant has topics of its own, and webhooks are sent from the topic of all tenants."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,33 @@
+"""CreateWebhook: keeps a webhook."""
+
+from __future__ import annotations
+
+from services.common.ids import new_id
+from services.scheduler.domain.errors import WebhooksNotServed
+from services.scheduler.domain.ports import WebhookStore
+from services.scheduler.domain.webhook import Webhook
+from services.scheduler.domain.webhook_url import WebhookTargets
+
+
+class CreateWebhook:
+    """Creates webhooks."""
+
+    def __init__(self, store: WebhookStore, targets: WebhookTargets, *, served: bool = True) -> None:
+        """`served` says whether there is a topic of all tenants, from which they are sent."""
+        self._store = store
+        self._targets = targets
+        self._served = served
+
+    async def execute(self, webhook: Webhook) -> Webhook:
+        """The new webhook; it gets an id when it has none.
+
+        Raises:
+            InvalidWebhookUrl, InvalidFilter, WebhookExists, TooManyWebhooks, WebhooksNotServed.
+        """
+        if not self._served:
+            raise WebhooksNotServed
+        self._targets.check(webhook.url)
+        webhook.check()
+        webhook.uid = new_id()
+        webhook.webhook_id = webhook.webhook_id or webhook.uid
+        return await self._store.create(webhook)

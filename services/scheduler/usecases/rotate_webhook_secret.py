@@ -1,0 +1,24 @@
+"""RotateWebhookSecret: gives a webhook a new secret."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from services.scheduler.domain.ports import WebhookStore
+from services.scheduler.domain.webhook import Webhook
+
+
+class RotateWebhookSecret:
+    """Rotates secrets."""
+
+    def __init__(self, store: WebhookStore) -> None:
+        self._store = store
+
+    async def execute(self, tenant_id: str, webhook_id: str, overlap: timedelta) -> Webhook:
+        """The webhook with its new secret; the one before is valid for `overlap`. Raises WebhookNotFound."""
+
+        def change(webhook: Webhook, now: datetime) -> None:
+            webhook.rotate(overlap, now)
+            webhook.changed(now)
+
+        return await self._store.change(tenant_id, webhook_id, change)
