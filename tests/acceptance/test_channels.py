@@ -1,4 +1,4 @@
-"""A stream, server-sent events and Kafka tell the same events of every task, while what carries them is killed."""
+"""A stream, server-sent events, Kafka and webhooks tell the same events of every task, while what carries them is killed."""
 
 from __future__ import annotations
 

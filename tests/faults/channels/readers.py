@@ -1,16 +1,18 @@
 """A reader of one channel, a process of its own that may be killed: `python -m tests.faults.channels.readers CHANNEL`.
 
 Its settings are JSON in the variable SETTINGS. It writes what it sees to its notebook, and after a kill goes on behind that, by
-what the channel itself offers: a resume token, `Last-Event-ID`, the offsets of a consumer group.
+what the channel itself offers: a resume token, `Last-Event-ID`, the offsets of a consumer group, the repeats of a webhook.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.server
 import json
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +24,7 @@ from aiokafka import AIOKafkaConsumer
 from google.protobuf import json_format
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 from guildmesh_client.tasks import TaskClient
+from guildmesh_client.webhooks import event_of, verify
 
 from tests.faults.channels.record import Notebook
 
@@ -100,7 +103,29 @@ async def kafka(settings: dict[str, Any], notebook: Notebook) -> None:
             await consumer.commit()
 
 
-CHANNELS = {"stream": stream, "sse": sse, "kafka": kafka}
+async def webhook(settings: dict[str, Any], notebook: Notebook) -> None:
+    """A webhook: an event is taken once it is in the notebook; what a kill left without an answer comes again."""
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            verify(settings["webhook_secret"], dict(self.headers.items()), body)
+            event = event_of(body)
+            assert self.headers["Idempotency-Key"] == f"{event.task_id}/{event.number}"
+            with lock:
+                notebook.write([(event, "")])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    lock = threading.Lock()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", settings["webhook_port"]), Receiver) as server:
+        await asyncio.to_thread(server.serve_forever)
+
+
+CHANNELS = {"stream": stream, "sse": sse, "kafka": kafka, "webhook": webhook}
 
 
 async def _always(channel: str, settings: dict[str, Any]) -> None:

@@ -14,10 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
+import httpx
 import psycopg2
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 from guildmesh_client.tasks import TaskClient
 
+from services.embedded.ports import free_ports
 from services.scheduler.storage.event_log import split
 from tests.faults.channels.readers import CHANNELS, KIND, SETTINGS
 from tests.faults.channels.record import compare, digest, read, seen_in
@@ -25,7 +27,7 @@ from tests.faults.outcome import Outcome
 from tests.support.mesh import RunningMesh
 
 ROOT = Path(__file__).resolve().parents[3]
-PARTS = ("scheduler", "relay", "kafka")
+PARTS = ("scheduler", "relay", "kafka", "webhooks")
 _LOGS = """
 SELECT task_id::text, log FROM scheduler.finished_tasks WHERE kind = %s AND task_id = ANY(%s::uuid[])
 """
@@ -69,7 +71,7 @@ async def channels(mesh: RunningMesh, folder: Path, *, tasks: int, steps: int, k
     begun = time.monotonic()
     chance = random.Random(seed)
     token = mesh.token()
-    settings = {
+    settings: dict[str, object] = {
         "folder": str(folder),
         "token": token,
         "grpc": mesh.grpc_target,
@@ -77,6 +79,8 @@ async def channels(mesh: RunningMesh, folder: Path, *, tasks: int, steps: int, k
         "kafka": mesh.kafka_bootstrap_servers,
         "since": time.time() - 1,
     }
+    [settings["webhook_port"]] = free_ports(1)
+    settings["webhook_secret"] = _webhook(mesh, token, int(str(settings["webhook_port"])))
     told: list[str] = []
     with ExitStack() as stack:
         readers = Readers(settings, folder / "readers.log")
@@ -117,6 +121,14 @@ async def channels(mesh: RunningMesh, folder: Path, *, tasks: int, steps: int, k
     figures |= {f"repeats on {channel}": seen_in(folder / f"{channel}.events", channel).repeats for channel in CHANNELS}
     size = {"tasks": len(table), "events": events, "operations": len(told)}
     return Outcome("channels", f"{tasks} tasks, {kills} kills", seed, problems[:20], size, time.monotonic() - begun, figures)
+
+
+def _webhook(mesh: RunningMesh, token: str, port: int) -> str:
+    """Creates the webhook; gives its secret."""
+    wanted = {"url": f"http://127.0.0.1:{port}/hook", "filter": f"kind = {KIND}"}
+    response = httpx.post(f"{mesh.url}/v1/webhooks", json=wanted, headers={"authorization": f"Bearer {token}"})
+    assert response.status_code == httpx.codes.OK, response.text
+    return str(response.json()["secret"])
 
 
 async def _end_of(client: TaskClient, task_id: str) -> None:
