@@ -19,6 +19,7 @@ from services.embedded.data_check.logs import check_logs, check_overflow
 from services.embedded.data_check.outbox import check_lanes, check_outbox
 from services.embedded.data_check.schedules import check_schedules
 from services.embedded.data_check.tasks import check_children, check_leases, check_places, check_requests, check_steps
+from services.embedded.data_check.webhooks import check_webhooks
 from services.embedded.errors import MeshError
 
 __all__ = ["DataFinding", "check_data", "check_tables"]
@@ -60,6 +61,7 @@ def check_tables(connection: psycopg2.extensions.connection) -> list[DataFinding
         check_dead_letters(connection),
         check_schedules(connection),
         check_lanes(connection),
+        check_webhooks(connection),
     ]
 
 

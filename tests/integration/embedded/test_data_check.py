@@ -26,8 +26,17 @@ __all__ = ["scheduler_settings", "scheduler_tls"]
 
 CHECKS = {
     *("tasks", "event numbers", "histories", "leases", "request ids", "step journals", "subtasks", "long logs"),
-    *("outbox", "dead letters", "schedules", "relay lanes", "dependencies"),
+    *("outbox", "dead letters", "schedules", "relay lanes", "dependencies", "webhooks"),
 }
+WAITING_WEBHOOK = """
+SET search_path TO scheduler;
+INSERT INTO webhooks (create_time, update_time, uid, tenant_id, webhook_id, url, filter, description, created_by, secret)
+VALUES (now(), now(), gen_random_uuid(), 'acme', 'hook', 'https://example.com', '', '', 'ada', 'x');
+INSERT INTO webhook_deliveries (tenant_id, uid, task_id, number, lane, event)
+SELECT 'acme', uid, gen_random_uuid(), 1, 0, 'x' FROM webhooks;
+INSERT INTO webhook_lines (tenant_id, uid, task_id, lane, next_time)
+SELECT tenant_id, uid, task_id, lane, now() FROM webhook_deliveries
+"""
 
 
 @pytest.fixture
@@ -58,7 +67,15 @@ async def url(scheduler_settings: MakeSettings, scheduler_tls: Path, empty_datab
             # The same once more: a repeat is acknowledged and changes nothing.
             await worker.send(completions=[completion(first.task.task_id, 1)])
             await worker.answer("acks")
+    wait_for_a_webhook(empty_database_url)
     return empty_database_url
+
+
+def wait_for_a_webhook(url: str) -> None:
+    """An event that waits, as the webhook process keeps it."""
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SET ROLE scheduler_engine")
+        cursor.execute(WAITING_WEBHOOK)
 
 
 async def schedule(scheduler: Scheduler, schedule_id: str, *, paused: bool) -> None:
@@ -203,6 +220,8 @@ HARMS = {
         "UPDATE schedules SET wake_time = next_time - interval '1 s' WHERE NOT paused",
         "before its time",
     ),
+    "an event waits for ever": ("webhooks", "DELETE FROM webhook_lines", "nobody will deliver"),
+    "nothing is in line": ("webhooks", "DELETE FROM webhook_deliveries", "nothing to deliver"),
     "there are no lanes": ("relay lanes", "DELETE FROM relay_lanes", "no lanes"),
 }
 
