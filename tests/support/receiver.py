@@ -48,6 +48,8 @@ class Receiver:
     requests: list[Request] = field(default_factory=list)
     taken: list[Request] = field(default_factory=list)
     """those that were answered 2xx."""
+    ids: set[str] = field(default_factory=set)
+    """of those."""
     answer: Callable[[Request], Awaitable[Answer] | Answer] = lambda request: OK
     host: str = "127.0.0.1"
     tls: ssl.SSLContext | None = None
@@ -101,6 +103,7 @@ class Receiver:
                 status, headers, body = await answer if isinstance(answer, Awaitable) else answer
                 if 200 <= status < 300:
                     self.taken.append(request)
+                    self.ids.add(request.id)
                 self._came.set()
                 lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in headers.items())]
                 writer.write(("\r\n".join([*lines, f"content-length: {len(body)}"]) + "\r\n\r\n").encode() + body)

@@ -28,6 +28,7 @@ from services.embedded.data_check.tasks import (
     check_requests,
     check_steps,
 )
+from services.embedded.data_check.webhooks import check_webhooks
 from services.embedded.errors import MeshError
 
 __all__ = ["DataFinding", "check_data", "check_tables", "object_store_of"]
@@ -76,6 +77,7 @@ def check_tables(connection: psycopg2.extensions.connection) -> list[DataFinding
         check_schedules(connection),
         check_payloads(connection),
         check_lanes(connection),
+        check_webhooks(connection),
     ]
 
 

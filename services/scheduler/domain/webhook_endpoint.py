@@ -46,16 +46,18 @@ class Endpoint:
         self._most = most
         self._failures = rules.most_failures if closed else 0
         self._not_before = 0.0
+        self._asked_until = 0.0
+        """until when it asked to be left alone, which what was under way and is taken does not change."""
 
     def free(self, now: float) -> int:
         """How many more events may be sent."""
-        if now < self._not_before:
+        if self.pause(now) > 0:
             return 0
         return max(0, (1 if self.closed else self._most) - self.in_flight)
 
     def pause(self, now: float) -> float:
         """Seconds until it may be tried; 0 for at once."""
-        return max(0.0, self._not_before - now)
+        return max(0.0, self._not_before - now, self._asked_until - now)
 
     def told(self, delivered: Delivered, now: float) -> bool:
         """Takes note of a try; says whether that opened or closed it."""
@@ -73,7 +75,7 @@ class Endpoint:
         if self._failures >= self._rules.most_failures:
             self.closed = True
         if delivered.retry_after is not None:
-            self._not_before = max(self._not_before, now + delivered.retry_after)
+            self._asked_until = max(self._asked_until, now + delivered.retry_after)
         if self.closed:
             tries = self._failures - self._rules.most_failures + 1
             self._not_before = max(self._not_before, now + self._rules.closed_pause(tries))

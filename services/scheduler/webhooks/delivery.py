@@ -201,6 +201,9 @@ class Delivery:
         elif changed:
             log.info("webhook_state", webhook=known.webhook.webhook_id, failing=known.endpoint.closed, error=delivered.error)
             self._health.changed(known.uid, delivered.error if known.endpoint.closed else None)
+        elif delivered.taken and known.webhook.failing_since is not None:
+            known.webhook.failing_since = None
+            self._health.changed(known.uid, None)
 
     async def _record(self) -> None:
         """Keeps what came of all lines that are through."""

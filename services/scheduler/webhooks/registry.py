@@ -16,7 +16,7 @@ from services.scheduler.storage.webhooks import COLUMNS, webhook_of
 
 log = structlog.get_logger(__name__)
 
-_VERSIONS = "SELECT uid::text, version FROM webhooks"
+_VERSIONS = "SELECT uid::text, version, failing_since FROM webhooks"
 _READ = f"SELECT {COLUMNS} FROM webhooks WHERE uid = ANY($1::uuid[])"  # noqa: S608 - the names are ours
 
 
@@ -73,13 +73,18 @@ class Registry:
     async def read(self) -> None:
         """Reads what changed."""
         async with self._database.transaction() as connection:
-            versions = dict(await connection.fetch(_VERSIONS))
+            found = {uid: (version, since) for uid, version, since in await connection.fetch(_VERSIONS)}
             changed = [
-                uid for uid, version in versions.items() if uid not in self._known or self._known[uid].webhook.version != version
+                uid
+                for uid, (version, _) in found.items()
+                if uid not in self._known or self._known[uid].webhook.version != version
             ]
             rows = await connection.fetch(_READ, changed) if changed else []
-        for uid in self._known.keys() - versions.keys():
+        for uid in self._known.keys() - found.keys():
             del self._known[uid]
+        for uid, known in self._known.items():
+            # Another process may have said so, and have ended before it could take it back.
+            known.webhook.failing_since = found[uid][1]
         for row in rows:
             webhook = webhook_of(row)
             self._known[webhook.uid] = Known(webhook, self._endpoint(webhook))

@@ -39,8 +39,17 @@ __all__ = ["scheduler_settings", "scheduler_tls"]
 CHECKS = {
     *("tasks", "event numbers", "histories", "leases", "request ids", "step journals", "subtasks", "long logs"),
     "events of other services",
-    *("outbox", "dead letters", "schedules", "relay lanes", "dependencies", "payloads", "payload bodies"),
+    *("outbox", "dead letters", "schedules", "relay lanes", "dependencies", "payloads", "payload bodies", "webhooks"),
 }
+WAITING_WEBHOOK = """
+SET search_path TO scheduler;
+INSERT INTO webhooks (create_time, update_time, uid, tenant_id, webhook_id, url, filter, description, created_by, secret)
+VALUES (now(), now(), gen_random_uuid(), 'acme', 'hook', 'https://example.com', '', '', 'ada', 'x');
+INSERT INTO webhook_deliveries (tenant_id, uid, task_id, number, lane, event)
+SELECT 'acme', uid, gen_random_uuid(), 1, 0, 'x' FROM webhooks;
+INSERT INTO webhook_lines (tenant_id, uid, task_id, lane, next_time)
+SELECT tenant_id, uid, task_id, lane, now() FROM webhook_deliveries
+"""
 
 
 @pytest.fixture
@@ -77,7 +86,15 @@ async def url(scheduler_settings: MakeSettings, scheduler_tls: Path, empty_datab
             # The same once more: a repeat is acknowledged and changes nothing.
             await worker.send(completions=[done])
             await worker.answer("acks")
+    wait_for_a_webhook(empty_database_url)
     return empty_database_url
+
+
+def wait_for_a_webhook(url: str) -> None:
+    """An event that waits, as the webhook process keeps it."""
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SET ROLE scheduler_engine")
+        cursor.execute(WAITING_WEBHOOK)
 
 
 async def call_a_tool(server: TestServer, tenant_id: str, task_id: str) -> None:
@@ -250,6 +267,8 @@ HARMS = {
     ),
     "nobody knows who uses a context": ("payloads", "DELETE FROM task_payloads WHERE use = 1", "its context is the payload"),
     "nobody knows who uses a result": ("payloads", "DELETE FROM task_payloads WHERE use = 2", "its result is the payload"),
+    "an event waits for ever": ("webhooks", "DELETE FROM webhook_lines", "nobody will deliver"),
+    "nothing is in line": ("webhooks", "DELETE FROM webhook_deliveries", "nothing to deliver"),
     "there are no lanes": ("relay lanes", "DELETE FROM relay_lanes", "no lanes"),
 }
 

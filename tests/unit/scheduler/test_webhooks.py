@@ -232,6 +232,8 @@ def test_a_receiver_that_takes_nothing_is_tried_seldom_and_one_at_a_time_until_i
 def test_a_receiver_says_itself_when_it_is_to_be_tried() -> None:
     endpoint = Endpoint(RULES, 4, closed=False)
     endpoint.told(Delivered(429, "HTTP 429", 0.1, retry_after=20.0), 100.0)
+    # What was under way when it said so, and was taken, changes nothing.
+    endpoint.told(TAKEN, 100.1)
     assert not endpoint.closed
     assert endpoint.free(119.0) == 0
     assert endpoint.free(120.0) == 4

@@ -15,7 +15,10 @@ from guildmesh.scheduler.v1 import webhook_service_pb2 as pb
 from guildmesh_client.webhooks import InvalidSignature, event_of, verify
 
 from services.common.context import Principal
+from services.common.db.driver import open_driver
+from services.common.db.engine_role import EngineDriver
 from services.common.grpcx.status import error_info
+from services.scheduler.webhooks.settings import WebhookSettings
 from tests.integration.scheduler.conftest import unique
 from tests.integration.scheduler.webhooks.conftest import Hooks, MakeWebhooks, delivering
 from tests.support.receiver import OK, Answer, Receiver, Request, receiving
@@ -32,8 +35,16 @@ async def create(hooks: Hooks, number: int, **fields: Any) -> list[str]:
 
 
 def complete(receiver: Receiver, task_ids: Sequence[str]) -> bool:
+    ended = {request.task_id for request in receiver.taken if request.headers["ce-type"] == "guildmesh.task.completed.v1"}
+    return ended >= set(task_ids)
+
+
+def check(receiver: Receiver, task_ids: Sequence[str]) -> None:
+    """The receiver has all events of these tasks in order, and nothing else; one that lost its worker has more than three."""
     numbers = receiver.numbers()
-    return all(len(numbers.get(task_id, ())) >= 3 for task_id in task_ids)
+    assert set(numbers) == set(task_ids)
+    for line in numbers.values():
+        assert line == list(range(1, max(3, len(line)) + 1))
 
 
 async def test_receivers_get_what_they_want_of_their_tenant_signed_and_in_order(
@@ -53,7 +64,7 @@ async def test_receivers_get_what_they_want_of_their_tenant_signed_and_in_order(
         await few.until(lambda: len(few.taken) >= 5)
         numbers = every.numbers()
         # Of what was there before, only what has happened since.
-        assert {task_id: numbers[task_id] for task_id in made + red} == {task_id: [1, 2, 3] for task_id in made + red}
+        assert all(numbers[task_id] == list(range(1, max(3, len(numbers[task_id])) + 1)) for task_id in made + red)
         assert set(numbers) <= {*before, *made, *red}
         assert {request.task_id: request.event["type"] for request in few.taken} == dict.fromkeys(
             red, "guildmesh.task.completed.v1"
@@ -148,7 +159,8 @@ async def test_what_happened_while_a_receiver_was_down_comes_when_it_is_back_and
         assert failing.waiting_count < 180
         await down.start()
         await down.until(lambda: complete(down, made))
-        assert down.numbers() == up.numbers() == {task_id: [1, 2, 3] for task_id in first + made}
+        for receiver in (down, up):
+            check(receiver, first + made)
         after = await hooks.until(lambda webhook: webhook.state == ACTIVE and not webhook.waiting_count and not webhook.behind)
         assert after.failed_count == 0
 
@@ -194,7 +206,8 @@ async def test_what_receivers_answer_is_heeded(hooks: Hooks, webhook_settings: M
         assert "no answer within 0.5 s" in (await hooks.until(lambda webhook: webhook.state == FAILING, "silent")).last_error
         first, second = next(iter(waited.values()))
         assert second - first >= 0.95
-        assert later.numbers() == fine.numbers() == {task_id: [1, 2, 3] for task_id in made}
+        for receiver in (later, fine):
+            check(receiver, made)
         # What waits of a receiver that is gone is there when it is not gone after all.
         gone.answer = lambda _: OK
         await hooks.stub.ResumeWebhook(pb.ResumeWebhookRequest(webhook_id="gone"), metadata=hooks.metadata)
@@ -208,7 +221,7 @@ async def test_a_webhook_is_paused_changed_set_back_and_deleted(hooks: Hooks, we
         assert (await hooks.stub.PauseWebhook(call, metadata=hooks.metadata)).state == PAUSED
         async with delivering(webhook_settings()):
             made = await create(hooks, 5)
-            await hooks.until(lambda webhook: webhook.waiting_count == 15)
+            await hooks.until(lambda webhook: webhook.waiting_count >= 15)
             assert receiver.requests == []
             change = webhook_pb2.Webhook(webhook_id="hook", url=new.url)
             await hooks.stub.UpdateWebhook(pb.UpdateWebhookRequest(webhook=change), metadata=hooks.metadata)
@@ -220,7 +233,7 @@ async def test_a_webhook_is_paused_changed_set_back_and_deleted(hooks: Hooks, we
             back = pb.ReplayWebhookRequest(webhook_id="hook", start_time=created.create_time)
             await hooks.stub.ReplayWebhook(back, metadata=hooks.metadata)
             await new.until(lambda: complete(new, made))
-            assert new.numbers() == {task_id: [1, 2, 3] for task_id in made}
+            check(new, made)
             await hooks.until(lambda webhook: not webhook.waiting_count and not webhook.behind)
             await hooks.stub.DeleteWebhook(pb.DeleteWebhookRequest(webhook_id="hook"), metadata=hooks.metadata)
             await hooks.create(receiver, "next")
@@ -237,6 +250,15 @@ async def test_replicas_share_the_work_and_take_it_over(hooks: Hooks, webhook_se
             made = await create(hooks, 20)
             await receiver.until(lambda: complete(receiver, made))
             await one.stop()
+            # The one that has stopped may have said so last.
+            await fail(webhook_settings())
             more = await create(hooks, 20)
             await receiver.until(lambda: complete(receiver, made + more))
-        assert receiver.numbers() == {task_id: [1, 2, 3] for task_id in made + more}
+            await hooks.until(lambda webhook: webhook.state == ACTIVE)
+        check(receiver, made + more)
+
+
+async def fail(settings: WebhookSettings) -> None:
+    """Says that all receivers take nothing."""
+    async with open_driver(settings, "scheduler") as database, EngineDriver(database).transaction() as connection:
+        await connection.execute("UPDATE webhooks SET failing_since = now()")

@@ -1,0 +1,35 @@
+"""Webhooks: what waits for its delivery is in line."""
+
+from __future__ import annotations
+
+import psycopg2.extensions
+
+from services.embedded.data_check.finding import DataFinding
+from services.embedded.data_check.reading import read_rows
+
+_COUNT = "SELECT count(*) FROM webhook_deliveries"
+_NOT_IN_LINE = """
+SELECT DISTINCT w.webhook_id, d.task_id::text FROM webhook_deliveries d JOIN webhooks w USING (tenant_id, uid)
+WHERE d.fail_time IS NULL AND NOT EXISTS (
+  SELECT FROM webhook_lines l
+  WHERE l.tenant_id = d.tenant_id AND l.uid = d.uid AND l.task_id = d.task_id AND l.lane = d.lane
+)
+"""
+_NOTHING_IN_LINE = """
+SELECT w.webhook_id, l.task_id::text FROM webhook_lines l JOIN webhooks w USING (tenant_id, uid)
+WHERE NOT EXISTS (
+  SELECT FROM webhook_deliveries d
+  WHERE d.tenant_id = l.tenant_id AND d.uid = l.uid AND d.task_id = l.task_id AND d.fail_time IS NULL
+)
+"""
+
+
+def check_webhooks(connection: psycopg2.extensions.connection) -> DataFinding:
+    """Each task with events that wait has a line, by which they are found, and no other has."""
+    [(rows,)] = read_rows(connection, _COUNT)
+    finding = DataFinding("webhooks", rows)
+    for webhook_id, task_id in read_rows(connection, _NOT_IN_LINE):
+        finding.bad(f"{webhook_id}: events of {task_id} wait, and nobody will deliver them")
+    for webhook_id, task_id in read_rows(connection, _NOTHING_IN_LINE):
+        finding.bad(f"{webhook_id}: {task_id} is in line with nothing to deliver")
+    return finding
