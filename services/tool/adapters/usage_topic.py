@@ -67,16 +67,21 @@ class KafkaUsageTopic:
             request_timeout_ms=_REQUEST_TIMEOUT_MS,
             retry_backoff_ms=50,
         )
+        # A start that is cut off would leave its first connection open: it is let go on, and then stopped.
+        starting = asyncio.create_task(producer.start())
         try:
             with _away():
                 async with asyncio.timeout(2 * _REQUEST_TIMEOUT_MS / 1000):
-                    await producer.start()
+                    await asyncio.shield(starting)
             yield KafkaUsagePublisher(producer, self._topic)
         finally:
             # One that cannot flush is dropped; the next ends its transaction.
+            await asyncio.wait({starting}, timeout=_STOP_SECONDS)
+            starting.cancel()
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_STOP_SECONDS):
                     await producer.stop()
+            await asyncio.gather(starting, return_exceptions=True)
 
 
 class KafkaUsagePublisher:

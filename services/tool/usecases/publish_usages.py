@@ -39,6 +39,7 @@ class PublishUsages:
         await self._topic.ensure()
         pause = 0.1
         while True:
+            self._wanted.clear()
             epoch = self._lanes.owned().get(USAGE_LANE)
             if epoch is None:
                 await self._wait()

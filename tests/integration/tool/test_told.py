@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 import psycopg2
 import pytest
@@ -30,6 +31,7 @@ from services.embedded.ports import free_ports
 from services.scheduler.bootstrap import open_service as open_scheduler
 from services.scheduler.storage.event_log import split
 from services.tool.bootstrap import open_service
+from services.tool.settings import ToolSettings
 from tests.integration.scheduler.conftest import BareWorker, MakeSettings, Scheduler, scheduler_settings, scheduler_tls, unique  # noqa: F401 - fixtures
 from tests.integration.scheduler.processes import Process
 from tests.integration.tool.conftest import Make, Tool, someone, struct
@@ -44,6 +46,18 @@ class Pair:
     tool: Tool
     topic: str
     kafka: str
+    settings: ToolSettings
+    tls: Path
+
+    async def owners(self) -> int:
+        """How many processes of the tool service have lanes."""
+        database = await asyncpg.connect(self.settings.database_url.get_secret_value())
+        try:
+            await database.execute("SET ROLE tool_engine")
+            found: int = await database.fetchval("SELECT count(DISTINCT owner) FROM tool.relay_lanes")
+            return found
+        finally:
+            await database.close()
 
 
 @pytest.fixture
@@ -67,7 +81,7 @@ async def pair(
         async with running(open_service, mine, scheduler_tls) as tool_server:
             scheduler = Scheduler(server)
             tool = Tool(tool_server, pb_grpc.ToolServiceStub(tool_server.channel()), scheduler.ada)
-            yield Pair(scheduler, tool, topic, kafka_bootstrap_servers)
+            yield Pair(scheduler, tool, topic, kafka_bootstrap_servers, mine, scheduler_tls)
 
 
 @asynccontextmanager
@@ -155,6 +169,28 @@ async def test_an_event_that_comes_too_late_for_its_log_is_told_in_the_ledger(pa
     assert [event.WhichOneof("change") for event in await pair.scheduler.watch(task.task_id)][-1] == "cancelled"
     # They are on Kafka all the same.
     assert len(await usages_of(pair.kafka, pair.topic, pair.tool.caller.tenant_id, 3)) == 3
+
+
+async def test_any_process_tells_what_another_has_written_down(pair: Pair) -> None:
+    async with running(open_service, pair.settings, pair.tls) as other:
+        stub: pb_grpc.ToolServiceAsyncStub = pb_grpc.ToolServiceStub(other.channel())
+        async with asyncio.timeout(20):
+            while await pair.owners() < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        second = Tool(other, stub, pair.tool.caller)
+        async with pair.scheduler.worker() as worker:
+            tasks = [(await pair.scheduler.create()).task_id for _ in range(6)]
+            leases = [await worker.lease() for _ in tasks]
+            for task_id in tasks:
+                for tool in (pair.tool, second):
+                    await tool.python("result = 1", task_id=task_id, attempt=1, step_id=new_id())
+            for lease in leases:
+                await worker.complete(lease)
+    for task_id in tasks:
+        changes = [event.WhichOneof("change") for event in await pair.scheduler.watch(task_id)]
+        assert changes == ["created", "started", *["tool_called", "tool_returned"] * 2, "completed"]
+    records = await usages_of(pair.kafka, pair.topic, pair.tool.caller.tenant_id, 12)
+    assert len({dict(record.headers)["ce_id"] for record in records}) == 12
 
 
 class Mesh:
