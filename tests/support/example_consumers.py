@@ -42,7 +42,9 @@ def _build_java(folder: Path) -> list[str]:
     with (source / "pom.xml").open() as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         if not mark.exists() or mark.read_text() != digest.hexdigest():
-            run_build([maven, "--batch-mode", "--quiet", "compile"], source)
+            # Half of the time of a short build goes into compiling Maven itself.
+            quick = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+            run_build([maven, "--batch-mode", "--quiet", "compile"], source, MAVEN_OPTS=quick)
             mark.write_text(digest.hexdigest())
     path = f"{source / 'target' / 'classes'}{os.pathsep}{source / 'target' / 'lib' / '*'}"
     return [need_program("java"), "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", path, "dev.guildmesh.examples.Consume"]
