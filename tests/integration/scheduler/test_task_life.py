@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from services.common.db.driver import open_driver
 from services.common.db.migrations import migrate
-from services.scheduler.storage import dispatch_owners
+from services.scheduler.storage import dispatch_owners, queues
 from tests.integration.scheduler.conftest import MakeSettings
 from tests.integration.scheduler.task_life.machine import machine_over
 from tests.integration.scheduler.task_life.world import World
@@ -39,6 +39,8 @@ def world(scheduler_settings: MakeSettings, empty_database_url: str, monkeypatch
     patient = dispatch_owners._HOLD.replace("'750'", "'30000'").replace("'2000'", "'30000'")
     assert patient != dispatch_owners._HOLD
     monkeypatch.setattr(dispatch_owners, "_HOLD", patient)
+    # Two a life, which stay.
+    monkeypatch.setattr(queues, "MOST_QUEUES", 1_000_000)
     own = scheduler_settings(database_url=SecretStr(empty_database_url), db_pool_size=6)
     migrate(own, package="services.scheduler.storage.migrations", schema="scheduler")
     with asyncio.Runner() as runner:
