@@ -72,7 +72,8 @@ class Listener:
         await self._on_connect(connection)
         while not lost.is_set():
             try:
-                await asyncio.wait_for(lost.wait(), _PING_SECONDS)
+                async with asyncio.timeout(_PING_SECONDS):
+                    await lost.wait()
             except TimeoutError:
                 # A half-open connection says nothing by itself.
                 await connection.execute("SELECT 1", timeout=_PING_TIMEOUT)

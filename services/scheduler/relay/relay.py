@@ -135,7 +135,8 @@ class _Lane:
         batch = await self._outbox.read(self.number)
         if not batch.positions:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.wanted.wait(), self._settings.poll_seconds)
+                async with asyncio.timeout(self._settings.poll_seconds):
+                    await self.wanted.wait()
                 await asyncio.sleep(_LINGER_SECONDS)
             return
         async with asyncio.timeout(_PUBLISH_SECONDS):

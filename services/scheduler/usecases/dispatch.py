@@ -281,7 +281,8 @@ class _Lane:
 
     async def _wait(self) -> None:
         try:
-            await asyncio.wait_for(self.wanted.wait(), self._poll_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - not a secret
+            async with asyncio.timeout(self._poll_seconds * random.uniform(0.8, 1.2)):  # noqa: S311 - not a secret
+                await self.wanted.wait()
         except TimeoutError:
             # Something may have come of which it has not heard.
             self._counted = False

@@ -65,7 +65,8 @@ class RunTask:
                     return task
                 continue
             try:
-                await asyncio.wait_for(watcher.changed.wait(), min(left, self._poll_seconds))
+                async with asyncio.timeout(min(left, self._poll_seconds)):
+                    await watcher.changed.wait()
             except TimeoutError:
                 watcher.look = True
 

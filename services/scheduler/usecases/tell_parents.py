@@ -43,5 +43,6 @@ class TellParents:
             except Exception:
                 log.exception("parents_not_told")
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), self._poll_seconds * random.uniform(0.8, 1.2))  # noqa: S311
+                async with asyncio.timeout(self._poll_seconds * random.uniform(0.8, 1.2)):  # noqa: S311
+                    await self._wanted.wait()
                 await asyncio.sleep(_GATHER_SECONDS)

@@ -64,6 +64,7 @@ class WatchTask:
                 if ended:
                     return
                 try:
-                    await asyncio.wait_for(watcher.changed.wait(), self._poll_seconds)
+                    async with asyncio.timeout(self._poll_seconds):
+                        await watcher.changed.wait()
                 except TimeoutError:
                     continue

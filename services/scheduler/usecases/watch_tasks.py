@@ -88,7 +88,8 @@ class WatchTasks:
                     continue
                 left = self._keep_alive if ends is None else min(self._keep_alive, ends - asyncio.get_running_loop().time())
                 try:
-                    await asyncio.wait_for(changed.wait(), left)
+                    async with asyncio.timeout(left):
+                        await changed.wait()
                 except TimeoutError:
                     # Also where only others' events came: else the place would become too old.
                     if place == channel.end:

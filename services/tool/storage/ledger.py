@@ -213,7 +213,8 @@ class PostgresLedger:
             return
         event = self._ended.setdefault(key, asyncio.Event())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), LEASE_SECONDS)
+            async with asyncio.timeout(LEASE_SECONDS):
+                await event.wait()
 
     async def list_before(
         self, tenant_id: str, task_id: str, execution_id: str | None, limit: int

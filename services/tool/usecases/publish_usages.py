@@ -66,4 +66,5 @@ class PublishUsages:
 
     async def _wait(self) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wanted.wait(), self._poll_seconds)
+            async with asyncio.timeout(self._poll_seconds):
+                await self._wanted.wait()

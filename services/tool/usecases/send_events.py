@@ -58,7 +58,8 @@ class SendEvents:
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 continue
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), self._poll_seconds)
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._wanted.wait()
 
     async def told(self, execution_id: str) -> None:
         """See Deliveries."""
@@ -70,7 +71,8 @@ class SendEvents:
                         return
                     # Another process may have the lane, and tells nobody here.
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(settled.wait(), _LOOK_SECONDS)
+                        async with asyncio.timeout(_LOOK_SECONDS):
+                            await settled.wait()
 
     async def _send(self) -> bool:
         """Sends the oldest events of this process's lanes; whether there were any."""
