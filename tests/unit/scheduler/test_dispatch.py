@@ -50,6 +50,9 @@ class Batches:
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
+        self.answers = asyncio.Event()
+        """whether looks for waiting tasks come to an end."""
+        self.answers.set()
         self.waiting: list[Lease] = []
         self.problem: Exception | None = None
         self.answer: Any = None
@@ -60,6 +63,7 @@ class Batches:
 
     async def lease(self, demand: Demand, workers: Sequence[str]) -> Sequence[Lease]:
         self.asked.set()
+        await self.answers.wait()
         found, self.waiting = self.waiting[: len(workers)], self.waiting[len(workers) :]
         return found
 
@@ -216,9 +220,11 @@ async def test_who_waits_goes_first(world: World) -> None:
     taker = Taker("w", 1)
     await world.join(taker)
     # Another process has created tasks of the kind; until this one has looked they come before any new one.
+    world.batches.answers.clear()
     world.hub.notified(Wake(kinds={"k"}, origin="another"))
     await world.create.execute(task := a_task())
     assert task.worker_id is None
+    world.batches.answers.set()
 
 
 async def test_a_credit_that_no_waiting_task_has_a_claim_to_is_spent_at_once(world: World) -> None:
