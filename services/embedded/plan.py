@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
+from services.embedded.errors import MeshError
 from services.embedded.gateway_config import GatewayConfig
 from services.embedded.parts.envoy import Envoy
 from services.embedded.parts.kafka import Kafka
@@ -45,9 +46,10 @@ class Kind:
 # Nobody waits for an event as one waits for an answer: what carries events catches up when tasks leave it the time.
 _BEHIND_TASKS = 5
 _MODEL_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
+_EVENT_KEYS = ("GUILDMESH_EVENT_MASTER_KEY", "GUILDMESH_EVENT_MASTER_KEY_BEFORE")
 KINDS = (
     Kind("identity", "services.identity", "identity", secrets=("JWT_SECRET_KEY", "GUILDMESH_MASTER_KEY")),
-    Kind("scheduler", "services.scheduler", "scheduler"),
+    Kind("scheduler", "services.scheduler", "scheduler", secrets=_EVENT_KEYS),
     Kind("relay", "services.scheduler.relay", "scheduler", serves=False, nice=_BEHIND_TASKS),
     Kind("agent", "services.agent", "agent", secrets=_MODEL_KEYS),
     Kind("worker", "services.agent.worker", "agent", pools=0, serves=False, secrets=_MODEL_KEYS),
@@ -79,8 +81,9 @@ def plan(settings: MeshSettings, state: StateFolder) -> Mesh:
     """Chooses ports and passwords and lists the parts. Starts nothing.
 
     Raises:
-        MeshError: a wheel is missing.
+        MeshError: a wheel is missing, or in production what of users' texts is on Kafka is not chosen.
     """
+    _check_contents(settings)
     parts: list[Part] = []
     connections = required_connections(settings)
     environment: dict[str, str] = {}
@@ -145,6 +148,27 @@ def plan(settings: MeshSettings, state: StateFolder) -> Mesh:
     return Mesh(parts, exports, connections)
 
 
+def _check_contents(settings: MeshSettings) -> None:
+    """Says before anything is started what the scheduler would refuse to start for."""
+    if settings.profile != "production":
+        return
+    if settings.event_content is None:
+        raise MeshError(
+            "Set KAFKA_EVENT_CONTENT: in production what of users' texts is on Kafka must be chosen: plain (everything), omit"
+            " (sizes and hashes) or encrypted (with a key of each user)."
+        )
+    if settings.event_content == "encrypted" and settings.event_master_key is None:
+        raise MeshError(
+            "Set GUILDMESH_EVENT_MASTER_KEY, which seals the keys that encrypt events (make one with 'openssl rand -base64 32'),"
+            " and keep it: without it encrypted events cannot be read."
+        )
+
+
+def _own_event_key(settings: MeshSettings, state: StateFolder) -> SecretStr | None:
+    """In development the folder's own; in production the operator keeps it where it is not lost with the folder."""
+    return SecretStr(state.key("event-master")) if settings.profile == "development" else None
+
+
 def _value(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() or None if secret is not None else None
 
@@ -171,6 +195,8 @@ def _services(settings: MeshSettings, state: StateFolder, addresses: Mapping[str
     secrets = {
         "JWT_SECRET_KEY": settings.jwt_secret_key,
         "GUILDMESH_MASTER_KEY": settings.master_key or SecretStr(state.key("master")),
+        "GUILDMESH_EVENT_MASTER_KEY": settings.event_master_key or _own_event_key(settings, state),
+        "GUILDMESH_EVENT_MASTER_KEY_BEFORE": settings.event_master_key_before,
         "OPENAI_API_KEY": settings.openai_api_key,
         "ANTHROPIC_API_KEY": settings.anthropic_api_key,
     }

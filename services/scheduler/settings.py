@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
+from services.common.key_cipher import KeyCipher
 from services.common.settings import ServiceSettings
+from services.scheduler.domain.event_content import EventContent
 
 
 class SchedulerSettings(ServiceSettings):
@@ -73,6 +75,22 @@ class SchedulerSettings(ServiceSettings):
         validation_alias="GUILDMESH_TASK_EVENTS_TOPIC",
         description="topic of all events, from which watchers of many tasks are served",
     )
+    event_content: Literal["plain", "omit", "encrypted"] | None = Field(
+        None,
+        validation_alias="KAFKA_EVENT_CONTENT",
+        description="what of users' texts is on Kafka in queues that do not say: plain, omit (sizes and hashes) or encrypted"
+        " (with a key of the user); plain in development, to be chosen in production",
+    )
+    event_master_key: SecretStr | None = Field(
+        None,
+        validation_alias="GUILDMESH_EVENT_MASTER_KEY",
+        description="base64 of the 32 bytes that seal the users' keys for events; needed where a queue is encrypted",
+    )
+    event_master_key_before: SecretStr | None = Field(
+        None,
+        validation_alias="GUILDMESH_EVENT_MASTER_KEY_BEFORE",
+        description="the master key of before, until everything is sealed anew: a scheduler does that when it starts",
+    )
     sse_keep_alive_seconds: float = Field(
         15.0,
         gt=0,
@@ -133,6 +151,43 @@ class SchedulerSettings(ServiceSettings):
     def token_renewal(self) -> timedelta:
         """How long before its token ends a worker is asked for another stream."""
         return timedelta(seconds=self.token_renewal_seconds)
+
+    @field_validator("event_content", "event_master_key", "event_master_key_before", mode="before")
+    @classmethod
+    def _blank_is_unset(cls, value: object) -> object:
+        return value or None
+
+    @property
+    def contents(self) -> EventContent:
+        """What of users' texts is on Kafka in queues that do not say."""
+        return EventContent[(self.event_content or "plain").upper()]
+
+    @property
+    def event_masters(self) -> list[KeyCipher]:
+        """The master keys for events, the one that seals first."""
+        return [
+            KeyCipher(key.get_secret_value(), name)
+            for name, key in (
+                ("GUILDMESH_EVENT_MASTER_KEY", self.event_master_key),
+                ("GUILDMESH_EVENT_MASTER_KEY_BEFORE", self.event_master_key_before),
+            )
+            if key is not None
+        ]
+
+    @model_validator(mode="after")
+    def _contents_are_chosen(self) -> Self:
+        if self.profile == "production" and self.event_content is None:
+            raise ValueError(
+                "set KAFKA_EVENT_CONTENT: in production what of users' texts is on Kafka must be chosen: plain (everything),"
+                " omit (sizes and hashes) or encrypted (with a key of each user, destroyed when the user is erased)."
+            )
+        masters = self.event_masters
+        if self.event_master_key is None and (masters or self.contents is EventContent.ENCRYPTED):
+            raise ValueError(
+                "set GUILDMESH_EVENT_MASTER_KEY, which seals the keys that encrypt events (make one with"
+                " 'openssl rand -base64 32')."
+            )
+        return self
 
     @model_validator(mode="after")
     def _heartbeats_fit(self) -> Self:

@@ -28,6 +28,7 @@ SERVICES = {
         "guildmesh.scheduler.v1.QueueService",
         "guildmesh.scheduler.v1.DeadLetterService",
         "guildmesh.scheduler.v1.PayloadService",
+        "guildmesh.scheduler.v1.EventKeyService",
         "guildmesh.scheduler.v1.WorkerService",
         "guildmesh.scheduler.v1.DispatchService",
     ),

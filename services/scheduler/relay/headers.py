@@ -26,7 +26,8 @@ _ONE_BYTE = 0x80
 
 
 def headers_of(event: TaskEvent, traceparent: str) -> Headers:
-    """The record headers of an event."""
+    """The record headers of an event; behind a space the trace context may be followed by the id of the key that encrypts it."""
+    traceparent, _, key_id = traceparent.partition(" ")
     task_id = event.task_id.encode()
     number = event.number
     time = event.event_time
@@ -45,6 +46,8 @@ def headers_of(event: TaskEvent, traceparent: str) -> Headers:
     if traceparent:
         trace = traceparent.encode()
         headers += [("traceparent", trace), ("ce_traceparent", trace)]
+    if key_id:
+        headers.append(("ce_datakeyid", key_id.encode()))
     return headers
 
 

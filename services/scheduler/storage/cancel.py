@@ -31,7 +31,7 @@ class Cancellations:
     async def _cancel(self, tenant_id: str, task_id: str, cause: str, actor: str) -> tuple[Task, Wake]:
         async with self._database.tenant(tenant_id) as connection:
             run, now = await lock_run(connection, tenant_id, task_id, TaskNotCancellable)
-            log = ChangeLog(self._waker.origin, self._waker.watched, tenant_id)
+            log = ChangeLog.of(self._waker, tenant_id)
             cancel_run(log, run, cause, actor, now)
             known = {task_id: run}
             await cascade(connection, log, [run], known, cause or "The parent task was cancelled.", actor, now)

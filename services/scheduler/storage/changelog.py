@@ -9,7 +9,9 @@ from datetime import datetime
 
 import asyncpg
 
+from services.scheduler.domain.event_content import LARGE, EventContent, EventKey
 from services.scheduler.domain.events import Change
+from services.scheduler.domain.ports import EventContents
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.shards import lane_of
 from services.scheduler.domain.task import State, StoredEvent
@@ -17,6 +19,8 @@ from services.scheduler.domain.wake import CHANNEL, DISPATCH_CHANNEL, Wake, buck
 from services.scheduler.storage.event_codec import encode_event, encode_snapshot
 from services.scheduler.storage.event_log import INLINE_BYTES, frame
 from services.scheduler.storage.outbox_codec import pack
+from services.scheduler.storage.published_event import published_event
+from services.scheduler.storage.waking import Waker
 
 _UPDATE = """
 UPDATE tasks t SET
@@ -140,12 +144,21 @@ class ChangeLog:
     """whether this process decides what starts, so that of what ends it need not be told by the database."""
     fenced: bool = False
     """whether it goes on to decide until the commit, so that of what is created it need not be told at all but by its answer."""
+    contents: EventContents | None = None
+    """what of users' texts goes to Kafka; None for all."""
+    keys: dict[str, EventKey] = field(default_factory=dict)
+    """the keys of runs whose events are encrypted, by their ids, before `queued`."""
     wake: Wake = field(init=False)
     _runs: dict[str, Run] = field(default_factory=dict)
     _written: set[str] = field(default_factory=set)
     _logs: dict[str, bytes] = field(default_factory=dict)
     _events: list[tuple[str, str, int, bytes]] = field(default_factory=list)
     _outbox: list[tuple[Run, Event]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, waker: Waker, tenant_id: str = "*") -> ChangeLog:
+        """An empty one for a transaction of this process."""
+        return cls(waker.origin, waker.watched, tenant_id, contents=waker.contents)
 
     def __post_init__(self) -> None:
         self.wake = Wake(origin=self.origin)
@@ -175,7 +188,7 @@ class ChangeLog:
 
     def beside(self) -> ChangeLog:
         """An empty log for a statement that writes all of its changes or none."""
-        return ChangeLog(self.origin, self.watched, self.tenant_id, self.decides, self.fenced)
+        return ChangeLog(self.origin, self.watched, self.tenant_id, self.decides, self.fenced, self.contents)
 
     def stop(self, run: Run, attempt: int, reason: str) -> None:
         """Has the worker of a run told to stop."""
@@ -199,6 +212,7 @@ class ChangeLog:
             await self._finish(connection, [run for run in runs if run.state.ended and run.state is not State.FAILED])
             await self._finish(connection, [run for run in runs if run.state is State.FAILED], _FAIL)
         await self.write_long_events(connection)
+        await self.read_keys(connection)
         await connection.execute(_OUTBOX, *self.queued())
         await self.tell_decided(connection)
 
@@ -206,6 +220,12 @@ class ChangeLog:
         """Writes the events that have no room in their tasks' rows."""
         if self._events:
             await connection.execute(_EVENTS, *(list(column) for column in zip(*self._events, strict=True)))
+
+    async def read_keys(self, connection: asyncpg.Connection) -> None:
+        """Gets the keys of runs whose events are encrypted, before `queued`; most commits have none."""
+        wanted = {run.event_key_id for run in self._runs.values() if run.event_key_id is not None} - self.keys.keys()
+        if wanted and self.contents is not None:
+            self.keys |= await self.contents.keys.by_id(connection, wanted)
 
     async def tell_decided(self, connection: asyncpg.Connection) -> None:
         """Tells the replica that decides of its tasks, after `queued`; most commits have none."""
@@ -239,16 +259,30 @@ class ChangeLog:
         """The records of each lane, in order. Only a task's last one has its state: no reader is told of those between."""
         lanes: dict[int, list[bytes]] = {}
         last = {run.task_id: event for run, event in self._outbox}
+        plain = self.contents is None or self.contents.plain
         for run, event in self._outbox:
-            task_id = run.task_id
-            snapshot = encode_snapshot(run, event.number, event.now) if last[task_id] is event else b""
-            record = pack(run.shard, task_id, run.traceparent, event.value, snapshot)
+            task_id, newest = run.task_id, last[run.task_id] is event
+            if plain and run.event_content is None and len(event.value) <= LARGE:
+                snapshot = encode_snapshot(run, event.number, event.now) if newest else b""
+                record = pack(run.shard, task_id, run.traceparent, event.value, snapshot)
+            else:
+                record = self._reduced(run, event, newest=newest)
             lane = lane_of(run.shard)
             if lane in lanes:
                 lanes[lane].append(record)
             else:
                 lanes[lane] = [record]
         return lanes
+
+    def _reduced(self, run: Run, event: Event, *, newest: bool) -> bytes:
+        """The record of an event of which not everything may go to Kafka."""
+        content = run.event_content or EventContent.PLAIN
+        if self.contents is not None:
+            content = content.at_least(self.contents.of(run.tenant_id, run.queue))
+        value, key_id = published_event(event.value, content, self.keys.get(run.event_key_id or ""))
+        hashes = content is not EventContent.ENCRYPTED
+        snapshot = encode_snapshot(run, event.number, event.now, hashes=hashes) if newest else b""
+        return pack(run.shard, run.task_id, run.traceparent, value, snapshot, key_id)
 
     def _count(self) -> tuple[list[str], list[int], list[int]]:
         """How many tasks more (or fewer) each queue has in each state."""

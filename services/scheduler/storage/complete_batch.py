@@ -71,6 +71,7 @@ async def complete_unchanged(
         event = event_of(run, run.complete(report.result, now), report.worker_id, now)
         every.add_written(run, event)
         events.append(event)
+    await every.read_keys(connection)
     _, named = await connection.fetchrow(
         _COMPLETE,
         [task_id for task_id, *_ in candidates],

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 from guildmesh.events.v1 import task_event_pb2 as pb
@@ -33,6 +34,7 @@ from services.scheduler.domain.events import (
 from services.scheduler.domain.payload import PayloadReference, is_payload, reference_in
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
+from services.scheduler.storage.published_event import reference_without_hash
 
 # Wire type 2 (length-delimited) of the fields of TaskEvent.
 _TASK_ID, _TYPE, _TENANT, _TIME, _ACTOR, _PARENT, _QUEUE, _KIND = (
@@ -55,12 +57,19 @@ def encode_event(run: Run, event_number: int, change: Change, actor: str, now: d
     return b"".join((_ID, run.task_id.encode(), middle, _BODIES[type(change)](change)))
 
 
-def encode_snapshot(run: Run, event_number: int, now: datetime) -> bytes:
-    """The serialized TaskSnapshot after event `event_number`."""
+def encode_snapshot(run: Run, event_number: int, now: datetime, *, hashes: bool = True) -> bytes:
+    """The serialized TaskSnapshot after event `event_number`; without `hashes` it does not tell what is in the result."""
     first = _snapshot_first(run.tenant_id, run.state, run.queue, run.kind)
     last = _snapshot_last(event_number, run.parent_task_id or "", run.error_reason or "", now)
-    if run.result is not None and is_payload(run.result):
-        last += message(b"\x82\x01", reference_in(run.result))
+    result = run.result
+    if result is not None:
+        if is_payload(result):
+            reference = reference_in(result)
+            last += message(b"\x82\x01", reference if hashes else reference_without_hash(reference))
+        elif hashes:
+            last += b"%b\x6a\x40%b" % (number(b"\x60", len(result)), sha256(result).hexdigest().encode())
+        else:
+            last += number(b"\x60", len(result))
     return b"".join((_ID, run.task_id.encode(), first, number(b"\x30", run.priority), number(b"\x38", run.attempt), last))
 
 

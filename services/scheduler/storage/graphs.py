@@ -35,7 +35,7 @@ class Graphs:
 
     async def create(self, graph: NewGraph) -> Sequence[str]:
         """Creates in one transaction; see GraphStore."""
-        log = ChangeLog(self._waker.origin, self._waker.watched, graph.tenant_id)
+        log = ChangeLog.of(self._waker, graph.tenant_id)
         async with self._database.tenant(graph.tenant_id) as connection:
             first_id = await _claim(connection, graph) if graph.request_id else graph.first_id
             if first_id == graph.first_id:

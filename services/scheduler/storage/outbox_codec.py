@@ -16,6 +16,7 @@ class OutboxRecord(NamedTuple):
     key: bytes
     """the task's id."""
     traceparent: bytes
+    """the trace context; of an encrypted event then a space and the id of its key."""
     value: bytes
     """guildmesh.events.v1.TaskEvent, serialized; empty for a tombstone."""
     snapshot: bytes
@@ -32,9 +33,9 @@ class OutboxRecord(NamedTuple):
         return not self.value
 
 
-def pack(shard: int, task_id: str, traceparent: str, value: bytes, snapshot: bytes) -> bytes:
+def pack(shard: int, task_id: str, traceparent: str, value: bytes, snapshot: bytes, key_id: str = "") -> bytes:
     """A record as it stands in a row."""
-    trace = traceparent.encode()
+    trace = f"{traceparent} {key_id}".encode() if key_id else traceparent.encode()
     return _HEAD.pack(shard, len(trace), len(value), len(snapshot)) + task_id.encode() + trace + value + snapshot
 
 
