@@ -154,6 +154,8 @@ class ChangeLog:
     _logs: dict[str, bytes] = field(default_factory=dict)
     _events: list[tuple[str, str, int, bytes]] = field(default_factory=list)
     _outbox: list[tuple[Run, Event]] = field(default_factory=list)
+    _large: bool = False
+    """whether an event may be too large for Kafka."""
 
     @classmethod
     def of(cls, waker: Waker, tenant_id: str = "*") -> ChangeLog:
@@ -175,6 +177,7 @@ class ChangeLog:
             self._logs[task_id] = self._logs[task_id] + framed if task_id in self._logs else framed
         else:
             self._events.append((run.tenant_id, task_id, number, value))
+            self._large = self._large or len(value) > LARGE
         self._runs[task_id] = run
         self._outbox.append((run, event))
         return number
@@ -223,8 +226,10 @@ class ChangeLog:
 
     async def read_keys(self, connection: asyncpg.Connection) -> None:
         """Gets the keys of runs whose events are encrypted, before `queued`; most commits have none."""
+        if self.contents is None or not self._chosen():
+            return
         wanted = {run.event_key_id for run in self._runs.values() if run.event_key_id is not None} - self.keys.keys()
-        if wanted and self.contents is not None:
+        if wanted:
             self.keys |= await self.contents.keys.by_id(connection, wanted)
 
     async def tell_decided(self, connection: asyncpg.Connection) -> None:
@@ -259,20 +264,27 @@ class ChangeLog:
         """The records of each lane, in order. Only a task's last one has its state: no reader is told of those between."""
         lanes: dict[int, list[bytes]] = {}
         last = {run.task_id: event for run, event in self._outbox}
-        plain = self.contents is None or self.contents.plain
+        whole = not self._large and (self.contents is None or self.contents.plain) and not self._chosen()
         for run, event in self._outbox:
-            task_id, newest = run.task_id, last[run.task_id] is event
-            if plain and run.event_content is None and len(event.value) <= LARGE:
-                snapshot = encode_snapshot(run, event.number, event.now) if newest else b""
+            task_id = run.task_id
+            if whole:
+                snapshot = encode_snapshot(run, event.number, event.now) if last[task_id] is event else b""
                 record = pack(run.shard, task_id, run.traceparent, event.value, snapshot)
             else:
-                record = self._reduced(run, event, newest=newest)
+                record = self._reduced(run, event, newest=last[task_id] is event)
             lane = lane_of(run.shard)
             if lane in lanes:
                 lanes[lane].append(record)
             else:
                 lanes[lane] = [record]
         return lanes
+
+    def _chosen(self) -> bool:
+        """Whether any of the tasks was created in a queue that does not publish everything."""
+        for run in self._runs.values():  # noqa: SIM110 - `any` of a generator takes three times as long
+            if run.event_content is not None:
+                return True
+        return False
 
     def _reduced(self, run: Run, event: Event, *, newest: bool) -> bytes:
         """The record of an event of which not everything may go to Kafka."""

@@ -67,7 +67,7 @@ def encode_snapshot(run: Run, event_number: int, now: datetime, *, hashes: bool 
             reference = reference_in(result)
             last += message(b"\x82\x01", reference if hashes else reference_without_hash(reference))
         elif hashes:
-            last += b"%b\x6a\x40%b" % (number(b"\x60", len(result)), sha256(result).hexdigest().encode())
+            last += number(b"\x60", len(result)) + b"\x6a\x40" + sha256(result).hexdigest().encode()
         else:
             last += number(b"\x60", len(result))
     return b"".join((_ID, run.task_id.encode(), first, number(b"\x30", run.priority), number(b"\x38", run.attempt), last))
