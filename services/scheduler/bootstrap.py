@@ -142,12 +142,12 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         stored_queues = StoredQueues(database, engine, hub)
         queues = Queues(stored_queues, settings.retention_days)
         hub.listen(queues.woken)
-        create_task = CreateTask(batches, queues, dispatcher, contents)
+        create_task = CreateTask(batches, queues, dispatcher)
         run_task = RunTask(create_task, reader, hub, settings.watch_poll_seconds)
         count_tasks = CountTasks(batches)
         use_cases = UseCases(
             create_task=create_task,
-            create_task_graph=CreateTaskGraph(Graphs(database, hub, settings.lease, decided), queues, contents),
+            create_task_graph=CreateTaskGraph(Graphs(database, hub, settings.lease, decided), queues),
             run_task=run_task,
             get_task=GetTask(reader),
             list_tasks=ListTasks(reader),

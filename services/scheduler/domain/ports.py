@@ -457,6 +457,10 @@ class EventContents(Protocol):
     """of queues that say nothing."""
 
     @property
+    def erased(self) -> Collection[tuple[str, str]]:
+        """Users (tenant and name) who were erased lately: their tokens may be good for a while yet."""
+
+    @property
     def plain(self) -> bool:
         """Whether everything of all queues goes."""
 
@@ -468,9 +472,6 @@ class EventContents(Protocol):
 
     async def read(self) -> None:
         """Has this process go by what is kept now; the others hear of a change."""
-
-    def refuse_erased(self, tenant_id: str, username: str) -> None:
-        """Raises UserErased for a user who is."""
 
     @property
     def keys(self) -> EventKeyStore:
@@ -496,4 +497,4 @@ class EventKeyStore(Protocol):
         """
 
     async def erase(self, tenant_id: str, username: str) -> datetime:
-        """Destroys the key of a user, and any chance of another; gives when that was done first."""
+        """Destroys the key of a user and any chance of another, and pauses the user's schedules; gives when that was done."""

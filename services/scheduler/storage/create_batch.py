@@ -19,6 +19,7 @@ from services.scheduler.domain.errors import (
     RequestIdReused,
     StaleAttempt,
     TaskNotFound,
+    UserErased,
 )
 from services.scheduler.domain.event_content import EventContent
 from services.scheduler.domain.events import Created
@@ -225,10 +226,13 @@ async def create_tasks(
 async def _choose_contents(
     connection: asyncpg.Connection, log: ChangeLog, items: Sequence[NewTask], answers: list[Answer | None]
 ) -> None:
-    """Says of each new task what of its texts goes to Kafka, and answers those that would be encrypted and have no key."""
+    """Says of each new task what of its texts goes to Kafka; answers those of erased users, and those that lack their key."""
     contents = log.contents
-    if contents is None or (contents.plain and all(item.event_content is None for item in items)):
+    if contents is None or (contents.plain and not contents.erased and all(item.event_content is None for item in items)):
         return
+    for place, item in enumerate(items):
+        if answers[place] is None and (item.tenant_id, item.created_by) in contents.erased:
+            answers[place] = UserErased(item.created_by)
     encrypted: dict[tuple[str, str], list[int]] = {}
     for place, item in enumerate(items):
         chosen = (item.event_content or contents.default).at_least(contents.of(item.tenant_id, item.queue))

@@ -12,7 +12,7 @@ import structlog
 
 from services.common.db.engine_role import EngineDriver
 from services.common.errors import DomainError
-from services.scheduler.domain.errors import EventKeysNotSet, UserErased
+from services.scheduler.domain.errors import EventKeysNotSet
 from services.scheduler.domain.event_content import EventContent
 from services.scheduler.domain.queue import EVERY_TENANT
 from services.scheduler.domain.wake import Wake
@@ -39,7 +39,8 @@ class EventContents:
         self.default = default
         self._queues: dict[str, dict[str, EventContent]] = {}
         """of each name that any queue with a choice has, what is said by tenant."""
-        self._erased: frozenset[User] = frozenset()
+        self.erased: frozenset[User] = frozenset()
+        """who was erased lately."""
         self._changed = asyncio.Event()
 
     @property
@@ -59,11 +60,6 @@ class EventContents:
         if content is EventContent.ENCRYPTED and not self.keys.available:
             raise EventKeysNotSet
 
-    def refuse_erased(self, tenant_id: str, username: str) -> None:
-        """Raises UserErased for a user who is."""
-        if self._erased and (tenant_id, username) in self._erased:
-            raise UserErased(username)
-
     def woken(self, wake: Wake) -> None:
         """Reads it again when queues have changed or somebody was erased."""
         if wake.queues is None or wake.queues:
@@ -78,8 +74,8 @@ class EventContents:
         for tenant_id, queue, content in queues:
             known.setdefault(queue, {})[tenant_id] = self.default if content is None else EventContent(content)
         self._queues = known
-        self._erased = frozenset((row[0], row[1]) for row in erased)
-        self.keys.forget(self._erased)
+        self.erased = frozenset((row[0], row[1]) for row in erased)
+        self.keys.forget(self.erased)
 
     async def run(self) -> None:
         """Reads it every few seconds and whenever it has changed, until cancelled; survives the database being away."""

@@ -45,6 +45,13 @@ ON CONFLICT (tenant_id, username) DO UPDATE SET sealed_key = NULL, master_key_id
   erase_time = COALESCE(event_keys.erase_time, excluded.erase_time)
 RETURNING erase_time
 """
+# They would go on creating tasks in the user's name; as Schedule.stop does it.
+_PAUSE_SCHEDULES = """
+UPDATE schedules SET paused = true, next_time = NULL, wake_time = NULL, buffered_time = NULL,
+  last_error = 'The user who created it is erased; create it anew as another user.', version = version + 1,
+  update_time = clock_timestamp()
+WHERE tenant_id = $1 AND created_by = $2 AND NOT paused
+"""
 # As the triggers of `queues` tell a change: everybody reads again what belongs to the tenant.
 _TELL = "SELECT pg_notify('guildmesh_dispatch', '@' || $1)"
 _SEALED_OTHERWISE = f"""
@@ -134,9 +141,10 @@ class EventKeys:
             raise EventKeyDestroyed(key_id, row["username"]) from error
 
     async def erase(self, tenant_id: str, username: str) -> datetime:
-        """Destroys the key of a user, and any chance of another; gives when that was done first."""
+        """Destroys the key of a user and any chance of another, and pauses the user's schedules; gives when that was done."""
         async with self._database.transaction() as connection:
             erased: datetime = await connection.fetchval(_ERASE, tenant_id, username, new_id())
+            await connection.execute(_PAUSE_SCHEDULES, tenant_id, username)
             await connection.execute(_TELL, tenant_id)
         self.forget([(tenant_id, username)])
         return erased

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from services.common.errors import DomainError
 from services.scheduler.domain.fence import EpochOver, LimitsChanged
-from services.scheduler.domain.ports import EventContents, TaskBatches
+from services.scheduler.domain.ports import TaskBatches
 from services.scheduler.domain.queue import Queue
 from services.scheduler.domain.task import Lease, NewTask, Task
 from services.scheduler.usecases.dispatch import Dispatcher
@@ -23,11 +23,7 @@ _MOST_FENCED = 4 << 20
 class CreateTask:
     """Creates tasks; those that arrive while a commit is under way share the next."""
 
-    def __init__(
-        self, batches: TaskBatches, queues: Queues, dispatcher: Dispatcher, contents: EventContents | None = None
-    ) -> None:
-        """With `contents` it refuses tasks of users who are erased."""
-        self._contents = contents
+    def __init__(self, batches: TaskBatches, queues: Queues, dispatcher: Dispatcher) -> None:
         self._queues = queues
         self._batches = batches
         self._dispatcher = dispatcher
@@ -37,17 +33,14 @@ class CreateTask:
         """Creates the task; a repeat with the same request id and payload gives the first answer.
 
         Raises:
-            QueueNotFound, TaskNotFound (of the parent), ParentTaskEnded, StaleAttempt, RequestIdReused, UserErased.
+            QueueNotFound, TaskNotFound (of the parent), ParentTaskEnded, StaleAttempt, RequestIdReused, UserErased; in a queue
+            that encrypts events EventKeysNotSet, EventKeySealed.
         """
-        if self._contents is not None:
-            self._contents.refuse_erased(task.tenant_id, task.created_by)
         put_in(task, await self._queues.of(task.tenant_id, task.queue))
         return await self._commits.submit(task)
 
     async def execute_all(self, tasks: Sequence[NewTask]) -> Sequence[Task | Exception]:
-        """Creates each task of one user as `execute` does; gives what that would give or raise, in order. Raises UserErased."""
-        if self._contents is not None:
-            self._contents.refuse_erased(tasks[0].tenant_id, tasks[0].created_by)
+        """Creates each task of one tenant as `execute` does; gives what that would give or raise, in order."""
         queues: dict[str, Queue | DomainError] = {}
         for name in {task.queue for task in tasks}:
             try:

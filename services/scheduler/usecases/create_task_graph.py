@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.common.errors import DomainError
-from services.scheduler.domain.ports import EventContents, GraphStore
+from services.scheduler.domain.ports import GraphStore
 from services.scheduler.domain.task_graph import NewGraph, of_node
 from services.scheduler.usecases.conflicts import past_conflicts
 from services.scheduler.usecases.queues import Queues, put_in
@@ -14,8 +14,7 @@ from services.scheduler.usecases.queues import Queues, put_in
 class CreateTaskGraph:
     """Creates graphs. Each is a transaction of its own, so that it is whole, and keeps no other task waiting."""
 
-    def __init__(self, store: GraphStore, queues: Queues, contents: EventContents) -> None:
-        self._contents = contents
+    def __init__(self, store: GraphStore, queues: Queues) -> None:
         self._store = store
         self._queues = queues
 
@@ -24,10 +23,8 @@ class CreateTaskGraph:
 
         Raises:
             RequestIdReused: the request id was used with another payload.
-            UserErased: the caller is erased.
             DomainError: what CreateTask raises for one of its nodes, with the node's key.
         """
-        self._contents.refuse_erased(graph.tenant_id, graph.tasks[0].created_by)
         for key, task in zip(graph.keys, graph.tasks, strict=True):
             try:
                 put_in(task, await self._queues.of(task.tenant_id, task.queue))

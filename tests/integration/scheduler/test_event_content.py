@@ -20,9 +20,11 @@ from guildmesh.events.v1 import task_event_pb2 as events_pb
 from guildmesh.events.v1.task_event_pb2 import TaskEvent, TaskSnapshot
 from guildmesh.scheduler.v1 import event_key_service_pb2 as keys_pb
 from guildmesh.scheduler.v1 import event_key_service_pb2_grpc as keys_grpc
-from guildmesh.scheduler.v1 import queue_pb2, task_pb2
+from guildmesh.scheduler.v1 import queue_pb2, schedule_pb2, task_pb2
 from guildmesh.scheduler.v1 import queue_service_pb2 as queues_pb
 from guildmesh.scheduler.v1 import queue_service_pb2_grpc as queues_grpc
+from guildmesh.scheduler.v1 import schedule_service_pb2 as schedules_pb
+from guildmesh.scheduler.v1 import schedule_service_pb2_grpc as schedules_grpc
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh_client.event_keys import EventKeys, KeyNotGiven, WrongKey, open_event
 from guildmesh_client.worker import Task, TaskFailed, Worker
@@ -253,6 +255,11 @@ async def test_a_user_who_is_erased_can_no_longer_be_read_and_another_still_can(
     with pytest.raises(KeyNotGiven):
         await EventKeys(scheduler.channel, metadata(stranger)).open(sealed[0])
 
+    schedules = schedules_grpc.ScheduleServiceStub(scheduler.channel)
+    schedule = schedule_pb2.Schedule(cron="0 0 29 2 *", task=task_pb2.Task(description="again", queue=queue))
+    for who in (scheduler.ada, world.bob):
+        asked = schedules_pb.CreateScheduleRequest(schedule=schedule, schedule_id=f"of-{who.subject}")
+        await schedules.CreateSchedule(asked, metadata=metadata(who))
     first = await world.erase("ada")
     assert await world.erase("ada") == first, "a repeat changes nothing"
     replayed, _ = await world.records(2)
@@ -276,6 +283,8 @@ async def test_a_user_who_is_erased_can_no_longer_be_read_and_another_still_can(
             await scheduler.create(queue=queue_name, kind="nobody")
         assert error_info(refused.value) == ("USER_ERASED", {"username": "ada"})
     await scheduler.create(by=world.bob, queue=queue, kind="nobody")
+    paused = "SELECT schedule_id, paused, last_error LIKE '%%erased%%' FROM schedules ORDER BY schedule_id"
+    assert world.query(paused) == [("of-ada", True, True), ("of-bob", False, False)]
     # The tenant's own view of a task is not what Kafka has.
     assert (await scheduler.get(mine.task_id, by=world.admin)).description == f"{marker} of ada"
     world.sound()
