@@ -189,6 +189,7 @@ def _services(settings: MeshSettings, state: StateFolder, addresses: Mapping[str
         **{f"GUILDMESH_{name.upper()}_TARGET": target for name, target in targets.items()},
         **{f"GUILDMESH_{name.upper()}_ADMIN": f"{LOOPBACK}:{port}" for name, port in admin_ports.items()},
         "API_WORKERS": str(settings.api_workers),
+        **({"KAFKA_EVENT_CONTENT": settings.event_content} if settings.event_content else {}),
         # Each arena costs memory, and these processes have few busy threads.
         "MALLOC_ARENA_MAX": "2",
     }

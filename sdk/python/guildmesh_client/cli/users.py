@@ -62,7 +62,8 @@ def list_users() -> None:
             request = pb.ListUsersRequest(page_size=200, page_token=page_token)
             response = stub.ListUsers(request, metadata=connection.metadata, timeout=_SECONDS)
             for user in response.users:
-                table.add_row(user.username, user.tenant_id, ", ".join(user.roles), user.email)
+                roles = "erased" if user.HasField("erase_time") else ", ".join(user.roles)
+                table.add_row(user.username, user.tenant_id, roles, user.email)
             page_token = response.next_page_token
             if not page_token:
                 break
