@@ -499,7 +499,8 @@ def _run_of(item: NewTask, shard: int, now: datetime) -> Run:
         item.timeout_ms, 1, False, item.parent_task_id, item.traceparent, now,
     )  # fmt: skip
     run.queue_tenant = item.queue_tenant
-    run.event_content, run.event_key_id = item.event_content, item.event_key_id
+    if item.event_content is not None:
+        run.event_content, run.event_key_id = item.event_content, item.event_key_id
     times = item.times
     if times is not None:
         start_at = times.start_at(now)

@@ -113,7 +113,8 @@ type TaskEvent struct {
 	EncryptedEvent []byte `protobuf:"bytes,11,opt,name=encrypted_event,json=encryptedEvent,proto3" json:"encrypted_event,omitempty"`
 	// data_key_id is the id of the key for encrypted_event, which EventKeyService.GetEventKey gives.
 	DataKeyId string `protobuf:"bytes,12,opt,name=data_key_id,json=dataKeyId,proto3" json:"data_key_id,omitempty"`
-	// content is set when texts of this event are not in it: EVENT_CONTENT_OMIT or EVENT_CONTENT_ENCRYPTED. Only in records on Kafka.
+	// content is set when texts of this event are not in it: EVENT_CONTENT_OMIT or EVENT_CONTENT_ENCRYPTED. Only in records on
+	// Kafka, and on a stream of many tasks of a task that is no longer kept.
 	Content EventContent `protobuf:"varint,13,opt,name=content,proto3,enum=guildmesh.events.v1.EventContent" json:"content,omitempty"`
 	// change is what happened.
 	//

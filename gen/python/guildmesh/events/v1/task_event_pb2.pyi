@@ -113,7 +113,9 @@ class TaskEvent(_message.Message):
     data_key_id: _builtins.str
     """data_key_id is the id of the key for encrypted_event, which EventKeyService.GetEventKey gives."""
     content: Global___EventContent.ValueType
-    """content is set when texts of this event are not in it: EVENT_CONTENT_OMIT or EVENT_CONTENT_ENCRYPTED. Only in records on Kafka."""
+    """content is set when texts of this event are not in it: EVENT_CONTENT_OMIT or EVENT_CONTENT_ENCRYPTED. Only in records on
+    Kafka, and on a stream of many tasks of a task that is no longer kept.
+    """
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """event_time is when the change was made, by the database's clock."""
