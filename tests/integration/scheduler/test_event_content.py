@@ -442,6 +442,36 @@ async def test_the_master_key_is_changed_while_keys_are_in_use(world: World, sch
         open_event(first, os.urandom(64))
 
 
+async def test_what_waits_for_kafka_is_found_sound_and_what_is_not_the_log_s_is_found(
+    own_settings: MakeSettings,  # noqa: F811 - the fixture
+    scheduler_tls: Path,
+    empty_database_url: str,
+) -> None:
+    settings = own_settings(event_master_key=a_master_key())
+    async with running(open_service, settings, scheduler_tls) as server:
+        scheduler = Scheduler(server)
+        world = World(scheduler, RelaySettings(_env_file=None), empty_database_url, settings)
+
+        async def work(task: Task) -> Any:
+            return "x" * int(task.description)
+
+        async with world.working(work):
+            for content in (PLAIN, OMIT, ENCRYPTED):
+                queue = await world.queue(content)
+                for size in ("7", "100000"):
+                    await scheduler.watch((await scheduler.create(size, queue=queue)).task_id)
+        world.sound()
+    [(row, payload)] = world.query("SELECT position, payload FROM outbox ORDER BY position DESC LIMIT 1")
+    told = bytes(payload)
+    assert told.count(b"\x68\x03\xc2\x01") == 1, "it says that its content is encrypted"
+    # The completed event says another size than the log's has.
+    size = told.index(b"\x68\x03\xc2\x01") + len(b"\x68\x03\xc2\x01") + 2
+    other = told[:size] + bytes([told[size] ^ 1]) + told[size + 1 :]
+    world.query("UPDATE outbox SET payload = %s WHERE position = %s RETURNING 1", other, row)
+    problems = [text for finding in check_data(empty_database_url) for text in finding.problems]
+    assert any("is not what its log has" in problem for problem in problems), problems
+
+
 async def test_without_a_master_key_nothing_can_be_encrypted(
     own_settings: MakeSettings,  # noqa: F811 - the fixture
     scheduler_tls: Path,
