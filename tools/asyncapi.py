@@ -21,6 +21,7 @@ form (proto field names), and `x-protobuf` names the message and its contract. F
 there stays."""
 MOST_BYTES = 16 << 20
 """of a record, as the topics take it."""
+_NOT_ON_EVERY_RECORD = ("traceparent", "ce_traceparent", "ce_datakeyid")
 
 
 def document(contracts: Contracts) -> Json:
@@ -112,7 +113,7 @@ def _message(contracts: Contracts, topic: Topic, event: Event) -> Json:
     if headers:
         message["headers"] = {
             "type": "object",
-            "required": [name for name in headers if "traceparent" not in name],
+            "required": [name for name in headers if name not in _NOT_ON_EVERY_RECORD],
             "properties": {name: {**schema, "description": about} for name, (about, schema) in headers.items()},
         }
         message["examples"][0]["headers"] = contracts.example_headers(event, topic)

@@ -247,13 +247,17 @@ class Contracts:
             "ce_time": ("when, RFC 3339, UTC", {"type": "string", "format": "date-time", "pattern": "Z$"}),
             "ce_sequence": (f"`{cloud.sequence}` as ten digits", {"type": "string", "pattern": "^[0-9]{10}$"}),
             "ce_tenantid": ("the tenant", text),
-            "content-type": ("of the value", {"type": "string", "const": "application/protobuf"}),
+            "content-type": (
+                "of the value; application/json where `KAFKA_VALUE_FORMAT` says so",
+                {"type": "string", "enum": ["application/protobuf", "application/json"]},
+            ),
             "ce_dataschema": (
                 "the message in the value",
                 {"type": "string", "const": f"type.googleapis.com/{event.value.name}"},
             ),
             "traceparent": ("W3C trace context of the call that created the task; not on every record", trace),
             "ce_traceparent": ("the same, as CloudEvents' extension", trace),
+            "ce_datakeyid": ("the key that encrypts the texts of the value (EventKeyService); only in encrypted queues", text),
         }
         if not cloud.sequence:
             del headers["ce_sequence"]
@@ -278,6 +282,7 @@ class Contracts:
             "ce_time": _EXAMPLE_TIME,
             "ce_sequence": f"{value.get(cloud.sequence, 0):010d}",
             "ce_tenantid": value.get("tenant_id", "acme"),
+            "content-type": "application/protobuf",
         }
         found = {name: schema.get("const", given.get(name)) for name, (_, schema) in self.headers(event, topic).items()}
         return {name: text for name, text in found.items() if text is not None}

@@ -49,9 +49,10 @@ class Kind:
 _BEHIND_TASKS = 5
 _KAFKA_LOGIN = ("KAFKA_SASL_PASSWORD",)
 _MODEL_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
+_EVENT_KEYS = ("GUILDMESH_EVENT_MASTER_KEY", "GUILDMESH_EVENT_MASTER_KEY_BEFORE")
 KINDS = (
     Kind("identity", "services.identity", "identity", secrets=("JWT_SECRET_KEY", "GUILDMESH_MASTER_KEY")),
-    Kind("scheduler", "services.scheduler", "scheduler", secrets=_KAFKA_LOGIN),
+    Kind("scheduler", "services.scheduler", "scheduler", secrets=(*_KAFKA_LOGIN, *_EVENT_KEYS)),
     Kind("relay", "services.scheduler.relay", "scheduler", serves=False, nice=_BEHIND_TASKS, secrets=_KAFKA_LOGIN),
     Kind(
         "webhooks",
@@ -93,8 +94,9 @@ def plan(settings: MeshSettings, state: StateFolder) -> Mesh:
     """Chooses ports and passwords and lists the parts. Starts nothing.
 
     Raises:
-        MeshError: a wheel is missing.
+        MeshError: a wheel is missing, or in production what of users' texts is on Kafka is not chosen.
     """
+    _check_contents(settings)
     parts: list[Part] = []
     connections = required_connections(settings)
     environment: dict[str, str] = {}
@@ -164,6 +166,32 @@ def plan(settings: MeshSettings, state: StateFolder) -> Mesh:
     return Mesh(parts, exports, connections)
 
 
+def _check_contents(settings: MeshSettings) -> None:
+    """Says before anything is started what the scheduler would refuse to start for."""
+    if settings.profile != "production":
+        return
+    if settings.event_content is None:
+        raise MeshError(
+            "Set KAFKA_EVENT_CONTENT: in production what of users' texts is on Kafka must be chosen: plain (everything), omit"
+            " (sizes and hashes) or encrypted (with a key of each user)."
+        )
+    if settings.event_content == "encrypted" and settings.event_master_key is None:
+        raise MeshError(
+            "Set GUILDMESH_EVENT_MASTER_KEY, which seals the keys that encrypt events (make one with 'openssl rand -base64 32'),"
+            " and keep it: without it encrypted events cannot be read."
+        )
+
+
+def event_master_key(settings: MeshSettings, state: StateFolder) -> SecretStr | None:
+    """What seals the keys of events: as set, or in development the folder's own.
+
+    In production the operator keeps it where it is not lost with the folder.
+    """
+    if settings.event_master_key:
+        return settings.event_master_key
+    return SecretStr(state.key("event-master")) if settings.profile == "development" else None
+
+
 def _value(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() or None if secret is not None else None
 
@@ -184,12 +212,15 @@ def _services(settings: MeshSettings, state: StateFolder, addresses: Mapping[str
         **{f"GUILDMESH_{name.upper()}_TARGET": target for name, target in targets.items()},
         **{f"GUILDMESH_{name.upper()}_ADMIN": f"{LOOPBACK}:{port}" for name, port in admin_ports.items()},
         "API_WORKERS": str(settings.api_workers),
+        **({"KAFKA_EVENT_CONTENT": settings.event_content} if settings.event_content else {}),
         # Each arena costs memory, and these processes have few busy threads.
         "MALLOC_ARENA_MAX": "2",
     }
     secrets = {
         "JWT_SECRET_KEY": settings.jwt_secret_key,
         "GUILDMESH_MASTER_KEY": settings.master_key or SecretStr(state.key("master")),
+        "GUILDMESH_EVENT_MASTER_KEY": event_master_key(settings, state),
+        "GUILDMESH_EVENT_MASTER_KEY_BEFORE": settings.event_master_key_before,
         "OPENAI_API_KEY": settings.openai_api_key,
         "ANTHROPIC_API_KEY": settings.anthropic_api_key,
         "KAFKA_SASL_PASSWORD": settings.kafka_sasl_password,

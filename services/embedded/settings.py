@@ -47,6 +47,9 @@ class MeshSettings(BaseSettings):
 
     jwt_secret_key: SecretStr | None = Field(None, validation_alias="JWT_SECRET_KEY")
     master_key: SecretStr | None = Field(None, validation_alias="GUILDMESH_MASTER_KEY")
+    event_master_key: SecretStr | None = Field(None, validation_alias="GUILDMESH_EVENT_MASTER_KEY")
+    event_master_key_before: SecretStr | None = Field(None, validation_alias="GUILDMESH_EVENT_MASTER_KEY_BEFORE")
+    event_content: Literal["plain", "omit", "encrypted"] | None = Field(None, validation_alias="KAFKA_EVENT_CONTENT")
     jwt_algorithm: str = Field("HS256", validation_alias="JWT_ALGORITHM")
     trace_sample_rate: float | None = Field(None, ge=0, le=1, validation_alias="TRACE_SAMPLE_RATE")
     cors_origins: str | None = Field(

@@ -10,10 +10,12 @@ from guildmesh.identity.v1.identity_service_pb2_grpc import add_IdentityServiceS
 
 from services.common.db.database import Database, open_database
 from services.common.db.engine_role import EngineDatabase
+from services.common.grpcx.channel import open_channel
 from services.common.grpcx.server import Registration
+from services.common.key_cipher import KeyCipher
 from services.common.service import Background, Service
 from services.identity.adapters.argon2_passwords import Argon2Passwords
-from services.identity.adapters.key_cipher import KeyCipher
+from services.identity.adapters.event_keys import SchedulerEventKeys
 from services.identity.adapters.key_ring import KeyRing
 from services.identity.adapters.shared_secret import SharedSecretSigner
 from services.identity.domain.password import PasswordPolicy
@@ -21,6 +23,7 @@ from services.identity.domain.ports import Passwords, TokenSigner
 from services.identity.server.convert import keys_to_json
 from services.identity.server.servicer import IdentityServicer, UseCases
 from services.identity.settings import IdentitySettings, ServingSettings
+from services.identity.storage.engine.erasures import PostgresErasures
 from services.identity.storage.engine.logins import PostgresLogins
 from services.identity.storage.engine.signing_keys import PostgresSigningKeys
 from services.identity.storage.engine.tenants import PostgresTenants
@@ -28,7 +31,9 @@ from services.identity.storage.users import PostgresUsers
 from services.identity.usecases.create_tenant import CreateTenant
 from services.identity.usecases.create_user import CreateUser
 from services.identity.usecases.create_watch_ticket import CreateWatchTicket
+from services.identity.usecases.destroy_keys import DestroyKeys
 from services.identity.usecases.ensure_user import EnsureUser
+from services.identity.usecases.erase_user import EraseUser
 from services.identity.usecases.get_json_web_key_set import GetJsonWebKeySet
 from services.identity.usecases.get_user import GetUser
 from services.identity.usecases.issue_token import IssueToken
@@ -41,8 +46,9 @@ SCHEMA = "identity"
 @asynccontextmanager
 async def open_service(settings: ServingSettings) -> AsyncIterator[Service]:
     """The identity service over the database of `settings`."""
-    async with open_database(settings, SCHEMA) as database:
+    async with open_database(settings, SCHEMA) as database, open_channel(settings, "scheduler") as scheduler:
         engine = EngineDatabase(database)
+        destroy_keys = DestroyKeys(PostgresErasures(engine), SchedulerEventKeys(scheduler))
         signer, background = _signer(settings, engine)
         passwords = Argon2Passwords()
         tenants = PostgresTenants(engine)
@@ -55,6 +61,7 @@ async def open_service(settings: ServingSettings) -> AsyncIterator[Service]:
             create_user=_create_user(settings, database, passwords),
             get_user=GetUser(users),
             list_users=ListUsers(users),
+            erase_user=EraseUser(users, destroy_keys),
             create_tenant=CreateTenant(tenants),
             list_tenants=ListTenants(tenants),
         )
@@ -71,7 +78,7 @@ async def open_service(settings: ServingSettings) -> AsyncIterator[Service]:
                     "guildmesh.identity.v1.IdentityService",
                 )
             ],
-            background=background,
+            background=[*background, destroy_keys.run],
             checks={"database": database.check},
             admin_routes={"/.well-known/jwks.json": json_web_key_set},
         )

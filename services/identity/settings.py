@@ -7,8 +7,8 @@ from typing import Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from services.common.key_cipher import KeyCipher
 from services.common.settings import ServiceSettings
-from services.identity.adapters.key_cipher import KeyCipher
 from services.identity.adapters.shared_secret import SharedSecretSigner
 
 OWN_KEYS_ALGORITHM = "ES256"

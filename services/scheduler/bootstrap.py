@@ -11,6 +11,7 @@ from functools import partial
 
 from guildmesh.scheduler.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
 from guildmesh.scheduler.v1.dispatch_service_pb2_grpc import add_DispatchServiceServicer_to_server
+from guildmesh.scheduler.v1.event_key_service_pb2_grpc import add_EventKeyServiceServicer_to_server
 from guildmesh.scheduler.v1.event_log_service_pb2_grpc import add_EventLogServiceServicer_to_server
 from guildmesh.scheduler.v1.payload_service_pb2_grpc import add_PayloadServiceServicer_to_server
 from guildmesh.scheduler.v1.queue_service_pb2_grpc import add_QueueServiceServicer_to_server
@@ -31,6 +32,7 @@ from services.scheduler.adapters.webhook_sender import open_webhook_sender
 from services.scheduler.domain.decision import Answer, Link
 from services.scheduler.domain.ports import (
     DeadLetterStore,
+    EventContents,
     EventSender,
     Objects,
     PayloadStore,
@@ -49,6 +51,7 @@ from services.scheduler.server.dead_letter_servicer import DeadLetterServicer, D
 from services.scheduler.server.dispatch_link import DispatchLink
 from services.scheduler.server.dispatch_servicer import SERVICE as DISPATCH_SERVICE
 from services.scheduler.server.dispatch_servicer import DispatchServicer
+from services.scheduler.server.event_key_servicer import EventKeyServicer, EventKeyUseCases
 from services.scheduler.server.event_log_servicer import SERVICE as EVENT_LOG_SERVICE
 from services.scheduler.server.event_log_servicer import EventLogServicer
 from services.scheduler.server.payload_servicer import PayloadServicer, PayloadUseCases
@@ -66,6 +69,8 @@ from services.scheduler.storage.dead_letters import DeadLetters
 from services.scheduler.storage.decided_queues import SETTLED, DecidedQueues, QueueList
 from services.scheduler.storage.decisions import DecisionStatements
 from services.scheduler.storage.dispatch_owners import DispatchOwners
+from services.scheduler.storage.event_contents import EventContents as StoredContents
+from services.scheduler.storage.event_keys import EventKeys
 from services.scheduler.storage.expiry import Expiry
 from services.scheduler.storage.fire_batch import DueSchedules
 from services.scheduler.storage.graphs import Graphs
@@ -96,12 +101,14 @@ from services.scheduler.usecases.delete_queue import DeleteQueue
 from services.scheduler.usecases.delete_schedule import DeleteSchedule
 from services.scheduler.usecases.delete_webhook import DeleteWebhook
 from services.scheduler.usecases.dispatch import Dispatcher
+from services.scheduler.usecases.erase_user_keys import EraseUserKeys
 from services.scheduler.usecases.event_tail import EventTail
 from services.scheduler.usecases.expire_tasks import ExpireTasks
 from services.scheduler.usecases.failed_deliveries import FailedDeliveries
 from services.scheduler.usecases.fire_schedules import FireSchedules
 from services.scheduler.usecases.follow_owner import FollowOwner
 from services.scheduler.usecases.get_dead_letter import GetDeadLetter
+from services.scheduler.usecases.get_event_key import GetEventKey
 from services.scheduler.usecases.get_queue import GetQueue
 from services.scheduler.usecases.get_schedule import GetSchedule
 from services.scheduler.usecases.get_task import GetTask
@@ -157,6 +164,9 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         hub = Hub(origin=new_id())
         reader = Tasks(database)
         engine = EngineDriver(database)
+        event_keys = EventKeys(engine, settings.event_masters)
+        contents = hub.contents = StoredContents(engine, event_keys, settings.contents)
+        hub.listen(contents.woken)
         decided = DecidedQueues(engine)
         dispatch = _dispatch(settings, engine, hub)
         batches = Batches(engine, hub, settings.lease, decided)
@@ -213,7 +223,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                     ),
                     Registration(
                         add_QueueServiceServicer_to_server,
-                        QueueServicer(_queue_use_cases(stored_queues, count_tasks, CountOwnTasks(OpenTasks(engine)))),
+                        QueueServicer(_queue_use_cases(stored_queues, contents, count_tasks, CountOwnTasks(OpenTasks(engine)))),
                         "guildmesh.scheduler.v1.QueueService",
                     ),
                     Registration(
@@ -235,6 +245,11 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                         ),
                         "guildmesh.scheduler.v1.WebhookService",
                     ),
+                    Registration(
+                        add_EventKeyServiceServicer_to_server,
+                        EventKeyServicer(EventKeyUseCases(GetEventKey(event_keys), EraseUserKeys(event_keys, contents))),
+                        "guildmesh.scheduler.v1.EventKeyService",
+                    ),
                     Registration(add_worker_service, WorkerServicer(work), WORKER_SERVICE),
                     Registration(add_DispatchServiceServicer_to_server, dispatch.servicer, DISPATCH_SERVICE),
                     Registration(add_EventLogServiceServicer_to_server, EventLogServicer(append_events), EVENT_LOG_SERVICE),
@@ -242,6 +257,8 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                 background=[
                     listener.run,
                     decided.run,
+                    contents.run,
+                    event_keys.seal_anew,
                     dispatch.decide.run,
                     dispatch.follow.run,
                     Sweeper(batches, settings.sweep_seconds).run,
@@ -335,11 +352,13 @@ def _schedule_use_cases(store: ScheduleStore, queues: Queues) -> ScheduleUseCase
     )
 
 
-def _queue_use_cases(store: QueueStore, count_tasks: CountTasks, count_own_tasks: CountOwnTasks) -> QueueUseCases:
+def _queue_use_cases(
+    store: QueueStore, contents: EventContents, count_tasks: CountTasks, count_own_tasks: CountOwnTasks
+) -> QueueUseCases:
     return QueueUseCases(
-        create_queue=CreateQueue(store),
+        create_queue=CreateQueue(store, contents),
         get_queue=GetQueue(store),
-        update_queue=UpdateQueue(store),
+        update_queue=UpdateQueue(store, contents),
         delete_queue=DeleteQueue(store),
         pause_queue=PauseQueue(store, paused=True),
         resume_queue=PauseQueue(store, paused=False),

@@ -7,11 +7,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from services.scheduler.event_content_settings import EventContentSettings
 from services.scheduler.topic_settings import TopicSettings
 from services.scheduler.webhook_settings import WebhookTargetSettings
 
 
-class SchedulerSettings(TopicSettings, WebhookTargetSettings):
+class SchedulerSettings(TopicSettings, WebhookTargetSettings, EventContentSettings):
     """What the scheduler reads from the environment besides what every service does."""
 
     lease_seconds: float = Field(

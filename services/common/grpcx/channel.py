@@ -29,6 +29,7 @@ SERVICES = {
         "guildmesh.scheduler.v1.DeadLetterService",
         "guildmesh.scheduler.v1.PayloadService",
         "guildmesh.scheduler.v1.WebhookService",
+        "guildmesh.scheduler.v1.EventKeyService",
         "guildmesh.scheduler.v1.WorkerService",
         "guildmesh.scheduler.v1.DispatchService",
         "guildmesh.scheduler.v1.EventLogService",

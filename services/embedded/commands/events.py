@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from guildmesh_client.cli.errors import CommandError
@@ -15,12 +15,14 @@ from guildmesh_client.cli.times import moment_of, seconds_of
 from services.embedded.commands.console import fail, one_line_errors, open_state, out
 from services.embedded.diagnosis import database_url
 from services.embedded.errors import MeshError
+from services.embedded.plan import event_master_key
 
 if TYPE_CHECKING:
     from services.scheduler.adapters.kafka_acls import Rule
     from services.scheduler.relay.replay_progress import Progress, ReplayRange
-    from services.scheduler.relay.settings import RelaySettings
+    from services.scheduler.relay.settings import RelaySettings, ReplaySettings
 
+S = TypeVar("S", bound="RelaySettings")
 app = typer.Typer(help="Events: watch, replay, and who may read them on Kafka.")
 _LAST_NUMBER = 2**31 - 1
 _TIME_HELP = "a time with a zone, how long ago (90m, 2h, 3d)"
@@ -46,9 +48,10 @@ def replay(
 ) -> None:
     """Publish events of the log to Kafka again, byte for byte; started again with the same options it goes on where it was."""
     from services.scheduler.relay.replay import Target
+    from services.scheduler.relay.settings import ReplaySettings
 
     with one_line_errors():
-        settings = relay_settings()
+        settings = settings_of(ReplaySettings, event_keys=True)
         wanted = _range(since, until, task, tenant, queue, settings)
         name = _topic(settings, topic, tenant, public=to_public_topic)
     _run_replay(settings, wanted, Target(name, to_public_topic, restart))
@@ -59,15 +62,15 @@ def _quiet() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
-def relay_settings() -> RelaySettings:
-    """The settings of a relay of the mesh that runs, or of the one whose addresses are in the environment.
+def settings_of(kind: type[S], *, event_keys: bool = False) -> S:
+    """The settings of a relay (or a replay) of the mesh that runs, or of the one whose addresses are in the environment.
+
+    With `event_keys` also those that encrypt events; a mesh that runs in development has them in its state folder.
 
     Raises:
         MeshError: there is neither, or a setting is wrong.
     """
     from pydantic import ValidationError
-
-    from services.scheduler.relay.settings import RelaySettings
 
     _quiet()
     settings, state = open_state()
@@ -77,8 +80,10 @@ def relay_settings() -> RelaySettings:
     if not kafka:
         raise MeshError("No mesh runs, and KAFKA_BOOTSTRAP_SERVERS is not set: start the mesh, or set it and DATABASE_URL.")
     own = {"kafka_bootstrap_servers": kafka, "database_url": database_url(settings, state), "db_pool_size": 2}
+    if event_keys and state.is_locked() and (key := event_master_key(settings, state)) is not None:
+        own["event_master_key"] = key
     try:
-        return RelaySettings(**own, enable_tracing=False)  # type: ignore[arg-type]
+        return kind(**own, enable_tracing=False)  # type: ignore[arg-type]
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
@@ -134,7 +139,7 @@ def _topic(settings: RelaySettings, topic: str, tenant: str, *, public: bool) ->
     return topic
 
 
-def _run_replay(settings: RelaySettings, wanted: ReplayRange, target: object) -> None:
+def _run_replay(settings: ReplaySettings, wanted: ReplayRange, target: object) -> None:
     from aiokafka.errors import KafkaError, ProducerFenced
 
     from services.common.errors import DomainError
@@ -175,6 +180,7 @@ def acls(
 ) -> None:
     """Print the access rules of Kafka that a reader of a tenant's topics needs, as calls of kafka-acls.sh, and set them."""
     from services.scheduler.adapters.kafka_acls import reader_rules, relay_rules
+    from services.scheduler.relay.settings import RelaySettings
 
     kind, colon, name = principal.partition(":")
     if not (kind and colon and name):
@@ -182,7 +188,7 @@ def acls(
     if sum(map(bool, (tenant, all_tenants, relay))) != 1:
         raise CommandError("Say for whom: one of --tenant, --all-tenants and --relay.")
     with one_line_errors():
-        settings = relay_settings()
+        settings = settings_of(RelaySettings)
     names = settings.topic_names
     if tenant and not names.per_tenant:
         raise CommandError(

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from services.common.errors import DomainError
 from services.common.ids import new_id
+from services.common.key_cipher import CannotOpen, KeyCipher
 from services.identity.adapters.claims import claims_of
-from services.identity.adapters.key_cipher import CannotOpen, KeyCipher
 from services.identity.domain.ports import SigningKeyStore
 from services.identity.domain.token import Grant, PublicKey, StoredKey, Token
 

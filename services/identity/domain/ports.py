@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from services.identity.domain.token import Grant, PublicKey, StoredKey, Token
@@ -38,6 +38,9 @@ class Users(Protocol):
     async def get(self, tenant_id: str, username: str) -> User:
         """Raises UserNotFound."""
 
+    async def erase(self, tenant_id: str, username: str) -> User:
+        """Takes password, email and the right to log in away, for good; raises UserNotFound. A repeat changes nothing."""
+
     async def list(self, tenant_id: str, limit: int, after: str | None) -> list[User]:
         """At most `limit` users, by username in byte order, those after the username `after`."""
 
@@ -50,6 +53,27 @@ class Logins(Protocol):
 
     async def replace_hash(self, login: Login, password_hash: str) -> None:
         """Stores a new hash, unless the one in `login` was changed meanwhile."""
+
+
+class Erasures(Protocol):
+    """The users of all tenants whose keys are still to be destroyed."""
+
+    async def open(self, limit: int) -> list[User]:
+        """At most `limit` of them, those who were erased first before the others."""
+
+    async def done(self, user: User, time: datetime) -> User:
+        """Notes when a user's keys were destroyed; the first time stays."""
+
+
+class EventKeys(Protocol):
+    """The keys of users, which the scheduler has."""
+
+    async def erase(self, tenant_id: str, username: str) -> datetime:
+        """Has the keys of a user destroyed; gives when that was done. A repeat does no harm.
+
+        Raises:
+            DomainError: it is not known whether they are; ask again.
+        """
 
 
 class Tenants(Protocol):

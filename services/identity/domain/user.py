@@ -28,6 +28,10 @@ class User:
     active: bool
     """inactive users cannot log in."""
     create_time: datetime
+    erase_time: datetime | None = None
+    """when it was erased; what is left then is the name, so that nobody else gets it."""
+    keys_destroy_time: datetime | None = None
+    """when the scheduler had destroyed the keys of its events."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,8 @@ def user_to_proto(user: User) -> user_pb2.User:
         roles=user.roles,
         active=user.active,
         create_time=_timestamp(user.create_time),
+        erase_time=_timestamp(user.erase_time) if user.erase_time is not None else None,
+        keys_destroy_time=_timestamp(user.keys_destroy_time) if user.keys_destroy_time is not None else None,
     )
 
 

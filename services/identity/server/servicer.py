@@ -23,6 +23,7 @@ from services.identity.server.convert import (
 from services.identity.usecases.create_tenant import CreateTenant
 from services.identity.usecases.create_user import CreateUser
 from services.identity.usecases.create_watch_ticket import CreateWatchTicket
+from services.identity.usecases.erase_user import EraseUser
 from services.identity.usecases.get_json_web_key_set import GetJsonWebKeySet
 from services.identity.usecases.get_user import GetUser
 from services.identity.usecases.issue_token import IssueToken
@@ -42,6 +43,7 @@ class UseCases:
     create_user: CreateUser
     get_user: GetUser
     list_users: ListUsers
+    erase_user: EraseUser
     create_tenant: CreateTenant
     list_tenants: ListTenants
 
@@ -88,6 +90,11 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
         """See the contract."""
         users, next_page_token = await self._use_cases.list_users(current_call().principal, request.page_size, request.page_token)
         return pb.ListUsersResponse(users=map(user_to_proto, users), next_page_token=next_page_token)
+
+    async def EraseUser(self, request: pb.EraseUserRequest, context: object) -> user_pb2.User:
+        """See the contract."""
+        user = await self._use_cases.erase_user(current_call().principal, request.tenant_id, request.username)
+        return user_to_proto(user)
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, context: object) -> user_pb2.Tenant:
         """See the contract."""

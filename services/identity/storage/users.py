@@ -18,6 +18,14 @@ _CREATE = text(
     RETURNING {USER_COLUMNS}
     """  # noqa: S608 - the columns are ours
 )
+# What a row is without belongs to the row; who logs in finds no such hash.
+_ERASE = text(
+    f"""
+    UPDATE users SET active = false, email = '', password_hash = '', erase_time = COALESCE(erase_time, clock_timestamp())
+    WHERE tenant_id = :tenant_id AND username = :username
+    RETURNING {USER_COLUMNS}
+    """  # noqa: S608 - as above
+)
 _TENANT = text("SELECT 1 FROM tenants WHERE tenant_id = :tenant_id")
 _GET = text(f"SELECT {USER_COLUMNS} FROM users WHERE tenant_id = :tenant_id AND username = :username")  # noqa: S608
 _LIST = text(
@@ -61,6 +69,14 @@ class PostgresUsers:
             row = (await connection.execute(_GET, {"tenant_id": tenant_id, "username": username})).one_or_none()
         if row is None:
             raise UserNotFound(username)
+        return user_from_row(row)
+
+    async def erase(self, tenant_id: str, username: str) -> User:
+        """Erases a user. Raises UserNotFound."""
+        async with self._database.tenant(tenant_id) as connection:
+            row = (await connection.execute(_ERASE, {"tenant_id": tenant_id, "username": username})).one_or_none()
+            if row is None:
+                raise UserNotFound(username)
         return user_from_row(row)
 
     async def list(self, tenant_id: str, limit: int, after: str | None) -> list[User]:

@@ -103,6 +103,7 @@ class EventTopic:
             attempt=event.attempt,
             actor=event.actor,
             parent_task_id=event.parent_task_id,
+            left_out=_left_out(event, change) if event.content else 0,
         )
 
 
@@ -163,6 +164,13 @@ def _away() -> Iterator[None]:
 
 def _tenant_of(headers: Sequence[tuple[str, bytes]]) -> str:
     return next((value.decode() for name, value in headers if name == "ce_tenantid"), "")
+
+
+def _left_out(event: TaskEvent, change: str) -> int:
+    """How many bytes of its texts are not in an event."""
+    part = getattr(event, change)
+    sizes = [int(value) for field, value in part.ListFields() if field.name.endswith("_size_bytes")]
+    return max(1, sum(sizes))
 
 
 def _state_after(event: TaskEvent, change: str) -> State | None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from services.common.errors import DomainError
 from services.scheduler.domain.dead_letter import DeadLetter, LetterPage, LetterPlace, Replays
 from services.scheduler.domain.dead_letter_filter import Conditions
+from services.scheduler.domain.event_content import EventContent, EventKey
 from services.scheduler.domain.fence import Fence
 from services.scheduler.domain.payload import Payload
 from services.scheduler.domain.positions import Positions
@@ -77,6 +78,9 @@ class TaskReader(Protocol):
 
     async def meeting(self, tenant_id: str, task_ids: Collection[str], conditions: Sequence[Condition]) -> Collection[str]:
         """Those of these tasks that are kept and meet conditions on labels, created_by and the like."""
+
+    async def whole(self, tenant_id: str, events: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], bytes]:
+        """These events (task and number) with all of their texts, serialized; none of a task that is no longer kept."""
 
 
 class Record(NamedTuple):
@@ -515,3 +519,53 @@ class PayloadMarks(Protocol):
 
     async def forget(self, payloads: Sequence[tuple[str, str]]) -> None:
         """Forgets those that were marked, and whose objects are gone."""
+
+
+class EventContents(Protocol):
+    """What of users' texts goes to Kafka, by queue, and who is erased."""
+
+    default: EventContent
+    """of queues that say nothing."""
+
+    @property
+    def erased(self) -> Collection[tuple[str, str]]:
+        """Users (tenant and name) who were erased lately: their tokens may be good for a while yet."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether everything of all queues goes."""
+
+    def of(self, tenant_id: str, queue: str) -> EventContent:
+        """What the queue says that a tenant's tasks wait in."""
+
+    def check(self, content: EventContent | None) -> None:
+        """Raises EventKeysNotSet when a queue asks for what this mesh cannot do."""
+
+    async def read(self) -> None:
+        """Has this process go by what is kept now; the others hear of a change."""
+
+    @property
+    def keys(self) -> EventKeyStore:
+        """The keys of users."""
+
+
+class EventKeyStore(Protocol):
+    """The keys of users."""
+
+    async def of_users(
+        self, connection: Any, users: Collection[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], EventKey | DomainError]:
+        """The key of each user (tenant and name), made in a transaction where there is none; or why there is none."""
+
+    async def by_id(self, connection: Any, key_ids: Iterable[str]) -> Mapping[str, EventKey]:
+        """The keys with these ids, but for those that are destroyed or cannot be unsealed."""
+
+    async def get(self, tenant_id: str, key_id: str) -> EventKey:
+        """A key of a tenant, as it is kept now.
+
+        Raises:
+            EventKeyNotFound, EventKeyDestroyed, EventKeysNotSet, EventKeySealed.
+        """
+
+    async def erase(self, tenant_id: str, username: str) -> datetime:
+        """Destroys the key of a user and any chance of another, and pauses the user's schedules; gives when that was done."""

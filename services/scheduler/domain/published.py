@@ -47,6 +47,8 @@ class Published:
     attempt: int
     actor: str
     parent_task_id: str
+    left_out: int = 0
+    """bytes of its texts that are not in it, 1 at least; 0 when it has all of them."""
 
 
 @dataclass(frozen=True)

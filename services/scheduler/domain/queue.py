@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from services.scheduler.domain.errors import SharedQueue
+from services.scheduler.domain.event_content import EventContent
 
 EVERY_TENANT = "*"
 """the owner of a shared queue."""
@@ -41,6 +42,8 @@ class Queue:
     """tasks with one concurrency key that run at once at most; None for no limit."""
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
     """the share of a tenant in what starts; 1 for one that is not there. Empty unless it is shared."""
+    event_content: EventContent | None = None
+    """what of the texts of its tasks goes to Kafka; None for the default."""
     paused: bool = False
     """nothing of it starts."""
     limits_in_force: bool = True

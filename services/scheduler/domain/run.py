@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
+from services.scheduler.domain.event_content import EventContent
 from services.scheduler.domain.events import Cancelled, Completed, Failed, Ready, Retried, Started, Waiting
 from services.scheduler.domain.retry import decode_retry
 from services.scheduler.domain.task import State
@@ -86,6 +87,10 @@ class Run:
     """the place (see output_place) of the last chunk of output that is among its events; None before the first."""
     create_time: datetime = _EPOCH
     """when the task was created; 1970 for a run of which no state is published any more."""
+    event_content: EventContent | None = None
+    """what of its texts goes to Kafka, as its queue said when it was created; None for all."""
+    event_key_id: str | None = None
+    """the key that its events are encrypted with."""
 
     def start(self, worker_id: str, now: datetime, lease: timedelta) -> Started:
         """Gives the next attempt to a worker; the timeout counts from the first start."""

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from services.scheduler.domain.event_content import EventContent
+
 if TYPE_CHECKING:
     from services.scheduler.domain.dependency import Dependency, Outcome
     from services.scheduler.domain.run import Run
@@ -138,6 +140,10 @@ class NewTask:
     """of that payload, in hexadecimal, once it is looked up."""
     queue_tenant: str | None = None
     """as in Run, given when it is created; before that when its start was decided on."""
+    event_content: EventContent | None = None
+    """what its queue says; None for the default."""
+    event_key_id: str | None = None
+    """the key of its creator, given when it is created."""
 
     def payload_hash(self) -> bytes:
         """SHA-256 of all that the caller chose: two requests with the same hash ask for the same task."""

@@ -37,6 +37,8 @@ def dead_letter_of(value: bytes) -> TaskDeadLettered:
         event_number=event.number,
         parent_task_id=event.parent_task_id,
         actor=event.actor,
+        message_size_bytes=event.failed.message_size_bytes,
+        message_sha256=event.failed.message_sha256,
     )
     task_id = uuid.UUID(event.task_id)
     if task_id.version == _TIME_ORDERED:

@@ -31,7 +31,8 @@ _ONE_BYTE = 0x80
 
 
 def headers_of(event: TaskEvent, traceparent: str, content_type: tuple[str, bytes] = PROTOBUF) -> Headers:
-    """The record headers of an event."""
+    """The record headers of an event; behind a space the trace context may be followed by the id of the key that encrypts it."""
+    traceparent, _, key_id = traceparent.partition(" ")
     task_id = event.task_id.encode()
     number = event.number
     time = event.event_time
@@ -47,11 +48,17 @@ def headers_of(event: TaskEvent, traceparent: str, content_type: tuple[str, byte
         content_type,
         _DATA_SCHEMA,
     ]
-    return headers + _trace_headers(traceparent)
+    headers += _trace_headers(traceparent)
+    if key_id:
+        headers.append(("ce_datakeyid", key_id.encode()))
+    return headers
 
 
 def dead_letter_headers(letter: TaskDeadLettered, traceparent: str, content_type: tuple[str, bytes] = PROTOBUF) -> Headers:
-    """The record headers of a dead letter, which has the sequence of the event that made it, and an id beside that one's."""
+    """The record headers of a dead letter, which has the sequence of the event that made it, and an id beside that one's.
+
+    Nothing in it is encrypted, so of the trace context (see headers_of) the id of a key is left out.
+    """
     task_id = letter.task_id.encode()
     headers = [
         _SPEC_VERSION,
@@ -65,7 +72,7 @@ def dead_letter_headers(letter: TaskDeadLettered, traceparent: str, content_type
         content_type,
         _DEAD_LETTER_SCHEMA,
     ]
-    return headers + _trace_headers(traceparent)
+    return headers + _trace_headers(traceparent.partition(" ")[0])
 
 
 def _trace_headers(traceparent: str) -> Headers:

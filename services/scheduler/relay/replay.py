@@ -20,12 +20,13 @@ from services.common.kafka.topics import WrongTopicShape, create_topics, open_ad
 from services.scheduler.adapters.topics import MOST_RECORD_BYTES, events_topic
 from services.scheduler.domain.shards import SHARDS, shard_of
 from services.scheduler.relay.headers import moment_of
-from services.scheduler.relay.published_value import published_value
+from services.scheduler.relay.published_value import PublishedValues
 from services.scheduler.relay.publisher import packed
 from services.scheduler.relay.records import Packed, event_record
 from services.scheduler.relay.replay_progress import Progress, ReplayRange, keep_progress, read_progress
-from services.scheduler.relay.settings import RelaySettings
+from services.scheduler.relay.settings import RelaySettings, ReplaySettings
 from services.scheduler.storage.event_history import EventHistory, LoggedTask, TasksWanted
+from services.scheduler.storage.outbox_codec import trace_of
 
 _MOST_RECORDS = 5000
 _MOST_BYTES = 4 << 20
@@ -53,7 +54,7 @@ class Target:
 
 
 async def replay_events(
-    settings: RelaySettings, wanted: ReplayRange, target: Target, tell: Callable[[Progress], None]
+    settings: ReplaySettings, wanted: ReplayRange, target: Target, tell: Callable[[Progress], None]
 ) -> Progress:
     """Publishes what is wanted, or what an earlier replay of the same into the same topic has left; tells after each transaction.
 
@@ -69,7 +70,8 @@ async def replay_events(
             progress = await _start(settings, admin, engine, wanted, target)
             if progress.done:
                 return progress
-            return await _Replay(settings, producer, EventHistory(engine, _tasks_of(progress.range)), target, tell).run(progress)
+            history, values = EventHistory(engine, _tasks_of(progress.range)), PublishedValues(engine, settings)
+            return await _Replay(settings, producer, history, values, target, tell).run(progress)
 
 
 async def _start(
@@ -146,11 +148,13 @@ class _Replay:
         settings: RelaySettings,
         producer: AIOKafkaProducer,
         history: EventHistory,
+        values: PublishedValues,
         target: Target,
         tell: Callable[[Progress], None],
     ) -> None:
         self._producer = producer
         self._history = history
+        self._values = values
         self._target = target
         self._tell = tell
         self._json = settings.value_format == "json"
@@ -166,6 +170,8 @@ class _Replay:
         pages = 0
         while after is not None:
             tasks, next_ = await self._history.page(after)
+            if tasks:
+                await self._values.read()
             if self._target.public and tasks:
                 await self._until_published()
             for task in tasks:
@@ -173,7 +179,7 @@ class _Replay:
                 async with aclosing(self._events(task, begun)) as events:
                     async for number, value in events:
                         if wanted.has(number, value):
-                            self._add(task, value)
+                            await self._add(task, value)
                         if self._records >= _MOST_RECORDS or self._bytes >= _MOST_BYTES:
                             here = replace(progress, after=str(after), task_id=task.task_id, number=number)
                             progress = await self._publish(here)
@@ -197,8 +203,9 @@ class _Replay:
             for number, value in more:
                 yield number, value
 
-    def _add(self, task: LoggedTask, value: bytes) -> None:
-        record = event_record(task.task_id.encode(), task.traceparent.encode(), published_value(value), json=self._json)
+    async def _add(self, task: LoggedTask, value: bytes) -> None:
+        value, key_id = await self._values.of(task, value)
+        record = event_record(task.task_id.encode(), trace_of(task.traceparent, key_id), value, json=self._json)
         self._shards.setdefault(shard_of(task.task_id), []).append(record)
         self._records += 1
         self._bytes += len(value)

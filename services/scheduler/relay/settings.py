@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from services.scheduler.event_content_settings import EventContentSettings
 from services.scheduler.topic_settings import TopicSettings
 
 
@@ -43,3 +44,7 @@ class RelaySettings(TopicSettings):
     @classmethod
     def _lower(cls, value: object) -> object:
         return (value.lower() or "protobuf") if isinstance(value, str) else value
+
+
+class ReplaySettings(RelaySettings, EventContentSettings):
+    """What a replay reads: what a relay does, and what the schedulers go by that made the events."""

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC
 from typing import Any
 
+from guildmesh.events.v1 import task_event_pb2 as event_pb
 from guildmesh.scheduler.v1 import queue_pb2 as pb
 from guildmesh.scheduler.v1 import queue_service_pb2 as service_pb
 from guildmesh.scheduler.v1 import scheduler_service_pb2, task_pb2
 
 from services.common.errors import InvalidRequest
 from services.scheduler.domain import queue as domain
+from services.scheduler.domain.event_content import EventContent
 from services.scheduler.domain.task import State
 from services.scheduler.server.convert import encoded_retry
 
@@ -56,6 +58,7 @@ def queue_message(queue: domain.Queue, *, weights: bool) -> pb.Queue:
         tenant_weights=queue.tenant_weights if weights else {},
         shared=queue.shared,
         limits_in_force=queue.limits_in_force,
+        event_content=event_pb.EventContent.ValueType(queue.event_content or 0),
         etag=queue.etag,
     )
     if queue.rate_per_second is not None:
@@ -111,6 +114,7 @@ _READ: Mapping[str, Callable[[pb.Queue], dict[str, Any]]] = {
     "retry_policy": lambda message: {"retry": encoded_retry(message.retry_policy) if message.HasField("retry_policy") else None},
     "retention_days": _optional("retention_days"),
     "dead_letter_retention_days": _optional("dead_letter_retention_days"),
+    "event_content": lambda message: {"event_content": EventContent(message.event_content) if message.event_content else None},
     "tenant_weights": lambda message: {"tenant_weights": dict(message.tenant_weights)},
 }
 """How each field that somebody may choose is read, with its default."""

@@ -174,7 +174,7 @@ class Batches:
     ) -> R:
         """One transaction, between two failpoints."""
         for attempt in range(1, _ATTEMPTS + 1):
-            log = ChangeLog(self._waker.origin, self._waker.watched)
+            log = ChangeLog.of(self._waker)
             log.wake.counted = counted
             log.decides, log.fenced = self._waker.decides, fence is not None
             try:

@@ -32,7 +32,7 @@ class Cancellations:
     async def _cancel(self, tenant_id: str, task_id: str, cause: str, actor: str) -> tuple[Task, Wake]:
         async with self._database.tenant(tenant_id) as connection:
             run, now = await lock_run(connection, tenant_id, task_id, TaskNotCancellable)
-            log = ChangeLog(self._waker.origin, self._waker.watched, tenant_id)
+            log = ChangeLog.of(self._waker, tenant_id)
             await tell_before_the_end(connection, log, [run], now)
             cancel_run(log, run, cause, actor, now)
             known = {task_id: run}

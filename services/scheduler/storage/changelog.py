@@ -9,7 +9,9 @@ from datetime import datetime
 
 import asyncpg
 
+from services.scheduler.domain.event_content import LARGE, EventContent, EventKey
 from services.scheduler.domain.events import Change, Created
+from services.scheduler.domain.ports import EventContents
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.shards import lane_of
 from services.scheduler.domain.task import State, StoredEvent
@@ -18,6 +20,8 @@ from services.scheduler.storage.child_changes import leave_changes
 from services.scheduler.storage.event_codec import encode_event, encode_snapshot
 from services.scheduler.storage.event_log import INLINE_BYTES, frame
 from services.scheduler.storage.outbox_codec import pack
+from services.scheduler.storage.published_event import published_event
+from services.scheduler.storage.waking import Waker
 
 _UPDATE = """
 UPDATE tasks t SET
@@ -48,11 +52,11 @@ WITH gone AS (
   WHERE t.task_id = c.task_id AND t.tenant_id = c.tenant_id AND t.task_id = ANY($2)
   RETURNING t.tenant_id, t.task_id, t.create_time, t.start_time, c.finish_time, c.state, c.attempt, c.next_event_number,
     c.log_events, c.progress, t.parent_task_id, t.queue, t.kind, t.traceparent, c.error_reason, c.error_message, t.spec,
-    t.context, t.log || c.log, c.result, t.priority, {retention_days} AS retention_days
+    t.context, t.log || c.log, c.result, t.priority, {retention_days} AS retention_days, t.event_content, t.event_key_id
 ){besides}
 INSERT INTO finished_tasks (tenant_id, task_id, create_time, start_time, finish_time, state, attempt, next_event_number,
   log_events, progress, parent_task_id, queue, kind, traceparent, error_reason, error_message, spec, context, log, result,
-  priority, retention_days)
+  priority, retention_days, event_content, event_key_id)
 SELECT * FROM gone
 """
 _FINISH = _FINISH_AS.format(retention_days="t.retention_days", besides="")
@@ -142,6 +146,10 @@ class ChangeLog:
     """whether this process decides what starts, so that of what ends it need not be told by the database."""
     fenced: bool = False
     """whether it goes on to decide until the commit, so that of what is created it need not be told at all but by its answer."""
+    contents: EventContents | None = None
+    """what of users' texts goes to Kafka; None for all."""
+    keys: dict[str, EventKey] = field(default_factory=dict)
+    """the keys of runs whose events are encrypted, by their ids, before `queued`."""
     wake: Wake = field(init=False)
     _runs: dict[str, Run] = field(default_factory=dict)
     _written: set[str] = field(default_factory=set)
@@ -150,6 +158,13 @@ class ChangeLog:
     _outbox: list[tuple[Run, Event]] = field(default_factory=list)
     _of_children: list[tuple[Run, str, State | None]] = field(default_factory=list)
     """subtasks that were created (None) or have ended, and who did it."""
+    _large: bool = False
+    """whether an event may be too large for Kafka."""
+
+    @classmethod
+    def of(cls, waker: Waker, tenant_id: str = "*") -> ChangeLog:
+        """An empty one for a transaction of this process."""
+        return cls(waker.origin, waker.watched, tenant_id, contents=waker.contents)
 
     def __post_init__(self) -> None:
         self.wake = Wake(origin=self.origin)
@@ -166,6 +181,7 @@ class ChangeLog:
             self._logs[task_id] = self._logs[task_id] + framed if task_id in self._logs else framed
         else:
             self._events.append((run.tenant_id, task_id, number, value))
+            self._large = self._large or len(value) > LARGE
         self._runs[task_id] = run
         self._outbox.append((run, event))
         if run.parent_task_id is not None:
@@ -183,7 +199,7 @@ class ChangeLog:
 
     def beside(self) -> ChangeLog:
         """An empty log for a statement that writes all of its changes or none."""
-        return ChangeLog(self.origin, self.watched, self.tenant_id, self.decides, self.fenced)
+        return ChangeLog(self.origin, self.watched, self.tenant_id, self.decides, self.fenced, self.contents)
 
     def stop(self, run: Run, attempt: int, reason: str) -> None:
         """Has the worker of a run told to stop."""
@@ -213,6 +229,7 @@ class ChangeLog:
             await self._finish(connection, [run for run in runs if run.state.ended and run.state is not State.FAILED])
             await self._finish(connection, [run for run in runs if run.state is State.FAILED], _FAIL)
         await self.write_long_events(connection)
+        await self.read_keys(connection)
         await connection.execute(_OUTBOX, *self.queued())
         await self.tell_others(connection)
 
@@ -220,6 +237,14 @@ class ChangeLog:
         """Writes the events that have no room in their tasks' rows."""
         if self._events:
             await connection.execute(_EVENTS, *(list(column) for column in zip(*self._events, strict=True)))
+
+    async def read_keys(self, connection: asyncpg.Connection) -> None:
+        """Gets the keys of runs whose events are encrypted, before `queued`; most commits have none."""
+        if self.contents is None or not self._chosen():
+            return
+        wanted = {run.event_key_id for run in self._runs.values() if run.event_key_id is not None} - self.keys.keys()
+        if wanted:
+            self.keys |= await self.contents.keys.by_id(connection, wanted)
 
     async def tell_others(self, connection: asyncpg.Connection) -> None:
         """Leaves what their parents are to be told of subtasks, and tells the replica that decides of its tasks, after `queued`.
@@ -265,16 +290,37 @@ class ChangeLog:
         """The records of each lane, in order. Only a task's last one has its state: no reader is told of those between."""
         lanes: dict[int, list[bytes]] = {}
         last = {run.task_id: event for run, event in self._outbox}
+        whole = not self._large and (self.contents is None or self.contents.plain) and not self._chosen()
         for run, event in self._outbox:
             task_id = run.task_id
-            snapshot = encode_snapshot(run, event.number, event.now) if last[task_id] is event else b""
-            record = pack(run.shard, task_id, run.traceparent, event.value, snapshot)
+            if whole:
+                snapshot = encode_snapshot(run, event.number, event.now) if last[task_id] is event else b""
+                record = pack(run.shard, task_id, run.traceparent, event.value, snapshot)
+            else:
+                record = self._reduced(run, event, newest=last[task_id] is event)
             lane = lane_of(run.shard)
             if lane in lanes:
                 lanes[lane].append(record)
             else:
                 lanes[lane] = [record]
         return lanes
+
+    def _chosen(self) -> bool:
+        """Whether any of the tasks was created in a queue that does not publish everything."""
+        for run in self._runs.values():  # noqa: SIM110 - `any` of a generator takes three times as long
+            if run.event_content is not None:
+                return True
+        return False
+
+    def _reduced(self, run: Run, event: Event, *, newest: bool) -> bytes:
+        """The record of an event of which not everything may go to Kafka."""
+        content = run.event_content or EventContent.PLAIN
+        if self.contents is not None:
+            content = content.at_least(self.contents.of(run.tenant_id, run.queue))
+        value, key_id = published_event(event.value, content, self.keys.get(run.event_key_id or ""))
+        hashes = content is not EventContent.ENCRYPTED
+        snapshot = encode_snapshot(run, event.number, event.now, hashes=hashes) if newest else b""
+        return pack(run.shard, run.task_id, run.traceparent, value, snapshot, key_id)
 
     def _count(self) -> tuple[list[str], list[int], list[int]]:
         """How many tasks more (or fewer) each queue has in each state."""

@@ -31,11 +31,11 @@ WITH gone AS (
     AND NOT t.has_children AND NOT t.has_steps AND NOT t.has_dependants
   RETURNING t.tenant_id, t.task_id, t.create_time, t.start_time, $6::timestamptz, 3::smallint, t.attempt, c.number + 1,
     t.log_events + 1, 1::real, t.parent_task_id, t.queue, t.kind, t.traceparent, NULL::text, NULL::text, t.spec, t.context,
-    t.log || c.log, c.result, t.priority, t.retention_days
+    t.log || c.log, c.result, t.priority, t.retention_days, t.event_content, t.event_key_id
 ), kept AS (
   INSERT INTO finished_tasks (tenant_id, task_id, create_time, start_time, finish_time, state, attempt, next_event_number,
     log_events, progress, parent_task_id, queue, kind, traceparent, error_reason, error_message, spec, context, log, result,
-    priority, retention_days)
+    priority, retention_days, event_content, event_key_id)
   SELECT * FROM gone
 ), found AS (
   SELECT count(*) = $7 AS every FROM gone
@@ -71,6 +71,7 @@ async def complete_unchanged(
         event = event_of(run, run.complete(report.result, now), report.worker_id, now)
         every.add_written(run, event, report.worker_id)
         events.append(event)
+    await every.read_keys(connection)
     _, named = await connection.fetchrow(
         _COMPLETE,
         [task_id for task_id, *_ in candidates],

@@ -19,7 +19,9 @@ from services.scheduler.domain.errors import (
     RequestIdReused,
     StaleAttempt,
     TaskNotFound,
+    UserErased,
 )
+from services.scheduler.domain.event_content import EventContent
 from services.scheduler.domain.events import Created
 from services.scheduler.domain.queue import EVERY_TENANT
 from services.scheduler.domain.run import Run
@@ -129,7 +131,7 @@ _BLOCKED = (
 
 
 @lru_cache
-def _insert_statement(*, parents: bool, timed: bool, blocked: bool, decided: bool) -> str:
+def _insert_statement(*, parents: bool, timed: bool, blocked: bool, decided: bool, reduced: bool) -> str:
     columns, values, state, following = "", _PLAIN_VALUES, "s.state", "2"
     given: list[tuple[str, str]] = []
     if timed:
@@ -148,6 +150,9 @@ def _insert_statement(*, parents: bool, timed: bool, blocked: bool, decided: boo
     if decided:
         given += [("concurrency_key", "text"), ("queue_tenant", "text")]
         columns, values = columns + ", concurrency_key, queue_tenant", values + ", c.concurrency_key, c.queue_tenant"
+    if reduced:
+        given += [("event_content", "smallint"), ("event_key_id", "uuid")]
+        columns, values = columns + ", event_content, event_key_id", values + ", c.event_content, c.event_key_id"
     first = 20 + len(given)
     return _INSERT.format(
         columns=columns,
@@ -186,6 +191,7 @@ async def create_tasks(
     await _answer_repeats(connection, items, answers)
     await _check_parents(connection, items, answers)
     upstreams = await lock_upstreams(connection, log, items, answers)
+    await _choose_contents(connection, log, items, answers)
     twins = await _claim_requests(connection, items, answers)
     new = [place for place, answer in enumerate(answers) if answer is None and place not in twins]
     if new:
@@ -219,6 +225,34 @@ async def create_tasks(
         if answers[place] is None and (answer := answers[first]) is not None:
             answers[place] = _same(items[place], items[first].payload_hash(), answer)
     return [answer for answer in answers if answer is not None]
+
+
+async def _choose_contents(
+    connection: asyncpg.Connection, log: ChangeLog, items: Sequence[NewTask], answers: list[Answer | None]
+) -> None:
+    """Says of each new task what of its texts goes to Kafka; answers those of erased users, and those that lack their key."""
+    contents = log.contents
+    if contents is None or (contents.plain and not contents.erased and all(item.event_content is None for item in items)):
+        return
+    for place, item in enumerate(items):
+        if answers[place] is None and (item.tenant_id, item.created_by) in contents.erased:
+            answers[place] = UserErased(item.created_by)
+    encrypted: dict[tuple[str, str], list[int]] = {}
+    for place, item in enumerate(items):
+        chosen = (item.event_content or contents.default).at_least(contents.of(item.tenant_id, item.queue))
+        item.event_content, item.event_key_id = chosen if chosen is not EventContent.PLAIN else None, None
+        if chosen is EventContent.ENCRYPTED and answers[place] is None:
+            encrypted.setdefault((item.tenant_id, item.created_by), []).append(place)
+    if not encrypted:
+        return
+    for user, key in (await contents.keys.of_users(connection, encrypted.keys())).items():
+        for place in encrypted[user]:
+            if isinstance(key, DomainError):
+                answers[place] = key
+            else:
+                items[place].event_key_id = key.key_id
+                # It may be of this transaction, and then nobody else knows it yet.
+                log.keys[key.key_id] = key
 
 
 def _ask_who_decides(items: Sequence[NewTask], decided: DecidedQueues) -> None:
@@ -435,7 +469,11 @@ async def _insert(
     decided = any(item.queue_tenant is not None or item.concurrency_key is not None for item in items)
     if decided:
         arguments += [[item.concurrency_key for item in items], [item.queue_tenant for item in items]]
-    statement = _insert_statement(parents=parents, timed=timed, blocked=blocked, decided=decided)
+    reduced = any(run.event_content is not None for run in runs)
+    if reduced:
+        arguments += [[run.event_content for run in runs], [run.event_key_id for run in runs]]
+    statement = _insert_statement(parents=parents, timed=timed, blocked=blocked, decided=decided, reduced=reduced)
+    await log.read_keys(connection)
     try:
         _, *waiting = await connection.fetchrow(statement, *arguments, *log.queued())
     except asyncpg.NotNullViolationError as error:
@@ -466,6 +504,8 @@ def _run_of(item: NewTask, shard: int, now: datetime) -> Run:
     )  # fmt: skip
     run.queue_tenant = item.queue_tenant
     run.create_time = now
+    if item.event_content is not None:
+        run.event_content, run.event_key_id = item.event_content, item.event_key_id
     times = item.times
     if times is not None:
         start_at = times.start_at(now)

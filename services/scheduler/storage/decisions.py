@@ -55,7 +55,7 @@ class DecisionStatements:
 
     async def start(self, fence: Fence, starts: Sequence[ToStart]) -> Sequence[Lease]:
         """Starts those that still wait; raises EpochOver or LimitsChanged."""
-        log = ChangeLog(self._waker.origin, self._waker.watched)
+        log = ChangeLog.of(self._waker)
         await fail_point("scheduler.decide.before_start")
         async with fenced_transaction(self._database, fence, by_key=True) as connection:
             leases = await start_decided(connection, log, starts, self._lease)

@@ -38,6 +38,7 @@ from services.scheduler.domain.events import (
 from services.scheduler.domain.payload import PayloadReference, is_payload, reference_in
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
+from services.scheduler.storage.published_event import reference_without_hash
 
 # Wire type 2 (length-delimited) of the fields of TaskEvent.
 _TASK_ID, _TYPE, _TENANT, _TIME, _ACTOR, _PARENT, _QUEUE, _KIND = (
@@ -62,16 +63,16 @@ def encode_event(run: Run, event_number: int, change: Change, actor: str, now: d
     return b"".join((_ID, run.task_id.encode(), middle, _BODIES[type(change)](change)))
 
 
-def encode_snapshot(run: Run, event_number: int, now: datetime) -> bytes:
-    """The serialized TaskSnapshot after event `event_number`."""
+def encode_snapshot(run: Run, event_number: int, now: datetime, *, hashes: bool = True) -> bytes:
+    """The serialized TaskSnapshot after event `event_number`; without `hashes` it does not tell what is in its texts."""
     first = _snapshot_first(run.tenant_id, run.state, run.queue, run.kind)
     last = _snapshot_last(event_number, run.parent_task_id or "", run.error_reason or "", now)
     state, particulars, error = run.state, b"", b""
     if state is _COMPLETED:
         result = run.result or b""
-        particulars = _short_result(result) if len(result) <= _SHORT else _result(result)
+        particulars = _short_result(result, hashes) if len(result) <= _SHORT else _result(result, hashes)
     elif state is _FAILED:
-        error = _digest(b"\x98\x01", b"\xa2\x01", (run.error_message or "").encode())
+        error = _digest(b"\x98\x01", b"\xa2\x01", (run.error_message or "").encode(), hashes)
     elif state is _SCHEDULED or state is _WAITING:
         particulars = _waits(run)
     times = _times(run.create_time, run.start_time)
@@ -126,14 +127,16 @@ def _waits(run: Run) -> bytes:
     return b"\x72" + timestamp(run.available_at) + signal
 
 
-def _digest(size_tag: bytes, sha256_tag: bytes, body: bytes) -> bytes:
-    return number(size_tag, len(body)) + text(sha256_tag, hashlib.sha256(body).hexdigest())
+def _digest(size_tag: bytes, sha256_tag: bytes, body: bytes, hashes: bool) -> bytes:
+    size = number(size_tag, len(body))
+    return size + text(sha256_tag, hashlib.sha256(body).hexdigest()) if hashes else size
 
 
-def _result(result: bytes) -> bytes:
+def _result(result: bytes, hashes: bool) -> bytes:
     if is_payload(result):
-        return message(b"\x82\x01", reference_in(result))
-    return _digest(b"\x60", b"\x6a", result)
+        reference = reference_in(result)
+        return message(b"\x82\x01", reference if hashes else reference_without_hash(reference))
+    return _digest(b"\x60", b"\x6a", result, hashes)
 
 
 # Many tasks have the same short result.

@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from services.common.db.engine_role import EngineDriver
+from services.scheduler.domain.event_content import EventContent
 from services.scheduler.storage.event_log import split
 
 NO_TASK = UUID(int=0)
@@ -41,7 +42,7 @@ SELECT tenant_id FROM found
 """
 # What is not wanted is passed over by whoever reads the page, not by the statement, which might look at all there is to fill it.
 _COLUMNS = """task_id, tenant_id, traceparent, CASE WHEN {wanted} THEN log END AS log, log_events,
-      next_event_number - 1 AS newest"""
+      next_event_number - 1 AS newest, queue, event_content, event_key_id"""
 _ACTIVE = _COLUMNS.format(wanted="($4::text IS NULL OR tenant_id = $4) AND ($5::text IS NULL OR queue = $5)")
 _ENDED = _COLUMNS.format(wanted="($5::text IS NULL OR queue = $5) AND ($7::timestamptz IS NULL OR finish_time >= $7)")
 _TASKS = f"""
@@ -99,6 +100,11 @@ class LoggedTask:
     """guildmesh.events.v1.TaskEvent, serialized: numbers 1, 2, 3 and so on."""
     newest: int
     """how many it has; those that are not among `events` are read by EventHistory.more."""
+    queue: str
+    event_content: EventContent | None
+    """what of its texts goes to Kafka, as its queue said when it was created; None for all."""
+    event_key_id: str | None
+    """the key that its events are encrypted with."""
 
 
 class EventHistory:
@@ -129,7 +135,7 @@ class EventHistory:
             rows = await connection.fetch(
                 _TASKS, after, until, _PAGE, wanted.tenant_id, wanted.queue, self._tenants, wanted.ended_after
             )
-        tasks = [LoggedTask(str(row[0]), row[1], row[2], list(split(row[3])), row[5]) for row in rows if row[3] is not None]
+        tasks = [_task_of(row) for row in rows if row[3] is not None]
         if len(rows) == _PAGE:
             first, last = rows[0][0].int, rows[-1][0].int
             self._stretch = max(_SHORTEST, timedelta(milliseconds=last - first >> _MILLISECONDS))
@@ -160,6 +166,13 @@ class EventHistory:
         if self._wanted.tenant_id is not None:
             return [self._wanted.tenant_id]
         return [row[0] for row in await connection.fetch(_TENANTS)]
+
+
+def _task_of(row: asyncpg.Record) -> LoggedTask:
+    task_id, tenant_id, traceparent, events, _, newest, queue, content, key_id = row
+    content = None if content is None else EventContent(content)
+    key_id = None if key_id is None else str(key_id)
+    return LoggedTask(str(task_id), tenant_id, traceparent, list(split(events)), newest, queue, content, key_id)
 
 
 def _last_id(wanted: TasksWanted) -> UUID:

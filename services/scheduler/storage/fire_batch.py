@@ -160,7 +160,7 @@ class DueSchedules:
         return Firing(sum([await self._fire_alone(key) for key in taken]), None)
 
     async def _fire(self, taken: list[_Key]) -> Firing:
-        changes = ChangeLog(self._waker.origin, self._waker.watched)
+        changes = ChangeLog.of(self._waker)
         async with self._database.transaction() as connection:
             rows = await connection.fetch(_LOCK_DUE, SCHEDULES)
             if len(rows) < SCHEDULES:
@@ -176,7 +176,7 @@ class DueSchedules:
 
     async def _fire_alone(self, key: _Key) -> bool:
         """A schedule by itself; whether something has become of it. One that has what no row can hold is paused."""
-        changes = ChangeLog(self._waker.origin, self._waker.watched)
+        changes = ChangeLog.of(self._waker)
         try:
             async with self._database.transaction() as connection:
                 row = await connection.fetchrow(_LOCK_ONE, *key)

@@ -36,7 +36,7 @@ class Graphs:
 
     async def create(self, graph: NewGraph) -> Sequence[str]:
         """Creates in one transaction; see GraphStore."""
-        log = ChangeLog(self._waker.origin, self._waker.watched, graph.tenant_id)
+        log = ChangeLog.of(self._waker, graph.tenant_id)
         async with self._database.tenant(graph.tenant_id) as connection:
             if graph.request_id:
                 # A repeat is told by what is in its payloads: it may have uploaded the same once more.

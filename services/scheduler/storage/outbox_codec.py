@@ -17,7 +17,8 @@ class OutboxRecord(NamedTuple):
     key: bytes
     """the task's id."""
     traceparent: bytes
-    """of a tombstone: the task's tenant, since no value says it."""
+    """the trace context; of an encrypted event then a space and the id of its key; of a tombstone: the task's tenant, since no
+    value says it."""
     value: bytes
     """guildmesh.events.v1.TaskEvent, serialized; empty for a tombstone."""
     snapshot: bytes
@@ -34,10 +35,15 @@ class OutboxRecord(NamedTuple):
         return not self.value
 
 
-def pack(shard: int, task_id: str, traceparent: str, value: bytes, snapshot: bytes) -> bytes:
+def pack(shard: int, task_id: str, traceparent: str, value: bytes, snapshot: bytes, key_id: str = "") -> bytes:
     """A record as it stands in a row."""
-    trace = traceparent.encode()
+    trace = trace_of(traceparent, key_id) if key_id else traceparent.encode()
     return _HEAD.pack(shard, len(trace), len(value), len(snapshot)) + task_id.encode() + trace + value + snapshot
+
+
+def trace_of(traceparent: str, key_id: str) -> bytes:
+    """The trace context of a record, with the id of the key that its event is encrypted with, if any."""
+    return f"{traceparent} {key_id}".encode() if key_id else traceparent.encode()
 
 
 def pack_tombstone(shard: int, task_id: str, tenant_id: str) -> bytes:

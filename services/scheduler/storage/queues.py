@@ -19,6 +19,7 @@ from services.common.db.engine_role import EngineDriver
 from services.common.errors import ConcurrentChange, DomainError
 from services.common.failpoints import fail_point
 from services.scheduler.domain.errors import EtagMismatch, QueueExists, QueueNotEmpty, QueueNotFound, TooManyQueues
+from services.scheduler.domain.event_content import EventContent
 from services.scheduler.domain.queue import EVERY_TENANT, MOST_QUEUES, Queue
 from services.scheduler.domain.retry import decode_retry
 from services.scheduler.domain.wake import Wake
@@ -29,6 +30,7 @@ from services.scheduler.storage.waking import Waker
 _NAMES = (
     "tenant_id", "queue", "priority", "retention_days", "dead_letter_retention_days", "max_attempts", "retry",
     "rate_per_second", "rate_burst", "max_running", "max_running_per_key", "paused",
+    "event_content",
 )  # fmt: skip
 COLUMNS = ", ".join((*_NAMES, "tenant_weights", "version", "create_time", "update_time"))
 _WRITTEN = (*_NAMES, "tenant_weights")
@@ -221,6 +223,8 @@ def queue_of(row: asyncpg.Record) -> Queue:
     """The queue in a row that has COLUMNS."""
     fields = {name: row[name] for name in (*_NAMES, "version", "create_time", "update_time")}
     max_attempts, retry = fields["max_attempts"], fields["retry"]
+    if fields["event_content"] is not None:
+        fields["event_content"] = EventContent(fields["event_content"])
     return Queue(
         **fields,
         tenant_weights=json.loads(row["tenant_weights"]),

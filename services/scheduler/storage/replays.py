@@ -126,7 +126,7 @@ class FailedTasks:
     @asynccontextmanager
     async def _transaction(self, tenant_id: str) -> AsyncIterator[tuple[asyncpg.Connection, ChangeLog]]:
         """One transaction, between two failpoints, after which those are woken whom the log of it concerns."""
-        log = ChangeLog(self._waker.origin, self._waker.watched, tenant_id)
+        log = ChangeLog.of(self._waker, tenant_id)
         async with self._database.tenant(tenant_id) as connection:
             yield connection, log
             await fail_point("scheduler.replay.before_commit", connection.terminate)

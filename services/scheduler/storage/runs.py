@@ -9,6 +9,7 @@ import asyncpg
 
 from services.common.errors import DomainError
 from services.scheduler.domain.errors import TaskNotFound
+from services.scheduler.domain.event_content import EventContent
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import State
 from services.scheduler.storage.changelog import ChangeLog
@@ -18,7 +19,7 @@ COLUMNS = """tenant_id, task_id, shard, state, queue, kind, priority, attempt, m
   has_children, parent_task_id, traceparent, available_at, has_steps, octet_length(log), log_events, worker_id, lease_expires,
   start_time, deadline, progress, start_by, end_by, attempt_timeout_ms, heartbeat_timeout_ms, attempt_ends, quiet_ends, retry,
   waits, wait_signal, wait_prompt, time_left_ms, position, blocked_by, has_dependants, start_timeout_ms,
-  queue_tenant, output, create_time"""
+  queue_tenant, output, create_time, event_content, event_key_id"""
 
 # The clock is read above the lock, so that the times of a task's events never go back.
 _LOCK = f"""
@@ -37,13 +38,18 @@ SELECT tenant_id, task_id, state, attempt, error_reason FROM finished_tasks WHER
 def run_of(row: asyncpg.Record) -> Run:
     """The run in a row that has COLUMNS first."""
     parent, state = row[12], _STATES[row[3]]
-    return Run(
+    run = Run(
         row[0], str(row[1]), row[2], state, row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
         None if parent is None else str(parent), row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20],
         row[21], None, row[22], None, None, None, row[23], row[24], row[25], row[26], row[27], row[28], row[29], row[30],
         row[31], row[32], row[33], row[34], state, row[35], row[36], row[37], row[38],
         row[39], row[40],
     )  # fmt: skip
+    # Most tasks have neither.
+    if (content := row[41]) is not None:
+        run.event_content = EventContent(content)
+        run.event_key_id = None if row[42] is None else str(row[42])
+    return run
 
 
 _STATES = {int(state): state for state in State}

@@ -138,7 +138,7 @@ class Schedules:
         async with self._database.tenant(tenant_id) as connection:
             schedule, now = await _locked(connection, tenant_id, schedule_id)
             new = list(runs(schedule, now))
-            log = ChangeLog(self._waker.origin, self._waker.watched, tenant_id)
+            log = ChangeLog.of(self._waker, tenant_id)
             if not new:
                 return [], log.wake
             for problem in await fill_queues(connection, new, self._retention_days):

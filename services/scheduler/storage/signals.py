@@ -32,7 +32,7 @@ class Signals:
     async def _signal(self, tenant_id: str, task_id: str, signal: str, value: bytes, actor: str) -> tuple[Task, Wake]:
         async with self._database.tenant(tenant_id) as connection:
             run, now = await lock_run(connection, tenant_id, task_id, TaskEnded)
-            log = ChangeLog(self._waker.origin, self._waker.watched, tenant_id)
+            log = ChangeLog.of(self._waker, tenant_id)
             journal = await Journal.open(connection, [(run, signal)])
             result, known = signal_result(value), journal.result(run, signal)
             if known is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import asyncpg
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
@@ -47,6 +47,14 @@ UNION ALL SELECT {_LOG} FROM finished_tasks WHERE tenant_id = $1 AND task_id = $
 """  # noqa: S608 - constants only
 _MORE_EVENTS = """
 SELECT value FROM task_events WHERE tenant_id = $1 AND task_id = $2 AND number > $3 ORDER BY number LIMIT $4
+"""
+_LOGS = """
+SELECT task_id::text, log FROM tasks WHERE tenant_id = $1 AND task_id = ANY($2::uuid[])
+UNION ALL SELECT task_id::text, log FROM finished_tasks WHERE tenant_id = $1 AND task_id = ANY($2::uuid[])
+"""
+_LONG_EVENTS = """
+SELECT task_id::text, number, value FROM task_events
+WHERE tenant_id = $1 AND (task_id, number) IN (SELECT * FROM unnest($2::uuid[], $3::int[]))
 """
 
 
@@ -95,6 +103,25 @@ class Tasks:
         async with self._database.tenant(tenant_id) as connection:
             rows = await connection.fetch(_SPECS, tenant_id, list(task_ids))
         return [task_id for task_id, spec in rows if met(spec, conditions)]
+
+    async def whole(self, tenant_id: str, events: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], bytes]:
+        """These events with all of their texts; see TaskReader."""
+        found: dict[tuple[str, int], bytes] = {}
+        async with self._database.tenant(tenant_id) as connection:
+            rows = await connection.fetch(_LOGS, tenant_id, list({task_id for task_id, _ in events}))
+            logs = {task_id: list(split(log)) for task_id, log in rows}
+            long = []
+            for task_id, number in events:
+                log = logs.get(task_id, [])
+                if number <= len(log):
+                    found[task_id, number] = log[number - 1]
+                elif task_id in logs:
+                    long.append((task_id, number))
+            if long:
+                columns = [task_id for task_id, _ in long], [number for _, number in long]
+                for task_id, number, value in await connection.fetch(_LONG_EVENTS, tenant_id, *columns):
+                    found[task_id, number] = value
+        return found
 
 
 def _met(tasks: Sequence[Task], wanted: TaskFilter) -> Sequence[Task]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from services.scheduler.domain.ports import EventContents
 from services.scheduler.domain.wake import Wake
 
 
@@ -16,6 +17,9 @@ class Waker(Protocol):
 
     decides: bool
     """whether this process decides what starts of queues with limits."""
+
+    contents: EventContents | None
+    """what of users' texts this process puts on Kafka; None for all."""
 
     @property
     def watched(self) -> Collection[tuple[str, str]]:

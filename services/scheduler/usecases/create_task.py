@@ -33,7 +33,8 @@ class CreateTask:
         """Creates the task; a repeat with the same request id and payload gives the first answer.
 
         Raises:
-            QueueNotFound, TaskNotFound (of the parent), ParentTaskEnded, StaleAttempt, RequestIdReused.
+            QueueNotFound, TaskNotFound (of the parent), ParentTaskEnded, StaleAttempt, RequestIdReused, UserErased; in a queue
+            that encrypts events EventKeysNotSet, EventKeySealed.
         """
         put_in(task, await self._queues.of(task.tenant_id, task.queue))
         return await self._commits.submit(task)

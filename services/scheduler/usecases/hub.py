@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from services.scheduler.domain.ports import EventContents
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import StoredEvent
 from services.scheduler.domain.wake import Wake, bucket_of
@@ -63,6 +64,8 @@ class Hub:
         self.origin = origin
         self.decides = False
         """whether this process decides what starts of queues with limits."""
+        self.contents: EventContents | None = None
+        """what of users' texts this process puts on Kafka; None for all."""
         self.watched: dict[tuple[str, str], set[Watcher]] = {}
         """the watchers of each task, by tenant and id."""
         self._buckets: dict[int, set[Watcher]] = {}

@@ -86,6 +86,7 @@ def put_in(task: NewTask, queue: Queue) -> None:
     """Gives a new task, once, what its queue says and it does not itself; the queue comes from `Queues.of`."""
     task.queue_priority = queue.priority
     task.retention_days = queue.retention_days or 0
+    task.event_content = queue.event_content
     if queue.max_attempts is not None and not task.own_max_attempts:
         task.max_attempts = queue.max_attempts
         task.spec += queue.max_attempts_spec

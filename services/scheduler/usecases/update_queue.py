@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from services.scheduler.domain.errors import EtagMismatch
-from services.scheduler.domain.ports import QueueStore
+from services.scheduler.domain.ports import EventContents, QueueStore
 from services.scheduler.domain.queue import Queue
 from services.scheduler.usecases.create_queue import check_weights
 from services.scheduler.usecases.get_queue import GetQueue
@@ -16,8 +16,9 @@ from services.scheduler.usecases.get_queue import GetQueue
 class UpdateQueue:
     """Updates queues."""
 
-    def __init__(self, store: QueueStore) -> None:
+    def __init__(self, store: QueueStore, contents: EventContents) -> None:
         self._store = store
+        self._contents = contents
         self._get = GetQueue(store)
 
     async def execute(
@@ -26,7 +27,7 @@ class UpdateQueue:
         """The queue with new values by the names of its attributes.
 
         Raises:
-            QueueNotFound, SharedQueue, EtagMismatch; InvalidRequest for weights in a queue of one tenant.
+            QueueNotFound, SharedQueue, EtagMismatch, EventKeysNotSet; InvalidRequest for weights in a queue of one tenant.
         """
 
         def change(found: Queue) -> Queue:
@@ -34,7 +35,12 @@ class UpdateQueue:
                 raise EtagMismatch("queue", queue=queue)
             changed = replace(found, **values)
             check_weights(changed)
+            if "event_content" in values:
+                self._contents.check(changed.event_content)
             return changed
 
         owner = (await self._get.to_change(tenant_id, queue, shared=shared, operator=operator)).tenant_id
-        return await self._store.change(owner, queue, change)
+        changed = await self._store.change(owner, queue, change)
+        if "event_content" in values:
+            await self._contents.read()
+        return changed

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from services.common.errors import TokenExpired, Unavailable
@@ -16,6 +16,8 @@ from services.scheduler.usecases.topic_pages import TopicPages
 
 _PAGE = 200
 _MOST_REMEMBERED = 5000
+_MOST_LEFT_OUT = 1 << 20
+"""bytes of texts that are read from the log at once, but for a single event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,10 @@ class WatchTasks:
                     reached = self._tail.newest if place == channel.end else None
                 else:
                     events, reached = await self._behind(tenant_id, wanted, tuple(position))
-                for event in await chosen.of(events):
-                    position[event.partition] = event.offset + 1
-                    yield Seen(event, tuple(position))
+                for part in _parts(await chosen.of(events)):
+                    for event in await self._whole(tenant_id, part):
+                        position[event.partition] = event.offset + 1
+                        yield Seen(event, tuple(position))
                 for event in events:
                     position[event.partition] = max(position[event.partition], event.offset + 1)
                 if reached is not None:
@@ -106,6 +109,34 @@ class WatchTasks:
             return [], None
         mine = (self._topic.parse(record) for record in records if record.tenant_id == tenant_id)
         return [event for event in mine if wanted.meets(event)], reached
+
+    async def _whole(self, tenant_id: str, events: Sequence[Published]) -> Sequence[Published]:
+        """The events with the texts that are not on the topic; one of a task that is no longer kept stays as it is."""
+        reduced = [(event.task_id, event.number) for event in events if event.left_out]
+        if not reduced:
+            return events
+        while True:
+            try:
+                found = await self._reader.whole(tenant_id, reduced)
+                break
+            except Unavailable:
+                await asyncio.sleep(0.5)
+        return [
+            replace(event, value=found[key], left_out=0) if (key := (event.task_id, event.number)) in found else event
+            for event in events
+        ]
+
+
+def _parts(events: Sequence[Published]) -> Iterator[Sequence[Published]]:
+    """The events in order, in parts of which not too much is read from the log at once."""
+    begin = size = 0
+    for place, event in enumerate(events):
+        if size and size + event.left_out > _MOST_LEFT_OUT:
+            yield events[begin:place]
+            begin, size = place, 0
+        size += event.left_out
+    if begin < len(events):
+        yield events[begin:]
 
 
 def _further(position: Sequence[int], other: Positions) -> list[int]:

@@ -28,7 +28,7 @@ from services.common.service import RunningService
 from services.scheduler.bootstrap import open_service
 from services.scheduler.domain.shards import LANES
 from services.scheduler.relay.bootstrap import open_relay
-from services.scheduler.relay.settings import RelaySettings
+from services.scheduler.relay.settings import RelaySettings, ReplaySettings
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique
 from tests.support.service import metadata, running
 
@@ -65,6 +65,11 @@ def relay_settings(empty_database_url: str, kafka_bootstrap_servers: str) -> Mak
         return RelaySettings(_env_file=None, **(values | changes))
 
     return make
+
+
+def replay_of(settings: RelaySettings, **changes: Any) -> ReplaySettings:
+    """The settings of a replay beside a relay."""
+    return ReplaySettings(_env_file=None, **(settings.model_dump() | changes))
 
 
 @asynccontextmanager

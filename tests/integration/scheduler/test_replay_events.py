@@ -25,7 +25,7 @@ from services.scheduler.bootstrap import open_service
 from services.scheduler.relay import replay as module
 from services.scheduler.relay.replay import ReplayRefused, Target, replay_events
 from services.scheduler.relay.replay_progress import Progress, ReplayRange
-from services.scheduler.relay.settings import RelaySettings
+from services.scheduler.relay.settings import ReplaySettings
 from services.scheduler.storage import event_history
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, unique
 from tests.integration.scheduler.test_relay import (  # noqa: F401 - fixtures
@@ -35,6 +35,7 @@ from tests.integration.scheduler.test_relay import (  # noqa: F401 - fixtures
     reading,
     relay_settings,
     relaying,
+    replay_of,
     until_outbox_empty,
     wait_ready,
 )
@@ -50,7 +51,7 @@ SMALL = {"_MOST_RECORDS": 30, "_ENOUGH_RECORDS": 20}
 class Past:
     """What happened: the settings of the relay that published it, and all of its records by task."""
 
-    settings: RelaySettings
+    settings: ReplaySettings
     scheduler: Scheduler
     records: dict[str, list[Any]]
 
@@ -71,7 +72,7 @@ def by_task(records: list[Any]) -> dict[str, list[Any]]:
     return found
 
 
-async def everything(settings: RelaySettings, topic: str, count: int) -> list[Any]:
+async def everything(settings: ReplaySettings, topic: str, count: int) -> list[Any]:
     """All records of a topic, of which there are so many; fails when there are more."""
     async with reading(settings, topic) as reader:
         records = list(await reader.until(lambda found: len(found) >= count))
@@ -125,7 +126,7 @@ async def past(
             await asyncio.gather(*working)
             await until_outbox_empty(own_settings())
             records = list(reader.records)
-        yield Past(settings, scheduler, by_task(records))
+        yield Past(replay_of(settings), scheduler, by_task(records))
 
 
 def ended(record: Any) -> bool:
@@ -167,7 +168,7 @@ async def test_a_replay_is_what_the_relay_published_to_the_last_byte_though_it_i
     assert by_task(await everything(past.settings, topic, past.count)) == past.records
 
 
-async def start_replay(settings: RelaySettings, topic: str, folder: Path) -> asyncio.subprocess.Process:
+async def start_replay(settings: ReplaySettings, topic: str, folder: Path) -> asyncio.subprocess.Process:
     """The command, in transactions as small as those of these tests, so that there is something to kill."""
     environment = {
         **os.environ,

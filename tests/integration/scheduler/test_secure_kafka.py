@@ -43,6 +43,7 @@ from tests.integration.scheduler.test_relay import (  # noqa: F401 - fixtures
     own_settings,
     relay_settings,
     relaying,
+    replay_of,
     wait_ready,
 )
 from tests.support.secure_kafka import ADMIN, SecureKafka, running_secure_kafka
@@ -165,7 +166,7 @@ async def replays(secure: SecureKafka, settings: RelaySettings, tenant: str, eve
     """A replay of one tenant, by a principal that has the rules for it."""
     topic = "again.acme"
     wanted = ReplayRange(since="2020-01-01T00:00:00+00:00", tenant_id=tenant)
-    await replay_events(settings, wanted, Target(topic), lambda _: None)
+    await replay_events(replay_of(settings), wanted, Target(topic), lambda _: None)
     async with consuming(secure, ADMIN, topic) as consumer:
         again = await records(consumer, len(events))
     assert sorted((each.partition, each.key, each.value) for each in again) == sorted(

@@ -203,7 +203,8 @@ async def test_a_slow_watcher_slows_nobody_and_misses_nothing(replicas: Replicas
 
     monkeypatch.setattr(TopicPages, "read", counted)
     slow, quick = await Stream(replicas.one).open(), await Stream(replicas.one).open()
-    size, tasks = 500_000, 40
+    # As large as results on the topic are.
+    size, tasks = 60_000, 200
     async with replicas.echoing(size):
         made = await asyncio.gather(*(replicas.one.create(str(number)) for number in range(tasks)))
         # More than anybody holds for the slow one: the channel 256 KiB, the connection some megabytes.

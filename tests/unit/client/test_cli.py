@@ -94,6 +94,7 @@ def test_a_schedule_that_cannot_be_asked_for_is_told_before_anything_is_sent(arg
         (["queues", "create", "q", "--rate", "fast"], "such as 0.5"),
         (["queues", "create", "q", "--burst", "3"], "--rate"),
         (["queues", "create", "q", "--keep", "2d"], "1d, 7d, 30d, 90d, forever"),
+        (["queues", "create", "q", "--event-content", "secret"], "plain, omit, encrypted"),
         (["queues", "update", "q", "--weight", "acme"], "TENANT=WEIGHT"),
         (["queues", "update", "q"], "nothing to change"),
         (["dead-letters", "replay"], "--queue"),

@@ -79,7 +79,7 @@ def test_a_secret_goes_only_to_those_who_need_it(tmp_path: Path, monkeypatch: py
     assert holders["JWT_SECRET_KEY"] == {"identity"}
     assert holders["GUILDMESH_MASTER_KEY"] == {"identity"}
     assert holders["OPENAI_API_KEY"] == {"agent", "worker", "memory"}
-    assert holders["KAFKA_SASL_PASSWORD"] == {"scheduler", "relay", "monitor"}
+    assert holders["KAFKA_SASL_PASSWORD"] == {"scheduler", "relay", "webhooks", "monitor"}
 
 
 def test_a_login_at_the_embedded_kafka_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,3 +126,26 @@ def test_what_env_exports_into_a_shell_does_not_make_the_next_start_external(
     assert {part.name for part in second.parts} == {part.name for part in first.parts}
     monkeypatch.setenv("DATABASE_URL", "postgresql://someone@elsewhere/theirs")
     assert "postgres" not in {part.name for part in planned(tmp_path).parts}
+
+
+def test_in_production_what_is_on_kafka_must_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUILDMESH_PROFILE", "production")
+    with pytest.raises(MeshError, match="Set KAFKA_EVENT_CONTENT"):
+        planned(tmp_path)
+    monkeypatch.setenv("KAFKA_EVENT_CONTENT", "encrypted")
+    with pytest.raises(MeshError, match="Set GUILDMESH_EVENT_MASTER_KEY"):
+        planned(tmp_path)
+    monkeypatch.setenv("KAFKA_EVENT_CONTENT", "omit")
+    assert "GUILDMESH_EVENT_MASTER_KEY" not in environment(planned(tmp_path), "scheduler")
+
+
+def test_only_the_scheduler_gets_the_master_key_of_events_which_development_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = environment(planned(tmp_path), "scheduler")["GUILDMESH_EVENT_MASTER_KEY"]
+    assert environment(planned(tmp_path), "scheduler")["GUILDMESH_EVENT_MASTER_KEY"] == made
+    monkeypatch.setenv("GUILDMESH_EVENT_MASTER_KEY", "mine")
+    mesh = planned(tmp_path)
+    assert environment(mesh, "scheduler")["GUILDMESH_EVENT_MASTER_KEY"] == "mine"
+    for other in ("relay", "identity", "agent", "worker", "tool", "memory", "monitor"):
+        assert "GUILDMESH_EVENT_MASTER_KEY" not in environment(mesh, other)

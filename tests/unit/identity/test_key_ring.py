@@ -12,7 +12,7 @@ import jwt
 import pytest
 
 from services.common.errors import DependencyUnavailable
-from services.identity.adapters.key_cipher import CannotOpen, KeyCipher
+from services.common.key_cipher import CannotOpen, KeyCipher
 from services.identity.adapters.key_ring import KeyRing
 from services.identity.domain.token import Grant, PublicKey, StoredKey
 

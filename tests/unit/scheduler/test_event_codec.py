@@ -43,6 +43,15 @@ from services.scheduler.storage.outbox_codec import OutboxRecord, pack, unpack
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=200)
 RESULTS = st.text(st.characters(codec="utf-8"), max_size=300).map(lambda text: Value(string_value=text).SerializeToString())
 TIMES = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC))
+
+
+def returned(error: str, result: str | None, traceparent: str) -> bytes:
+    body = pb.TaskToolReturned(execution_id="x", error=error, traceparent=traceparent)
+    if result is not None:
+        body.result.string_value = result
+    return body.SerializeToString()
+
+
 CHANGES: st.SearchStrategy[Change] = st.one_of(
     st.builds(
         Created,
@@ -67,7 +76,7 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
     st.builds(ChildCreated, NAMES, NAMES, NAMES),
     st.builds(ChildEnded, NAMES, NAMES, NAMES, NAMES),
     st.builds(ToolCalled, NAMES, NAMES, st.builds(lambda name: pb.TaskToolCalled(tool_name=name).SerializeToString(), NAMES)),
-    st.builds(ToolReturned, NAMES, NAMES, st.builds(lambda name: pb.TaskToolReturned(error=name).SerializeToString(), NAMES)),
+    st.builds(ToolReturned, NAMES, NAMES, st.builds(returned, NAMES, st.none() | NAMES, NAMES)),
 )
 RUNS = st.builds(
     Run,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
+from guildmesh.events.v1 import task_event_pb2
 from guildmesh.scheduler.v1 import queue_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
 from guildmesh.scheduler.v1 import queue_service_pb2 as pb
 from guildmesh.scheduler.v1 import queue_service_pb2_grpc as stubs
@@ -20,6 +21,11 @@ app = typer.Typer(help="Queues: list, get, create, update, pause, resume, delete
 
 _SECONDS = 30.0
 _KEPT = {"1d": 1, "7d": 7, "30d": 30, "90d": 90, "forever": 0}
+_CONTENTS = {
+    "plain": task_event_pb2.EVENT_CONTENT_PLAIN,
+    "omit": task_event_pb2.EVENT_CONTENT_OMIT,
+    "encrypted": task_event_pb2.EVENT_CONTENT_ENCRYPTED,
+}
 _UNSET = "none"
 _LOOK_SECONDS = 0.25
 _LONGEST_WAIT_SECONDS = 60.0
@@ -37,6 +43,14 @@ Keep = Annotated[str, typer.Option(help=f"How long ended tasks are kept: {', '.j
 KeepFailed = Annotated[str, typer.Option("--keep-failed", help="The same for tasks that failed.")]
 Weight = Annotated[
     list[str] | None, typer.Option("--weight", help="TENANT=WEIGHT, its share of a shared queue; all are replaced.")
+]
+Content = Annotated[
+    str,
+    typer.Option(
+        "--event-content",
+        help="What of the texts of its tasks is on Kafka: plain, omit (sizes and hashes) or encrypted (with a key of the user);"
+        " none for the mesh's default.",
+    ),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when it holds for every start: 12 s for the first limit or pause.")]
 Etag = Annotated[str, typer.Option(help="Refuse when somebody has changed it since it had this etag.")]
@@ -91,10 +105,11 @@ def create_queue(
     keep: Keep = "",
     keep_failed: KeepFailed = "",
     weight: Weight = None,
+    content: Content = "",
     shared: Shared = False,
 ) -> None:
     """Create a queue of your tenant, or of every tenant."""
-    message, _ = _queue(queue, priority, max_running, per_key, rate, burst, attempts, keep, keep_failed, weight)
+    message, _ = _queue(queue, priority, max_running, per_key, rate, burst, attempts, keep, keep_failed, weight, content)
     with connect() as connection:
         stub = stubs.QueueServiceStub(connection.channel)
         request = pb.CreateQueueRequest(queue=message, shared=shared)
@@ -114,12 +129,13 @@ def update_queue(
     keep: Keep = "",
     keep_failed: KeepFailed = "",
     weight: Weight = None,
+    content: Content = "",
     shared: Shared = False,
     etag: Etag = "",
     wait: Wait = False,
 ) -> None:
     """Change what is given, and leave the rest; `none` takes a limit or a default away."""
-    message, paths = _queue(queue, priority, max_running, per_key, rate, burst, attempts, keep, keep_failed, weight)
+    message, paths = _queue(queue, priority, max_running, per_key, rate, burst, attempts, keep, keep_failed, weight, content)
     if not paths:
         raise CommandError("There is nothing to change; see `guildmesh queues update --help`.")
     message.etag = etag
@@ -199,6 +215,7 @@ def _queue(
     keep: str,
     keep_failed: str,
     weights: list[str] | None,
+    content: str,
 ) -> tuple[queue_pb2.Queue, list[str]]:
     """The queue with what is given, and the names of these fields."""
     queue = queue_pb2.Queue(queue=name)
@@ -231,6 +248,12 @@ def _queue(
                 if text not in _KEPT:
                     raise CommandError(f"{option} cannot be {text!r}; it is one of {', '.join(_KEPT)}, or {_UNSET}.")
                 setattr(queue, field, _KEPT[text])
+    if content:
+        paths.append("event_content")
+        if content != _UNSET:
+            if content not in _CONTENTS:
+                raise CommandError(f"--event-content cannot be {content!r}; it is one of {', '.join(_CONTENTS)}, or {_UNSET}.")
+            queue.event_content = _CONTENTS[content]
     if weights is not None:
         paths.append("tenant_weights")
         for text in weights:

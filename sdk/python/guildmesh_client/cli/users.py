@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import sys
+import time
 from typing import Annotated
 
 import grpc
@@ -17,9 +18,11 @@ from guildmesh_client.cli.connection import Connection, connect
 from guildmesh_client.cli.errors import CommandError
 from guildmesh_client.cli.output import err, out
 
-app = typer.Typer(help="Users: create, list.", no_args_is_help=True)
+app = typer.Typer(help="Users: create, list, erase.", no_args_is_help=True)
 
 _SECONDS = 30.0
+_LONGEST_WAIT_SECONDS = 60.0
+_LOOK_SECONDS = 1.0
 
 
 @app.command("create")
@@ -59,11 +62,38 @@ def list_users() -> None:
             request = pb.ListUsersRequest(page_size=200, page_token=page_token)
             response = stub.ListUsers(request, metadata=connection.metadata, timeout=_SECONDS)
             for user in response.users:
-                table.add_row(user.username, user.tenant_id, ", ".join(user.roles), user.email)
+                roles = "erased" if user.HasField("erase_time") else ", ".join(user.roles)
+                table.add_row(user.username, user.tenant_id, roles, user.email)
             page_token = response.next_page_token
             if not page_token:
                 break
     out.print(table)
+
+
+@app.command("erase")
+def erase_user(
+    name: Annotated[str, typer.Argument(help="The login name.")],
+    tenant: Annotated[str, typer.Option(help="Yours if empty; another one needs the role operator.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Erase a user for good, and wait until the keys of the user's encrypted events are destroyed."""
+    if not yes and not typer.confirm(f"Erase {name} for good?"):
+        raise CommandError("Nothing is erased.")
+    with connect() as connection:
+        stub = stubs.IdentityServiceStub(connection.channel)
+        request = pb.EraseUserRequest(username=name, tenant_id=tenant)
+        end = time.monotonic() + _LONGEST_WAIT_SECONDS
+        while True:
+            user = stub.EraseUser(request, metadata=connection.metadata, timeout=_SECONDS)
+            if user.HasField("keys_destroy_time"):
+                break
+            if time.monotonic() > end:
+                raise CommandError(
+                    f"{name} is erased and cannot log in, but the scheduler does not answer, so the keys of {name}'s events are"
+                    " not destroyed yet. The mesh goes on by itself; run this again to see whether it is done."
+                )
+            time.sleep(_LOOK_SECONDS)
+    out.print(f"erased {name}; nobody can read {name}'s encrypted events any more", highlight=False, markup=False)
 
 
 def _create_tenant(connection: Connection, stub: stubs.IdentityServiceStub, tenant: str) -> None:

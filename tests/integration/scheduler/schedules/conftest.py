@@ -57,6 +57,7 @@ class Nobody:
 
     origin = "a-test"
     watched: tuple[tuple[str, str], ...] = ()
+    contents = None
 
     def wake(self, wake: Wake) -> None:
         """Wakes nobody."""

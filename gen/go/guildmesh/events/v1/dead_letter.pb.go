@@ -40,7 +40,7 @@ type TaskDeadLettered struct {
 	Kind string `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`
 	// reason of the failure, such as TIMEOUT.
 	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
-	// message is for people.
+	// message is for people; empty in a queue that keeps texts off Kafka (docs/how-to/keep-text-off-kafka.md).
 	Message string `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
 	// attempts that the task had.
 	Attempts int32 `protobuf:"varint,8,opt,name=attempts,proto3" json:"attempts,omitempty"`
@@ -53,7 +53,11 @@ type TaskDeadLettered struct {
 	// parent_task_id of the task, or empty.
 	ParentTaskId string `protobuf:"bytes,12,opt,name=parent_task_id,json=parentTaskId,proto3" json:"parent_task_id,omitempty"`
 	// actor is the principal or worker that ended the task.
-	Actor         string `protobuf:"bytes,13,opt,name=actor,proto3" json:"actor,omitempty"`
+	Actor string `protobuf:"bytes,13,opt,name=actor,proto3" json:"actor,omitempty"`
+	// message_size_bytes is the size of the message in UTF-8, where that is not here.
+	MessageSizeBytes int64 `protobuf:"varint,14,opt,name=message_size_bytes,json=messageSizeBytes,proto3" json:"message_size_bytes,omitempty"`
+	// message_sha256 of the message in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted: the event has it then.
+	MessageSha256 string `protobuf:"bytes,15,opt,name=message_sha256,json=messageSha256,proto3" json:"message_sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -179,11 +183,25 @@ func (x *TaskDeadLettered) GetActor() string {
 	return ""
 }
 
+func (x *TaskDeadLettered) GetMessageSizeBytes() int64 {
+	if x != nil {
+		return x.MessageSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskDeadLettered) GetMessageSha256() string {
+	if x != nil {
+		return x.MessageSha256
+	}
+	return ""
+}
+
 var File_guildmesh_events_v1_dead_letter_proto protoreflect.FileDescriptor
 
 const file_guildmesh_events_v1_dead_letter_proto_rawDesc = "" +
 	"\n" +
-	"%guildmesh/events/v1/dead_letter.proto\x12\x13guildmesh.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%guildmesh/common/v1/kafka_topic.proto\"\xfb\x04\n" +
+	"%guildmesh/events/v1/dead_letter.proto\x12\x13guildmesh.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%guildmesh/common/v1/kafka_topic.proto\"\xd0\x05\n" +
 	"\x10TaskDeadLettered\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12\x1b\n" +
@@ -199,7 +217,9 @@ const file_guildmesh_events_v1_dead_letter_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\bfailTime\x12!\n" +
 	"\fevent_number\x18\v \x01(\x05R\veventNumber\x12$\n" +
 	"\x0eparent_task_id\x18\f \x01(\tR\fparentTaskId\x12\x14\n" +
-	"\x05actor\x18\r \x01(\tR\x05actor:\xcf\x01ʼ\x18\xca\x01\n" +
+	"\x05actor\x18\r \x01(\tR\x05actor\x12,\n" +
+	"\x12message_size_bytes\x18\x0e \x01(\x03R\x10messageSizeBytes\x12%\n" +
+	"\x0emessage_sha256\x18\x0f \x01(\tR\rmessageSha256:\xcf\x01ʼ\x18\xca\x01\n" +
 	"\x19guildmesh.dead-letters.v1\x12\x1cGUILDMESH_DEAD_LETTERS_TOPIC\x1a\atask_id \x10*\x06delete0\x80\x88\xb2\xa0\x02Bv\n" +
 	"\x14/guildmesh/scheduler\x12${task_id}/{event_number}/dead-letter\x1a\t{task_id}\"\x1fguildmesh.task.dead_lettered.v1*\fevent_numberB3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3"
 

@@ -27,6 +27,65 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// EventContent is what of users' texts (descriptions, labels, results, output, prompts, messages) is in the records on Kafka. The event log in
+// the database always has all of it. Fields 11 to 15 of the messages here are for what stands in a text's place.
+type EventContent int32
+
+const (
+	// EVENT_CONTENT_UNSPECIFIED is the default of the mesh (KAFKA_EVENT_CONTENT).
+	EventContent_EVENT_CONTENT_UNSPECIFIED EventContent = 0
+	// EVENT_CONTENT_PLAIN is all of it, but of results above 64 KiB the size, the SHA-256 and a reference.
+	EventContent_EVENT_CONTENT_PLAIN EventContent = 1
+	// EVENT_CONTENT_OMIT is none of it: of each text the size and the SHA-256.
+	EventContent_EVENT_CONTENT_OMIT EventContent = 2
+	// EVENT_CONTENT_ENCRYPTED is the size of each text, and all of it encrypted with a key of the user who created the task, which is destroyed
+	// when the user is erased.
+	EventContent_EVENT_CONTENT_ENCRYPTED EventContent = 3
+)
+
+// Enum value maps for EventContent.
+var (
+	EventContent_name = map[int32]string{
+		0: "EVENT_CONTENT_UNSPECIFIED",
+		1: "EVENT_CONTENT_PLAIN",
+		2: "EVENT_CONTENT_OMIT",
+		3: "EVENT_CONTENT_ENCRYPTED",
+	}
+	EventContent_value = map[string]int32{
+		"EVENT_CONTENT_UNSPECIFIED": 0,
+		"EVENT_CONTENT_PLAIN":       1,
+		"EVENT_CONTENT_OMIT":        2,
+		"EVENT_CONTENT_ENCRYPTED":   3,
+	}
+)
+
+func (x EventContent) Enum() *EventContent {
+	p := new(EventContent)
+	*p = x
+	return p
+}
+
+func (x EventContent) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (EventContent) Descriptor() protoreflect.EnumDescriptor {
+	return file_guildmesh_events_v1_task_event_proto_enumTypes[0].Descriptor()
+}
+
+func (EventContent) Type() protoreflect.EnumType {
+	return &file_guildmesh_events_v1_task_event_proto_enumTypes[0]
+}
+
+func (x EventContent) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use EventContent.Descriptor instead.
+func (EventContent) EnumDescriptor() ([]byte, []int) {
+	return file_guildmesh_events_v1_task_event_proto_rawDescGZIP(), []int{0}
+}
+
 // TaskEvent is one change of a task, numbered 1..N without gaps in the commit that made it. On Kafka it is the value of a
 // CloudEvents 1.0 record in binary mode on the topic guildmesh.task-events.v1, keyed by task_id.
 type TaskEvent struct {
@@ -51,6 +110,14 @@ type TaskEvent struct {
 	Queue string `protobuf:"bytes,9,opt,name=queue,proto3" json:"queue,omitempty"`
 	// kind of the task.
 	Kind string `protobuf:"bytes,10,opt,name=kind,proto3" json:"kind,omitempty"`
+	// encrypted_event is this event as it would be in plain, serialized and encrypted with AES-SIV (RFC 5297); empty when nothing is encrypted, or
+	// the key is destroyed. docs/how-to/keep-text-off-kafka.md has the format.
+	EncryptedEvent []byte `protobuf:"bytes,11,opt,name=encrypted_event,json=encryptedEvent,proto3" json:"encrypted_event,omitempty"`
+	// data_key_id is the id of the key for encrypted_event, which EventKeyService.GetEventKey gives.
+	DataKeyId string `protobuf:"bytes,12,opt,name=data_key_id,json=dataKeyId,proto3" json:"data_key_id,omitempty"`
+	// content is set when texts of this event are not in it: EVENT_CONTENT_OMIT or EVENT_CONTENT_ENCRYPTED. Only in records on
+	// Kafka, and on a stream of many tasks of a task that is no longer kept.
+	Content EventContent `protobuf:"varint,13,opt,name=content,proto3,enum=guildmesh.events.v1.EventContent" json:"content,omitempty"`
 	// source is the service that told of the event, such as "tool"; empty for the scheduler, which numbers all of them.
 	Source string `protobuf:"bytes,18,opt,name=source,proto3" json:"source,omitempty"`
 	// source_id is the event's id in its source, where it is there once; empty for the scheduler.
@@ -178,6 +245,27 @@ func (x *TaskEvent) GetKind() string {
 		return x.Kind
 	}
 	return ""
+}
+
+func (x *TaskEvent) GetEncryptedEvent() []byte {
+	if x != nil {
+		return x.EncryptedEvent
+	}
+	return nil
+}
+
+func (x *TaskEvent) GetDataKeyId() string {
+	if x != nil {
+		return x.DataKeyId
+	}
+	return ""
+}
+
+func (x *TaskEvent) GetContent() EventContent {
+	if x != nil {
+		return x.Content
+	}
+	return EventContent_EVENT_CONTENT_UNSPECIFIED
 }
 
 func (x *TaskEvent) GetSource() string {
@@ -476,8 +564,14 @@ type TaskCreated struct {
 	DependencyIds []string `protobuf:"bytes,5,rep,name=dependency_ids,json=dependencyIds,proto3" json:"dependency_ids,omitempty"`
 	// context_payload is the payload that is the input of the task; unset when it has none.
 	ContextPayload *PayloadReference `protobuf:"bytes,10,opt,name=context_payload,json=contextPayload,proto3" json:"context_payload,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// description_size_bytes is the size of the description in UTF-8, where that is not here.
+	DescriptionSizeBytes int64 `protobuf:"varint,11,opt,name=description_size_bytes,json=descriptionSizeBytes,proto3" json:"description_size_bytes,omitempty"`
+	// description_sha256 of the description in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted.
+	DescriptionSha256 string `protobuf:"bytes,12,opt,name=description_sha256,json=descriptionSha256,proto3" json:"description_sha256,omitempty"`
+	// omitted_labels is how many labels the task has, where they are not here.
+	OmittedLabels int32 `protobuf:"varint,13,opt,name=omitted_labels,json=omittedLabels,proto3" json:"omitted_labels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TaskCreated) Reset() {
@@ -552,6 +646,27 @@ func (x *TaskCreated) GetContextPayload() *PayloadReference {
 	return nil
 }
 
+func (x *TaskCreated) GetDescriptionSizeBytes() int64 {
+	if x != nil {
+		return x.DescriptionSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskCreated) GetDescriptionSha256() string {
+	if x != nil {
+		return x.DescriptionSha256
+	}
+	return ""
+}
+
+func (x *TaskCreated) GetOmittedLabels() int32 {
+	if x != nil {
+		return x.OmittedLabels
+	}
+	return 0
+}
+
 // PayloadReference names a payload, of which no event carries the body. PayloadService gives it.
 type PayloadReference struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -559,7 +674,7 @@ type PayloadReference struct {
 	PayloadId string `protobuf:"bytes,1,opt,name=payload_id,json=payloadId,proto3" json:"payload_id,omitempty"`
 	// size_bytes of the body.
 	SizeBytes int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	// sha256 of the body, in hexadecimal.
+	// sha256 of the body, in hexadecimal; empty beside what is encrypted.
 	Sha256        string `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -670,7 +785,11 @@ type TaskWaiting struct {
 	// prompt is for people: what is asked of them.
 	Prompt string `protobuf:"bytes,2,opt,name=prompt,proto3" json:"prompt,omitempty"`
 	// expire_time is when the task goes on without it.
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// prompt_size_bytes is the size of the prompt in UTF-8, where that is not here.
+	PromptSizeBytes int64 `protobuf:"varint,11,opt,name=prompt_size_bytes,json=promptSizeBytes,proto3" json:"prompt_size_bytes,omitempty"`
+	// prompt_sha256 of the prompt in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted.
+	PromptSha256  string `protobuf:"bytes,12,opt,name=prompt_sha256,json=promptSha256,proto3" json:"prompt_sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -726,6 +845,20 @@ func (x *TaskWaiting) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *TaskWaiting) GetPromptSizeBytes() int64 {
+	if x != nil {
+		return x.PromptSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskWaiting) GetPromptSha256() string {
+	if x != nil {
+		return x.PromptSha256
+	}
+	return ""
+}
+
 // TaskSignalled says that the task has got a signal, or that the time to wait for it is over. The actor is who sent it, such as the person who
 // approved.
 type TaskSignalled struct {
@@ -737,7 +870,17 @@ type TaskSignalled struct {
 	// timed_out says that none came in time.
 	TimedOut bool `protobuf:"varint,3,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"`
 	// prompt is what was asked; empty when the task did not wait for the signal yet.
-	Prompt        string `protobuf:"bytes,4,opt,name=prompt,proto3" json:"prompt,omitempty"`
+	Prompt string `protobuf:"bytes,4,opt,name=prompt,proto3" json:"prompt,omitempty"`
+	// value_size_bytes is the size of the serialized google.protobuf.Value, where that is not here.
+	ValueSizeBytes int64 `protobuf:"varint,11,opt,name=value_size_bytes,json=valueSizeBytes,proto3" json:"value_size_bytes,omitempty"`
+	// value_sha256 of the serialized google.protobuf.Value, in hexadecimal, where that is not here; empty when it is encrypted.
+	ValueSha256 string `protobuf:"bytes,12,opt,name=value_sha256,json=valueSha256,proto3" json:"value_sha256,omitempty"`
+	// reference is where to read the value that is too large for an event, as a path of the REST API.
+	Reference string `protobuf:"bytes,13,opt,name=reference,proto3" json:"reference,omitempty"`
+	// prompt_size_bytes is the size of the prompt in UTF-8, where that is not here.
+	PromptSizeBytes int64 `protobuf:"varint,14,opt,name=prompt_size_bytes,json=promptSizeBytes,proto3" json:"prompt_size_bytes,omitempty"`
+	// prompt_sha256 of the prompt in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted.
+	PromptSha256  string `protobuf:"bytes,15,opt,name=prompt_sha256,json=promptSha256,proto3" json:"prompt_sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -800,6 +943,41 @@ func (x *TaskSignalled) GetPrompt() string {
 	return ""
 }
 
+func (x *TaskSignalled) GetValueSizeBytes() int64 {
+	if x != nil {
+		return x.ValueSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskSignalled) GetValueSha256() string {
+	if x != nil {
+		return x.ValueSha256
+	}
+	return ""
+}
+
+func (x *TaskSignalled) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *TaskSignalled) GetPromptSizeBytes() int64 {
+	if x != nil {
+		return x.PromptSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskSignalled) GetPromptSha256() string {
+	if x != nil {
+		return x.PromptSha256
+	}
+	return ""
+}
+
 // TaskStarted says that a worker has the task.
 type TaskStarted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -852,7 +1030,13 @@ type TaskStepCompleted struct {
 	// step_id of the step.
 	StepId string `protobuf:"bytes,1,opt,name=step_id,json=stepId,proto3" json:"step_id,omitempty"`
 	// result of the step.
-	Result        *structpb.Value `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	Result *structpb.Value `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	// result_size_bytes is the size of the serialized google.protobuf.Value, where that is not here.
+	ResultSizeBytes int64 `protobuf:"varint,11,opt,name=result_size_bytes,json=resultSizeBytes,proto3" json:"result_size_bytes,omitempty"`
+	// result_sha256 of the serialized google.protobuf.Value, in hexadecimal, where that is not here; empty when it is encrypted.
+	ResultSha256 string `protobuf:"bytes,12,opt,name=result_sha256,json=resultSha256,proto3" json:"result_sha256,omitempty"`
+	// reference is where to read the result that is too large for an event, as a path of the REST API.
+	Reference     string `protobuf:"bytes,13,opt,name=reference,proto3" json:"reference,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -899,6 +1083,27 @@ func (x *TaskStepCompleted) GetResult() *structpb.Value {
 		return x.Result
 	}
 	return nil
+}
+
+func (x *TaskStepCompleted) GetResultSizeBytes() int64 {
+	if x != nil {
+		return x.ResultSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskStepCompleted) GetResultSha256() string {
+	if x != nil {
+		return x.ResultSha256
+	}
+	return ""
+}
+
+func (x *TaskStepCompleted) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
 }
 
 // TaskProgressed says how far the attempt is. A task has at most about one a second, for a change of 1 % at least; heartbeats are no events.
@@ -953,8 +1158,12 @@ type TaskOutput struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// sequence of the text within the attempt, 1..N.
 	Sequence int32 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// text is never empty.
-	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	// text is never empty, but where it is left out.
+	Text string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	// text_size_bytes is the size of the text in UTF-8, where that is not here.
+	TextSizeBytes int64 `protobuf:"varint,11,opt,name=text_size_bytes,json=textSizeBytes,proto3" json:"text_size_bytes,omitempty"`
+	// text_sha256 of the text in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted.
+	TextSha256    string `protobuf:"bytes,12,opt,name=text_sha256,json=textSha256,proto3" json:"text_sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1003,6 +1212,20 @@ func (x *TaskOutput) GetText() string {
 	return ""
 }
 
+func (x *TaskOutput) GetTextSizeBytes() int64 {
+	if x != nil {
+		return x.TextSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskOutput) GetTextSha256() string {
+	if x != nil {
+		return x.TextSha256
+	}
+	return ""
+}
+
 // TaskRetried says that an attempt ended without a result and the task waits for the next.
 type TaskRetried struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1012,6 +1235,10 @@ type TaskRetried struct {
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	// next_start_time is when the task becomes PENDING again; unset when it is so at once.
 	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
+	// message_size_bytes is the size of the message in UTF-8, where that is not here.
+	MessageSizeBytes int64 `protobuf:"varint,11,opt,name=message_size_bytes,json=messageSizeBytes,proto3" json:"message_size_bytes,omitempty"`
+	// message_sha256 of the message in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted.
+	MessageSha256 string `protobuf:"bytes,12,opt,name=message_sha256,json=messageSha256,proto3" json:"message_sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1067,6 +1294,20 @@ func (x *TaskRetried) GetNextStartTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *TaskRetried) GetMessageSizeBytes() int64 {
+	if x != nil {
+		return x.MessageSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskRetried) GetMessageSha256() string {
+	if x != nil {
+		return x.MessageSha256
+	}
+	return ""
+}
+
 // TaskCompleted says that the task has a result.
 type TaskCompleted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1074,6 +1315,12 @@ type TaskCompleted struct {
 	Result *structpb.Value `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
 	// result_payload is the payload that is the result, instead of `result`.
 	ResultPayload *PayloadReference `protobuf:"bytes,6,opt,name=result_payload,json=resultPayload,proto3" json:"result_payload,omitempty"`
+	// result_size_bytes is the size of the serialized google.protobuf.Value, where that is not here.
+	ResultSizeBytes int64 `protobuf:"varint,11,opt,name=result_size_bytes,json=resultSizeBytes,proto3" json:"result_size_bytes,omitempty"`
+	// result_sha256 of the serialized google.protobuf.Value, in hexadecimal, where that is not here; empty when it is encrypted.
+	ResultSha256 string `protobuf:"bytes,12,opt,name=result_sha256,json=resultSha256,proto3" json:"result_sha256,omitempty"`
+	// reference is where to read the result that is too large for an event, as a path of the REST API.
+	Reference     string `protobuf:"bytes,13,opt,name=reference,proto3" json:"reference,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1122,13 +1369,38 @@ func (x *TaskCompleted) GetResultPayload() *PayloadReference {
 	return nil
 }
 
+func (x *TaskCompleted) GetResultSizeBytes() int64 {
+	if x != nil {
+		return x.ResultSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskCompleted) GetResultSha256() string {
+	if x != nil {
+		return x.ResultSha256
+	}
+	return ""
+}
+
+func (x *TaskCompleted) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
 // TaskFailed says that the task failed for good.
 type TaskFailed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// reason of the failure, such as TIMEOUT or DEADLINE_EXCEEDED.
 	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	// message is for people.
-	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// message_size_bytes is the size of the message in UTF-8, where that is not here.
+	MessageSizeBytes int64 `protobuf:"varint,11,opt,name=message_size_bytes,json=messageSizeBytes,proto3" json:"message_size_bytes,omitempty"`
+	// message_sha256 of the message in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted.
+	MessageSha256 string `protobuf:"bytes,12,opt,name=message_sha256,json=messageSha256,proto3" json:"message_sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1177,11 +1449,29 @@ func (x *TaskFailed) GetMessage() string {
 	return ""
 }
 
+func (x *TaskFailed) GetMessageSizeBytes() int64 {
+	if x != nil {
+		return x.MessageSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskFailed) GetMessageSha256() string {
+	if x != nil {
+		return x.MessageSha256
+	}
+	return ""
+}
+
 // TaskCancelled says that the task was cancelled.
 type TaskCancelled struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// cause as the caller gave it.
-	Cause         string `protobuf:"bytes,1,opt,name=cause,proto3" json:"cause,omitempty"`
+	Cause string `protobuf:"bytes,1,opt,name=cause,proto3" json:"cause,omitempty"`
+	// cause_size_bytes is the size of the cause in UTF-8, where that is not here.
+	CauseSizeBytes int64 `protobuf:"varint,11,opt,name=cause_size_bytes,json=causeSizeBytes,proto3" json:"cause_size_bytes,omitempty"`
+	// cause_sha256 of the cause in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted.
+	CauseSha256   string `protobuf:"bytes,12,opt,name=cause_sha256,json=causeSha256,proto3" json:"cause_sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1219,6 +1509,20 @@ func (*TaskCancelled) Descriptor() ([]byte, []int) {
 func (x *TaskCancelled) GetCause() string {
 	if x != nil {
 		return x.Cause
+	}
+	return ""
+}
+
+func (x *TaskCancelled) GetCauseSizeBytes() int64 {
+	if x != nil {
+		return x.CauseSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskCancelled) GetCauseSha256() string {
+	if x != nil {
+		return x.CauseSha256
 	}
 	return ""
 }
@@ -1506,10 +1810,20 @@ type TaskToolReturned struct {
 	ResultBytes int64 `protobuf:"varint,10,opt,name=result_bytes,json=resultBytes,proto3" json:"result_bytes,omitempty"`
 	// result of the tool, unless it has more than 64 KiB as JSON.
 	Result *structpb.Value `protobuf:"bytes,11,opt,name=result,proto3" json:"result,omitempty"`
-	// error says what went wrong, at most 2,000 characters; empty on success.
+	// error says what went wrong, at most 2,000 characters; empty on success, and where it is left out.
 	Error string `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"`
 	// traceparent is the W3C trace context of the call, or empty.
-	Traceparent   string `protobuf:"bytes,13,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	Traceparent string `protobuf:"bytes,13,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// result_size_bytes is the size of the serialized google.protobuf.Value, where that is not here.
+	ResultSizeBytes int64 `protobuf:"varint,14,opt,name=result_size_bytes,json=resultSizeBytes,proto3" json:"result_size_bytes,omitempty"`
+	// result_sha256 of the serialized google.protobuf.Value, in hexadecimal, where that is not here; empty when it is encrypted.
+	ResultSha256 string `protobuf:"bytes,15,opt,name=result_sha256,json=resultSha256,proto3" json:"result_sha256,omitempty"`
+	// error_size_bytes is the size of the error in UTF-8, where that is not here.
+	ErrorSizeBytes int64 `protobuf:"varint,16,opt,name=error_size_bytes,json=errorSizeBytes,proto3" json:"error_size_bytes,omitempty"`
+	// error_sha256 of the error in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted.
+	ErrorSha256 string `protobuf:"bytes,17,opt,name=error_sha256,json=errorSha256,proto3" json:"error_sha256,omitempty"`
+	// reference is where to read the result that is too large for an event, as a path of the REST API.
+	Reference     string `protobuf:"bytes,18,opt,name=reference,proto3" json:"reference,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1635,6 +1949,41 @@ func (x *TaskToolReturned) GetTraceparent() string {
 	return ""
 }
 
+func (x *TaskToolReturned) GetResultSizeBytes() int64 {
+	if x != nil {
+		return x.ResultSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskToolReturned) GetResultSha256() string {
+	if x != nil {
+		return x.ResultSha256
+	}
+	return ""
+}
+
+func (x *TaskToolReturned) GetErrorSizeBytes() int64 {
+	if x != nil {
+		return x.ErrorSizeBytes
+	}
+	return 0
+}
+
+func (x *TaskToolReturned) GetErrorSha256() string {
+	if x != nil {
+		return x.ErrorSha256
+	}
+	return ""
+}
+
+func (x *TaskToolReturned) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
 // TaskSnapshot is the newest state of a task: the value on the compacted topic guildmesh.task-state.v1, keyed by task_id.
 type TaskSnapshot struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1660,9 +2009,9 @@ type TaskSnapshot struct {
 	ErrorReason string `protobuf:"bytes,10,opt,name=error_reason,json=errorReason,proto3" json:"error_reason,omitempty"`
 	// update_time is when the state was reached: for a task that has ended, when it ended.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	// result_size_bytes of the result of a completed task, as a serialized google.protobuf.Value; 0 when its result is a payload.
+	// result_size_bytes is the size of the result of a completed task, a serialized google.protobuf.Value; 0 when it is a payload.
 	ResultSizeBytes int64 `protobuf:"varint,12,opt,name=result_size_bytes,json=resultSizeBytes,proto3" json:"result_size_bytes,omitempty"`
-	// result_sha256 of the same bytes, in hexadecimal.
+	// result_sha256 of those bytes, in hexadecimal; empty in a queue whose events are encrypted, since who can guess a result could prove it so.
 	ResultSha256 string `protobuf:"bytes,13,opt,name=result_sha256,json=resultSha256,proto3" json:"result_sha256,omitempty"`
 	// next_start_time is when a SCHEDULED task becomes PENDING, or a WAITING one goes on without its signal; unset in other states.
 	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
@@ -1676,7 +2025,7 @@ type TaskSnapshot struct {
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// error_message_size_bytes of the message of a failed task, as UTF-8.
 	ErrorMessageSizeBytes int64 `protobuf:"varint,19,opt,name=error_message_size_bytes,json=errorMessageSizeBytes,proto3" json:"error_message_size_bytes,omitempty"`
-	// error_message_sha256 of the same bytes, in hexadecimal.
+	// error_message_sha256 of the same bytes, in hexadecimal; empty where result_sha256 would be.
 	ErrorMessageSha256 string `protobuf:"bytes,20,opt,name=error_message_sha256,json=errorMessageSha256,proto3" json:"error_message_sha256,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
@@ -1856,7 +2205,7 @@ var File_guildmesh_events_v1_task_event_proto protoreflect.FileDescriptor
 
 const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\n" +
-	"$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%guildmesh/common/v1/kafka_topic.proto\x1a$guildmesh/events/v1/tool_usage.proto\"\xb4\f\n" +
+	"$guildmesh/events/v1/task_event.proto\x12\x13guildmesh.events.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%guildmesh/common/v1/kafka_topic.proto\x1a$guildmesh/events/v1/tool_usage.proto\"\xba\r\n" +
 	"\tTaskEvent\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x05R\x06number\x12\x12\n" +
@@ -1869,7 +2218,10 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\x0eparent_task_id\x18\b \x01(\tR\fparentTaskId\x12\x14\n" +
 	"\x05queue\x18\t \x01(\tR\x05queue\x12\x12\n" +
 	"\x04kind\x18\n" +
-	" \x01(\tR\x04kind\x12\x16\n" +
+	" \x01(\tR\x04kind\x12'\n" +
+	"\x0fencrypted_event\x18\v \x01(\fR\x0eencryptedEvent\x12\x1e\n" +
+	"\vdata_key_id\x18\f \x01(\tR\tdataKeyId\x12;\n" +
+	"\acontent\x18\r \x01(\x0e2!.guildmesh.events.v1.EventContentR\acontent\x12\x16\n" +
 	"\x06source\x18\x12 \x01(\tR\x06source\x12\x1b\n" +
 	"\tsource_id\x18\x13 \x01(\tR\bsourceId\x12<\n" +
 	"\acreated\x18\x14 \x01(\v2 .guildmesh.events.v1.TaskCreatedH\x00R\acreated\x12<\n" +
@@ -1894,7 +2246,7 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\rtool_returned\x18# \x01(\v2%.guildmesh.events.v1.TaskToolReturnedH\x00R\ftoolReturned:\x94\x01ʼ\x18\x8f\x01\n" +
 	"\x18guildmesh.task-events.v1\x12\x1bGUILDMESH_TASK_EVENTS_TOPIC\x1a\atask_id \x10*\x06delete0\x80\x88\xb2\xa0\x02B=\n" +
 	"\x14/guildmesh/scheduler\x12\x12{task_id}/{number}\x1a\t{task_id}*\x06numberB\b\n" +
-	"\x06change\"\x87\x03\n" +
+	"\x06change\"\x93\x04\n" +
 	"\vTaskCreated\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\x05R\bpriority\x12D\n" +
@@ -1902,7 +2254,10 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\x0fnext_start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\x12%\n" +
 	"\x0edependency_ids\x18\x05 \x03(\tR\rdependencyIds\x12N\n" +
 	"\x0fcontext_payload\x18\n" +
-	" \x01(\v2%.guildmesh.events.v1.PayloadReferenceR\x0econtextPayload\x1a9\n" +
+	" \x01(\v2%.guildmesh.events.v1.PayloadReferenceR\x0econtextPayload\x124\n" +
+	"\x16description_size_bytes\x18\v \x01(\x03R\x14descriptionSizeBytes\x12-\n" +
+	"\x12description_sha256\x18\f \x01(\tR\x11descriptionSha256\x12%\n" +
+	"\x0eomitted_labels\x18\r \x01(\x05R\romittedLabels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"h\n" +
@@ -1913,41 +2268,63 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n" +
 	"\x06sha256\x18\x03 \x01(\tR\x06sha256\"O\n" +
 	"\tTaskReady\x12B\n" +
-	"\x0fnext_start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\"z\n" +
+	"\x0fnext_start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\"\xcb\x01\n" +
 	"\vTaskWaiting\x12\x16\n" +
 	"\x06signal\x18\x01 \x01(\tR\x06signal\x12\x16\n" +
 	"\x06prompt\x18\x02 \x01(\tR\x06prompt\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"\x8a\x01\n" +
+	"expireTime\x12*\n" +
+	"\x11prompt_size_bytes\x18\v \x01(\x03R\x0fpromptSizeBytes\x12#\n" +
+	"\rprompt_sha256\x18\f \x01(\tR\fpromptSha256\"\xc6\x02\n" +
 	"\rTaskSignalled\x12\x16\n" +
 	"\x06signal\x18\x01 \x01(\tR\x06signal\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value\x12\x1b\n" +
 	"\ttimed_out\x18\x03 \x01(\bR\btimedOut\x12\x16\n" +
-	"\x06prompt\x18\x04 \x01(\tR\x06prompt\"*\n" +
+	"\x06prompt\x18\x04 \x01(\tR\x06prompt\x12(\n" +
+	"\x10value_size_bytes\x18\v \x01(\x03R\x0evalueSizeBytes\x12!\n" +
+	"\fvalue_sha256\x18\f \x01(\tR\vvalueSha256\x12\x1c\n" +
+	"\treference\x18\r \x01(\tR\treference\x12*\n" +
+	"\x11prompt_size_bytes\x18\x0e \x01(\x03R\x0fpromptSizeBytes\x12#\n" +
+	"\rprompt_sha256\x18\x0f \x01(\tR\fpromptSha256\"*\n" +
 	"\vTaskStarted\x12\x1b\n" +
-	"\tworker_id\x18\x01 \x01(\tR\bworkerId\"\\\n" +
+	"\tworker_id\x18\x01 \x01(\tR\bworkerId\"\xcb\x01\n" +
 	"\x11TaskStepCompleted\x12\x17\n" +
 	"\astep_id\x18\x01 \x01(\tR\x06stepId\x12.\n" +
-	"\x06result\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x06result\",\n" +
+	"\x06result\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x06result\x12*\n" +
+	"\x11result_size_bytes\x18\v \x01(\x03R\x0fresultSizeBytes\x12#\n" +
+	"\rresult_sha256\x18\f \x01(\tR\fresultSha256\x12\x1c\n" +
+	"\treference\x18\r \x01(\tR\treference\",\n" +
 	"\x0eTaskProgressed\x12\x1a\n" +
-	"\bprogress\x18\x01 \x01(\x01R\bprogress\"<\n" +
+	"\bprogress\x18\x01 \x01(\x01R\bprogress\"\x85\x01\n" +
 	"\n" +
 	"TaskOutput\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x05R\bsequence\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\tR\x04text\"\x83\x01\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12&\n" +
+	"\x0ftext_size_bytes\x18\v \x01(\x03R\rtextSizeBytes\x12\x1f\n" +
+	"\vtext_sha256\x18\f \x01(\tR\n" +
+	"textSha256\"\xd8\x01\n" +
 	"\vTaskRetried\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12B\n" +
-	"\x0fnext_start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\"\x8d\x01\n" +
+	"\x0fnext_start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\x12,\n" +
+	"\x12message_size_bytes\x18\v \x01(\x03R\x10messageSizeBytes\x12%\n" +
+	"\x0emessage_sha256\x18\f \x01(\tR\rmessageSha256\"\xfc\x01\n" +
 	"\rTaskCompleted\x12.\n" +
 	"\x06result\x18\x01 \x01(\v2\x16.google.protobuf.ValueR\x06result\x12L\n" +
-	"\x0eresult_payload\x18\x06 \x01(\v2%.guildmesh.events.v1.PayloadReferenceR\rresultPayload\">\n" +
+	"\x0eresult_payload\x18\x06 \x01(\v2%.guildmesh.events.v1.PayloadReferenceR\rresultPayload\x12*\n" +
+	"\x11result_size_bytes\x18\v \x01(\x03R\x0fresultSizeBytes\x12#\n" +
+	"\rresult_sha256\x18\f \x01(\tR\fresultSha256\x12\x1c\n" +
+	"\treference\x18\r \x01(\tR\treference\"\x93\x01\n" +
 	"\n" +
 	"TaskFailed\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"%\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12,\n" +
+	"\x12message_size_bytes\x18\v \x01(\x03R\x10messageSizeBytes\x12%\n" +
+	"\x0emessage_sha256\x18\f \x01(\tR\rmessageSha256\"r\n" +
 	"\rTaskCancelled\x12\x14\n" +
-	"\x05cause\x18\x01 \x01(\tR\x05cause\"`\n" +
+	"\x05cause\x18\x01 \x01(\tR\x05cause\x12(\n" +
+	"\x10cause_size_bytes\x18\v \x01(\x03R\x0ecauseSizeBytes\x12!\n" +
+	"\fcause_sha256\x18\f \x01(\tR\vcauseSha256\"`\n" +
 	"\x10TaskChildCreated\x12\"\n" +
 	"\rchild_task_id\x18\x01 \x01(\tR\vchildTaskId\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
@@ -1966,7 +2343,7 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"\astep_id\x18\x06 \x01(\tR\x06stepId\x12'\n" +
 	"\x0farguments_bytes\x18\a \x01(\x03R\x0eargumentsBytes\x127\n" +
 	"\tcall_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\bcallTime\x12 \n" +
-	"\vtraceparent\x18\t \x01(\tR\vtraceparent\"\xd5\x03\n" +
+	"\vtraceparent\x18\t \x01(\tR\vtraceparent\"\x91\x05\n" +
 	"\x10TaskToolReturned\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\x05R\x03run\x12\x18\n" +
@@ -1981,7 +2358,12 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	" \x01(\x03R\vresultBytes\x12.\n" +
 	"\x06result\x18\v \x01(\v2\x16.google.protobuf.ValueR\x06result\x12\x14\n" +
 	"\x05error\x18\f \x01(\tR\x05error\x12 \n" +
-	"\vtraceparent\x18\r \x01(\tR\vtraceparent\"\xaa\a\n" +
+	"\vtraceparent\x18\r \x01(\tR\vtraceparent\x12*\n" +
+	"\x11result_size_bytes\x18\x0e \x01(\x03R\x0fresultSizeBytes\x12#\n" +
+	"\rresult_sha256\x18\x0f \x01(\tR\fresultSha256\x12(\n" +
+	"\x10error_size_bytes\x18\x10 \x01(\x03R\x0eerrorSizeBytes\x12!\n" +
+	"\ferror_sha256\x18\x11 \x01(\tR\verrorSha256\x12\x1c\n" +
+	"\treference\x18\x12 \x01(\tR\treference\"\xaa\a\n" +
 	"\fTaskSnapshot\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x14\n" +
@@ -2007,7 +2389,12 @@ const file_guildmesh_events_v1_task_event_proto_rawDesc = "" +
 	"start_time\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x127\n" +
 	"\x18error_message_size_bytes\x18\x13 \x01(\x03R\x15errorMessageSizeBytes\x120\n" +
 	"\x14error_message_sha256\x18\x14 \x01(\tR\x12errorMessageSha256:Oʼ\x18K\n" +
-	"\x17guildmesh.task-state.v1\x12\x1aGUILDMESH_TASK_STATE_TOPIC\x1a\atask_id \x10*\acompact8\x01B3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3"
+	"\x17guildmesh.task-state.v1\x12\x1aGUILDMESH_TASK_STATE_TOPIC\x1a\atask_id \x10*\acompact8\x01*{\n" +
+	"\fEventContent\x12\x1d\n" +
+	"\x19EVENT_CONTENT_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13EVENT_CONTENT_PLAIN\x10\x01\x12\x16\n" +
+	"\x12EVENT_CONTENT_OMIT\x10\x02\x12\x1b\n" +
+	"\x17EVENT_CONTENT_ENCRYPTED\x10\x03B3Z1guildmesh.dev/gen/go/guildmesh/events/v1;eventsv1b\x06proto3"
 
 var (
 	file_guildmesh_events_v1_task_event_proto_rawDescOnce sync.Once
@@ -2021,75 +2408,78 @@ func file_guildmesh_events_v1_task_event_proto_rawDescGZIP() []byte {
 	return file_guildmesh_events_v1_task_event_proto_rawDescData
 }
 
+var file_guildmesh_events_v1_task_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_guildmesh_events_v1_task_event_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_guildmesh_events_v1_task_event_proto_goTypes = []any{
-	(*TaskEvent)(nil),             // 0: guildmesh.events.v1.TaskEvent
-	(*TaskCreated)(nil),           // 1: guildmesh.events.v1.TaskCreated
-	(*PayloadReference)(nil),      // 2: guildmesh.events.v1.PayloadReference
-	(*TaskReady)(nil),             // 3: guildmesh.events.v1.TaskReady
-	(*TaskWaiting)(nil),           // 4: guildmesh.events.v1.TaskWaiting
-	(*TaskSignalled)(nil),         // 5: guildmesh.events.v1.TaskSignalled
-	(*TaskStarted)(nil),           // 6: guildmesh.events.v1.TaskStarted
-	(*TaskStepCompleted)(nil),     // 7: guildmesh.events.v1.TaskStepCompleted
-	(*TaskProgressed)(nil),        // 8: guildmesh.events.v1.TaskProgressed
-	(*TaskOutput)(nil),            // 9: guildmesh.events.v1.TaskOutput
-	(*TaskRetried)(nil),           // 10: guildmesh.events.v1.TaskRetried
-	(*TaskCompleted)(nil),         // 11: guildmesh.events.v1.TaskCompleted
-	(*TaskFailed)(nil),            // 12: guildmesh.events.v1.TaskFailed
-	(*TaskCancelled)(nil),         // 13: guildmesh.events.v1.TaskCancelled
-	(*TaskChildCreated)(nil),      // 14: guildmesh.events.v1.TaskChildCreated
-	(*TaskChildEnded)(nil),        // 15: guildmesh.events.v1.TaskChildEnded
-	(*TaskToolCalled)(nil),        // 16: guildmesh.events.v1.TaskToolCalled
-	(*TaskToolReturned)(nil),      // 17: guildmesh.events.v1.TaskToolReturned
-	(*TaskSnapshot)(nil),          // 18: guildmesh.events.v1.TaskSnapshot
-	nil,                           // 19: guildmesh.events.v1.TaskCreated.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 21: google.protobuf.Value
-	(ToolOutcome)(0),              // 22: guildmesh.events.v1.ToolOutcome
-	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(EventContent)(0),             // 0: guildmesh.events.v1.EventContent
+	(*TaskEvent)(nil),             // 1: guildmesh.events.v1.TaskEvent
+	(*TaskCreated)(nil),           // 2: guildmesh.events.v1.TaskCreated
+	(*PayloadReference)(nil),      // 3: guildmesh.events.v1.PayloadReference
+	(*TaskReady)(nil),             // 4: guildmesh.events.v1.TaskReady
+	(*TaskWaiting)(nil),           // 5: guildmesh.events.v1.TaskWaiting
+	(*TaskSignalled)(nil),         // 6: guildmesh.events.v1.TaskSignalled
+	(*TaskStarted)(nil),           // 7: guildmesh.events.v1.TaskStarted
+	(*TaskStepCompleted)(nil),     // 8: guildmesh.events.v1.TaskStepCompleted
+	(*TaskProgressed)(nil),        // 9: guildmesh.events.v1.TaskProgressed
+	(*TaskOutput)(nil),            // 10: guildmesh.events.v1.TaskOutput
+	(*TaskRetried)(nil),           // 11: guildmesh.events.v1.TaskRetried
+	(*TaskCompleted)(nil),         // 12: guildmesh.events.v1.TaskCompleted
+	(*TaskFailed)(nil),            // 13: guildmesh.events.v1.TaskFailed
+	(*TaskCancelled)(nil),         // 14: guildmesh.events.v1.TaskCancelled
+	(*TaskChildCreated)(nil),      // 15: guildmesh.events.v1.TaskChildCreated
+	(*TaskChildEnded)(nil),        // 16: guildmesh.events.v1.TaskChildEnded
+	(*TaskToolCalled)(nil),        // 17: guildmesh.events.v1.TaskToolCalled
+	(*TaskToolReturned)(nil),      // 18: guildmesh.events.v1.TaskToolReturned
+	(*TaskSnapshot)(nil),          // 19: guildmesh.events.v1.TaskSnapshot
+	nil,                           // 20: guildmesh.events.v1.TaskCreated.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 22: google.protobuf.Value
+	(ToolOutcome)(0),              // 23: guildmesh.events.v1.ToolOutcome
+	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
 }
 var file_guildmesh_events_v1_task_event_proto_depIdxs = []int32{
-	20, // 0: guildmesh.events.v1.TaskEvent.event_time:type_name -> google.protobuf.Timestamp
-	1,  // 1: guildmesh.events.v1.TaskEvent.created:type_name -> guildmesh.events.v1.TaskCreated
-	6,  // 2: guildmesh.events.v1.TaskEvent.started:type_name -> guildmesh.events.v1.TaskStarted
-	7,  // 3: guildmesh.events.v1.TaskEvent.step_completed:type_name -> guildmesh.events.v1.TaskStepCompleted
-	10, // 4: guildmesh.events.v1.TaskEvent.retried:type_name -> guildmesh.events.v1.TaskRetried
-	11, // 5: guildmesh.events.v1.TaskEvent.completed:type_name -> guildmesh.events.v1.TaskCompleted
-	12, // 6: guildmesh.events.v1.TaskEvent.failed:type_name -> guildmesh.events.v1.TaskFailed
-	13, // 7: guildmesh.events.v1.TaskEvent.cancelled:type_name -> guildmesh.events.v1.TaskCancelled
-	3,  // 8: guildmesh.events.v1.TaskEvent.ready:type_name -> guildmesh.events.v1.TaskReady
-	4,  // 9: guildmesh.events.v1.TaskEvent.waiting:type_name -> guildmesh.events.v1.TaskWaiting
-	5,  // 10: guildmesh.events.v1.TaskEvent.signalled:type_name -> guildmesh.events.v1.TaskSignalled
-	8,  // 11: guildmesh.events.v1.TaskEvent.progressed:type_name -> guildmesh.events.v1.TaskProgressed
-	9,  // 12: guildmesh.events.v1.TaskEvent.output:type_name -> guildmesh.events.v1.TaskOutput
-	14, // 13: guildmesh.events.v1.TaskEvent.child_created:type_name -> guildmesh.events.v1.TaskChildCreated
-	15, // 14: guildmesh.events.v1.TaskEvent.child_ended:type_name -> guildmesh.events.v1.TaskChildEnded
-	16, // 15: guildmesh.events.v1.TaskEvent.tool_called:type_name -> guildmesh.events.v1.TaskToolCalled
-	17, // 16: guildmesh.events.v1.TaskEvent.tool_returned:type_name -> guildmesh.events.v1.TaskToolReturned
-	19, // 17: guildmesh.events.v1.TaskCreated.labels:type_name -> guildmesh.events.v1.TaskCreated.LabelsEntry
-	20, // 18: guildmesh.events.v1.TaskCreated.next_start_time:type_name -> google.protobuf.Timestamp
-	2,  // 19: guildmesh.events.v1.TaskCreated.context_payload:type_name -> guildmesh.events.v1.PayloadReference
-	20, // 20: guildmesh.events.v1.TaskReady.next_start_time:type_name -> google.protobuf.Timestamp
-	20, // 21: guildmesh.events.v1.TaskWaiting.expire_time:type_name -> google.protobuf.Timestamp
-	21, // 22: guildmesh.events.v1.TaskSignalled.value:type_name -> google.protobuf.Value
-	21, // 23: guildmesh.events.v1.TaskStepCompleted.result:type_name -> google.protobuf.Value
-	20, // 24: guildmesh.events.v1.TaskRetried.next_start_time:type_name -> google.protobuf.Timestamp
-	21, // 25: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
-	2,  // 26: guildmesh.events.v1.TaskCompleted.result_payload:type_name -> guildmesh.events.v1.PayloadReference
-	20, // 27: guildmesh.events.v1.TaskToolCalled.call_time:type_name -> google.protobuf.Timestamp
-	22, // 28: guildmesh.events.v1.TaskToolReturned.outcome:type_name -> guildmesh.events.v1.ToolOutcome
-	23, // 29: guildmesh.events.v1.TaskToolReturned.duration:type_name -> google.protobuf.Duration
-	21, // 30: guildmesh.events.v1.TaskToolReturned.result:type_name -> google.protobuf.Value
-	20, // 31: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
-	20, // 32: guildmesh.events.v1.TaskSnapshot.next_start_time:type_name -> google.protobuf.Timestamp
-	2,  // 33: guildmesh.events.v1.TaskSnapshot.result_payload:type_name -> guildmesh.events.v1.PayloadReference
-	20, // 34: guildmesh.events.v1.TaskSnapshot.create_time:type_name -> google.protobuf.Timestamp
-	20, // 35: guildmesh.events.v1.TaskSnapshot.start_time:type_name -> google.protobuf.Timestamp
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	21, // 0: guildmesh.events.v1.TaskEvent.event_time:type_name -> google.protobuf.Timestamp
+	0,  // 1: guildmesh.events.v1.TaskEvent.content:type_name -> guildmesh.events.v1.EventContent
+	2,  // 2: guildmesh.events.v1.TaskEvent.created:type_name -> guildmesh.events.v1.TaskCreated
+	7,  // 3: guildmesh.events.v1.TaskEvent.started:type_name -> guildmesh.events.v1.TaskStarted
+	8,  // 4: guildmesh.events.v1.TaskEvent.step_completed:type_name -> guildmesh.events.v1.TaskStepCompleted
+	11, // 5: guildmesh.events.v1.TaskEvent.retried:type_name -> guildmesh.events.v1.TaskRetried
+	12, // 6: guildmesh.events.v1.TaskEvent.completed:type_name -> guildmesh.events.v1.TaskCompleted
+	13, // 7: guildmesh.events.v1.TaskEvent.failed:type_name -> guildmesh.events.v1.TaskFailed
+	14, // 8: guildmesh.events.v1.TaskEvent.cancelled:type_name -> guildmesh.events.v1.TaskCancelled
+	4,  // 9: guildmesh.events.v1.TaskEvent.ready:type_name -> guildmesh.events.v1.TaskReady
+	5,  // 10: guildmesh.events.v1.TaskEvent.waiting:type_name -> guildmesh.events.v1.TaskWaiting
+	6,  // 11: guildmesh.events.v1.TaskEvent.signalled:type_name -> guildmesh.events.v1.TaskSignalled
+	9,  // 12: guildmesh.events.v1.TaskEvent.progressed:type_name -> guildmesh.events.v1.TaskProgressed
+	10, // 13: guildmesh.events.v1.TaskEvent.output:type_name -> guildmesh.events.v1.TaskOutput
+	15, // 14: guildmesh.events.v1.TaskEvent.child_created:type_name -> guildmesh.events.v1.TaskChildCreated
+	16, // 15: guildmesh.events.v1.TaskEvent.child_ended:type_name -> guildmesh.events.v1.TaskChildEnded
+	17, // 16: guildmesh.events.v1.TaskEvent.tool_called:type_name -> guildmesh.events.v1.TaskToolCalled
+	18, // 17: guildmesh.events.v1.TaskEvent.tool_returned:type_name -> guildmesh.events.v1.TaskToolReturned
+	20, // 18: guildmesh.events.v1.TaskCreated.labels:type_name -> guildmesh.events.v1.TaskCreated.LabelsEntry
+	21, // 19: guildmesh.events.v1.TaskCreated.next_start_time:type_name -> google.protobuf.Timestamp
+	3,  // 20: guildmesh.events.v1.TaskCreated.context_payload:type_name -> guildmesh.events.v1.PayloadReference
+	21, // 21: guildmesh.events.v1.TaskReady.next_start_time:type_name -> google.protobuf.Timestamp
+	21, // 22: guildmesh.events.v1.TaskWaiting.expire_time:type_name -> google.protobuf.Timestamp
+	22, // 23: guildmesh.events.v1.TaskSignalled.value:type_name -> google.protobuf.Value
+	22, // 24: guildmesh.events.v1.TaskStepCompleted.result:type_name -> google.protobuf.Value
+	21, // 25: guildmesh.events.v1.TaskRetried.next_start_time:type_name -> google.protobuf.Timestamp
+	22, // 26: guildmesh.events.v1.TaskCompleted.result:type_name -> google.protobuf.Value
+	3,  // 27: guildmesh.events.v1.TaskCompleted.result_payload:type_name -> guildmesh.events.v1.PayloadReference
+	21, // 28: guildmesh.events.v1.TaskToolCalled.call_time:type_name -> google.protobuf.Timestamp
+	23, // 29: guildmesh.events.v1.TaskToolReturned.outcome:type_name -> guildmesh.events.v1.ToolOutcome
+	24, // 30: guildmesh.events.v1.TaskToolReturned.duration:type_name -> google.protobuf.Duration
+	22, // 31: guildmesh.events.v1.TaskToolReturned.result:type_name -> google.protobuf.Value
+	21, // 32: guildmesh.events.v1.TaskSnapshot.update_time:type_name -> google.protobuf.Timestamp
+	21, // 33: guildmesh.events.v1.TaskSnapshot.next_start_time:type_name -> google.protobuf.Timestamp
+	3,  // 34: guildmesh.events.v1.TaskSnapshot.result_payload:type_name -> guildmesh.events.v1.PayloadReference
+	21, // 35: guildmesh.events.v1.TaskSnapshot.create_time:type_name -> google.protobuf.Timestamp
+	21, // 36: guildmesh.events.v1.TaskSnapshot.start_time:type_name -> google.protobuf.Timestamp
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_events_v1_task_event_proto_init() }
@@ -2121,13 +2511,14 @@ func file_guildmesh_events_v1_task_event_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_events_v1_task_event_proto_rawDesc), len(file_guildmesh_events_v1_task_event_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_guildmesh_events_v1_task_event_proto_goTypes,
 		DependencyIndexes: file_guildmesh_events_v1_task_event_proto_depIdxs,
+		EnumInfos:         file_guildmesh_events_v1_task_event_proto_enumTypes,
 		MessageInfos:      file_guildmesh_events_v1_task_event_proto_msgTypes,
 	}.Build()
 	File_guildmesh_events_v1_task_event_proto = out.File

@@ -564,6 +564,61 @@ func (x *GetUserRequest) GetUsername() string {
 	return ""
 }
 
+// EraseUserRequest names a user.
+type EraseUserRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// username of the user.
+	Username string `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
+	// tenant_id of the user; empty means the caller's. Another tenant needs the role "operator".
+	TenantId      string `protobuf:"bytes,2,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EraseUserRequest) Reset() {
+	*x = EraseUserRequest{}
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseUserRequest) ProtoMessage() {}
+
+func (x *EraseUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseUserRequest.ProtoReflect.Descriptor instead.
+func (*EraseUserRequest) Descriptor() ([]byte, []int) {
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *EraseUserRequest) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *EraseUserRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
 // ListUsersRequest asks for a page of users (AIP-158).
 type ListUsersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -577,7 +632,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[9]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +644,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[9]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +657,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{9}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListUsersRequest) GetPageSize() int32 {
@@ -632,7 +687,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[10]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -644,7 +699,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[10]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -657,7 +712,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{10}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -685,7 +740,7 @@ type CreateTenantRequest struct {
 
 func (x *CreateTenantRequest) Reset() {
 	*x = CreateTenantRequest{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[11]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -697,7 +752,7 @@ func (x *CreateTenantRequest) String() string {
 func (*CreateTenantRequest) ProtoMessage() {}
 
 func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[11]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -710,7 +765,7 @@ func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenantRequest.ProtoReflect.Descriptor instead.
 func (*CreateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{11}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateTenantRequest) GetTenant() *Tenant {
@@ -733,7 +788,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[12]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +800,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[12]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +813,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{12}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListTenantsRequest) GetPageSize() int32 {
@@ -788,7 +843,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[13]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +855,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[13]
+	mi := &file_guildmesh_identity_v1_identity_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +868,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{13}
+	return file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*Tenant {
@@ -871,7 +926,10 @@ const file_guildmesh_identity_v1_identity_service_proto_rawDesc = "" +
 	"\x05roles\x18\x04 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\x03\x18\x01\"\x19r\x17R\x04userR\x05adminR\boperatorR\x05roles\x12=\n" +
 	"\ttenant_id\x18\x05 \x01(\tB \xbaH\x1dr\x1b2\x19^([a-z][a-z0-9-]{0,62})?$R\btenantId\";\n" +
 	"\x0eGetUserRequest\x12)\n" +
-	"\busername\x18\x01 \x01(\tB\r\xe2A\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\busername\"W\n" +
+	"\busername\x18\x01 \x01(\tB\r\xe2A\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\busername\"|\n" +
+	"\x10EraseUserRequest\x12)\n" +
+	"\busername\x18\x01 \x01(\tB\r\xe2A\x01\x02\xbaH\x06r\x04\x10\x01\x18@R\busername\x12=\n" +
+	"\ttenant_id\x18\x02 \x01(\tB \xbaH\x1dr\x1b2\x19^([a-z][a-z0-9-]{0,62})?$R\btenantId\"W\n" +
 	"\x10ListUsersRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -888,7 +946,8 @@ const file_guildmesh_identity_v1_identity_service_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\"v\n" +
 	"\x13ListTenantsResponse\x127\n" +
 	"\atenants\x18\x01 \x03(\v2\x1d.guildmesh.identity.v1.TenantR\atenants\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xb2\t\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xcf\n" +
+	"\n" +
 	"\x0fIdentityService\x12\x88\x01\n" +
 	"\n" +
 	"IssueToken\x12(.guildmesh.identity.v1.IssueTokenRequest\x1a).guildmesh.identity.v1.IssueTokenResponse\"%\xaa\xbb\x18\v\b\x01\x1a\agateway\x82\xd3\xe4\x93\x02\x10:\x01*\"\v/auth/token\x12\xa3\x01\n" +
@@ -897,7 +956,8 @@ const file_guildmesh_identity_v1_identity_service_proto_rawDesc = "" +
 	"\n" +
 	"CreateUser\x12(.guildmesh.identity.v1.CreateUserRequest\x1a\x1b.guildmesh.identity.v1.User\"4\xaa\xbb\x18\x1c\b\x02\x12\x05admin\x12\boperator\x1a\agateway\x82\xd3\xe4\x93\x02\x0e:\x01*\"\t/v1/users\x12|\n" +
 	"\aGetUser\x12%.guildmesh.identity.v1.GetUserRequest\x1a\x1b.guildmesh.identity.v1.User\"-\xaa\xbb\x18\r\b\x02\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/users/{username}\x12\x93\x01\n" +
-	"\tListUsers\x12'.guildmesh.identity.v1.ListUsersRequest\x1a(.guildmesh.identity.v1.ListUsersResponse\"3\xaa\xbb\x18\x1e\b\x02\x12\x05admin\x12\boperator\x1a\agateway \x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/users\x12\x8f\x01\n" +
+	"\tListUsers\x12'.guildmesh.identity.v1.ListUsersRequest\x1a(.guildmesh.identity.v1.ListUsersResponse\"3\xaa\xbb\x18\x1e\b\x02\x12\x05admin\x12\boperator\x1a\agateway \x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/users\x12\x9a\x01\n" +
+	"\tEraseUser\x12'.guildmesh.identity.v1.EraseUserRequest\x1a\x1b.guildmesh.identity.v1.User\"G\xaa\xbb\x18\x1e\b\x02\x12\x05admin\x12\boperator\x1a\agateway \x01\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/users/{username}:erase\x12\x8f\x01\n" +
 	"\fCreateTenant\x12*.guildmesh.identity.v1.CreateTenantRequest\x1a\x1d.guildmesh.identity.v1.Tenant\"4\xaa\xbb\x18\x15\b\x02\x12\boperator\x1a\agateway\x82\xd3\xe4\x93\x02\x15:\x06tenant\"\v/v1/tenants\x12\x94\x01\n" +
 	"\vListTenants\x12).guildmesh.identity.v1.ListTenantsRequest\x1a*.guildmesh.identity.v1.ListTenantsResponse\".\xaa\xbb\x18\x17\b\x02\x12\boperator\x1a\agateway \x01\x82\xd3\xe4\x93\x02\r\x12\v/v1/tenantsB7Z5guildmesh.dev/gen/go/guildmesh/identity/v1;identityv1b\x06proto3"
 
@@ -913,7 +973,7 @@ func file_guildmesh_identity_v1_identity_service_proto_rawDescGZIP() []byte {
 	return file_guildmesh_identity_v1_identity_service_proto_rawDescData
 }
 
-var file_guildmesh_identity_v1_identity_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_guildmesh_identity_v1_identity_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_guildmesh_identity_v1_identity_service_proto_goTypes = []any{
 	(*IssueTokenRequest)(nil),         // 0: guildmesh.identity.v1.IssueTokenRequest
 	(*IssueTokenResponse)(nil),        // 1: guildmesh.identity.v1.IssueTokenResponse
@@ -924,37 +984,40 @@ var file_guildmesh_identity_v1_identity_service_proto_goTypes = []any{
 	(*JsonWebKey)(nil),                // 6: guildmesh.identity.v1.JsonWebKey
 	(*CreateUserRequest)(nil),         // 7: guildmesh.identity.v1.CreateUserRequest
 	(*GetUserRequest)(nil),            // 8: guildmesh.identity.v1.GetUserRequest
-	(*ListUsersRequest)(nil),          // 9: guildmesh.identity.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),         // 10: guildmesh.identity.v1.ListUsersResponse
-	(*CreateTenantRequest)(nil),       // 11: guildmesh.identity.v1.CreateTenantRequest
-	(*ListTenantsRequest)(nil),        // 12: guildmesh.identity.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),       // 13: guildmesh.identity.v1.ListTenantsResponse
-	(*User)(nil),                      // 14: guildmesh.identity.v1.User
-	(*Tenant)(nil),                    // 15: guildmesh.identity.v1.Tenant
+	(*EraseUserRequest)(nil),          // 9: guildmesh.identity.v1.EraseUserRequest
+	(*ListUsersRequest)(nil),          // 10: guildmesh.identity.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),         // 11: guildmesh.identity.v1.ListUsersResponse
+	(*CreateTenantRequest)(nil),       // 12: guildmesh.identity.v1.CreateTenantRequest
+	(*ListTenantsRequest)(nil),        // 13: guildmesh.identity.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),       // 14: guildmesh.identity.v1.ListTenantsResponse
+	(*User)(nil),                      // 15: guildmesh.identity.v1.User
+	(*Tenant)(nil),                    // 16: guildmesh.identity.v1.Tenant
 }
 var file_guildmesh_identity_v1_identity_service_proto_depIdxs = []int32{
 	6,  // 0: guildmesh.identity.v1.GetJsonWebKeySetResponse.keys:type_name -> guildmesh.identity.v1.JsonWebKey
-	14, // 1: guildmesh.identity.v1.ListUsersResponse.users:type_name -> guildmesh.identity.v1.User
-	15, // 2: guildmesh.identity.v1.CreateTenantRequest.tenant:type_name -> guildmesh.identity.v1.Tenant
-	15, // 3: guildmesh.identity.v1.ListTenantsResponse.tenants:type_name -> guildmesh.identity.v1.Tenant
+	15, // 1: guildmesh.identity.v1.ListUsersResponse.users:type_name -> guildmesh.identity.v1.User
+	16, // 2: guildmesh.identity.v1.CreateTenantRequest.tenant:type_name -> guildmesh.identity.v1.Tenant
+	16, // 3: guildmesh.identity.v1.ListTenantsResponse.tenants:type_name -> guildmesh.identity.v1.Tenant
 	0,  // 4: guildmesh.identity.v1.IdentityService.IssueToken:input_type -> guildmesh.identity.v1.IssueTokenRequest
 	2,  // 5: guildmesh.identity.v1.IdentityService.CreateWatchTicket:input_type -> guildmesh.identity.v1.CreateWatchTicketRequest
 	4,  // 6: guildmesh.identity.v1.IdentityService.GetJsonWebKeySet:input_type -> guildmesh.identity.v1.GetJsonWebKeySetRequest
 	7,  // 7: guildmesh.identity.v1.IdentityService.CreateUser:input_type -> guildmesh.identity.v1.CreateUserRequest
 	8,  // 8: guildmesh.identity.v1.IdentityService.GetUser:input_type -> guildmesh.identity.v1.GetUserRequest
-	9,  // 9: guildmesh.identity.v1.IdentityService.ListUsers:input_type -> guildmesh.identity.v1.ListUsersRequest
-	11, // 10: guildmesh.identity.v1.IdentityService.CreateTenant:input_type -> guildmesh.identity.v1.CreateTenantRequest
-	12, // 11: guildmesh.identity.v1.IdentityService.ListTenants:input_type -> guildmesh.identity.v1.ListTenantsRequest
-	1,  // 12: guildmesh.identity.v1.IdentityService.IssueToken:output_type -> guildmesh.identity.v1.IssueTokenResponse
-	3,  // 13: guildmesh.identity.v1.IdentityService.CreateWatchTicket:output_type -> guildmesh.identity.v1.CreateWatchTicketResponse
-	5,  // 14: guildmesh.identity.v1.IdentityService.GetJsonWebKeySet:output_type -> guildmesh.identity.v1.GetJsonWebKeySetResponse
-	14, // 15: guildmesh.identity.v1.IdentityService.CreateUser:output_type -> guildmesh.identity.v1.User
-	14, // 16: guildmesh.identity.v1.IdentityService.GetUser:output_type -> guildmesh.identity.v1.User
-	10, // 17: guildmesh.identity.v1.IdentityService.ListUsers:output_type -> guildmesh.identity.v1.ListUsersResponse
-	15, // 18: guildmesh.identity.v1.IdentityService.CreateTenant:output_type -> guildmesh.identity.v1.Tenant
-	13, // 19: guildmesh.identity.v1.IdentityService.ListTenants:output_type -> guildmesh.identity.v1.ListTenantsResponse
-	12, // [12:20] is the sub-list for method output_type
-	4,  // [4:12] is the sub-list for method input_type
+	10, // 9: guildmesh.identity.v1.IdentityService.ListUsers:input_type -> guildmesh.identity.v1.ListUsersRequest
+	9,  // 10: guildmesh.identity.v1.IdentityService.EraseUser:input_type -> guildmesh.identity.v1.EraseUserRequest
+	12, // 11: guildmesh.identity.v1.IdentityService.CreateTenant:input_type -> guildmesh.identity.v1.CreateTenantRequest
+	13, // 12: guildmesh.identity.v1.IdentityService.ListTenants:input_type -> guildmesh.identity.v1.ListTenantsRequest
+	1,  // 13: guildmesh.identity.v1.IdentityService.IssueToken:output_type -> guildmesh.identity.v1.IssueTokenResponse
+	3,  // 14: guildmesh.identity.v1.IdentityService.CreateWatchTicket:output_type -> guildmesh.identity.v1.CreateWatchTicketResponse
+	5,  // 15: guildmesh.identity.v1.IdentityService.GetJsonWebKeySet:output_type -> guildmesh.identity.v1.GetJsonWebKeySetResponse
+	15, // 16: guildmesh.identity.v1.IdentityService.CreateUser:output_type -> guildmesh.identity.v1.User
+	15, // 17: guildmesh.identity.v1.IdentityService.GetUser:output_type -> guildmesh.identity.v1.User
+	11, // 18: guildmesh.identity.v1.IdentityService.ListUsers:output_type -> guildmesh.identity.v1.ListUsersResponse
+	15, // 19: guildmesh.identity.v1.IdentityService.EraseUser:output_type -> guildmesh.identity.v1.User
+	16, // 20: guildmesh.identity.v1.IdentityService.CreateTenant:output_type -> guildmesh.identity.v1.Tenant
+	14, // 21: guildmesh.identity.v1.IdentityService.ListTenants:output_type -> guildmesh.identity.v1.ListTenantsResponse
+	13, // [13:22] is the sub-list for method output_type
+	4,  // [4:13] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -972,7 +1035,7 @@ func file_guildmesh_identity_v1_identity_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guildmesh_identity_v1_identity_service_proto_rawDesc), len(file_guildmesh_identity_v1_identity_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

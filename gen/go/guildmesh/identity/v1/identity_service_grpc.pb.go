@@ -25,6 +25,7 @@ const (
 	IdentityService_CreateUser_FullMethodName        = "/guildmesh.identity.v1.IdentityService/CreateUser"
 	IdentityService_GetUser_FullMethodName           = "/guildmesh.identity.v1.IdentityService/GetUser"
 	IdentityService_ListUsers_FullMethodName         = "/guildmesh.identity.v1.IdentityService/ListUsers"
+	IdentityService_EraseUser_FullMethodName         = "/guildmesh.identity.v1.IdentityService/EraseUser"
 	IdentityService_CreateTenant_FullMethodName      = "/guildmesh.identity.v1.IdentityService/CreateTenant"
 	IdentityService_ListTenants_FullMethodName       = "/guildmesh.identity.v1.IdentityService/ListTenants"
 )
@@ -52,6 +53,11 @@ type IdentityServiceClient interface {
 	GetUser(ctx context.Context, in *GetUserRequest, opts ...grpc.CallOption) (*User, error)
 	// ListUsers lists the users of the caller's tenant by username.
 	ListUsers(ctx context.Context, in *ListUsersRequest, opts ...grpc.CallOption) (*ListUsersResponse, error)
+	// EraseUser erases a user of the caller's tenant for good: password and email go, no token is given any more, the name stays taken, and the keys
+	// that encrypt the texts of the user's tasks on Kafka are destroyed (keys_destroy_time says when; this goes on by itself until it is done). An
+	// operator may name another tenant; only an operator erases one with the role operator. A repeat gives the user as it is. Fails with NOT_FOUND,
+	// reason USER_NOT_FOUND.
+	EraseUser(ctx context.Context, in *EraseUserRequest, opts ...grpc.CallOption) (*User, error)
 	// CreateTenant creates a tenant. Fails with ALREADY_EXISTS, reason TENANT_ALREADY_EXISTS.
 	CreateTenant(ctx context.Context, in *CreateTenantRequest, opts ...grpc.CallOption) (*Tenant, error)
 	// ListTenants lists all tenants by id.
@@ -126,6 +132,16 @@ func (c *identityServiceClient) ListUsers(ctx context.Context, in *ListUsersRequ
 	return out, nil
 }
 
+func (c *identityServiceClient) EraseUser(ctx context.Context, in *EraseUserRequest, opts ...grpc.CallOption) (*User, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(User)
+	err := c.cc.Invoke(ctx, IdentityService_EraseUser_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *identityServiceClient) CreateTenant(ctx context.Context, in *CreateTenantRequest, opts ...grpc.CallOption) (*Tenant, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Tenant)
@@ -169,6 +185,11 @@ type IdentityServiceServer interface {
 	GetUser(context.Context, *GetUserRequest) (*User, error)
 	// ListUsers lists the users of the caller's tenant by username.
 	ListUsers(context.Context, *ListUsersRequest) (*ListUsersResponse, error)
+	// EraseUser erases a user of the caller's tenant for good: password and email go, no token is given any more, the name stays taken, and the keys
+	// that encrypt the texts of the user's tasks on Kafka are destroyed (keys_destroy_time says when; this goes on by itself until it is done). An
+	// operator may name another tenant; only an operator erases one with the role operator. A repeat gives the user as it is. Fails with NOT_FOUND,
+	// reason USER_NOT_FOUND.
+	EraseUser(context.Context, *EraseUserRequest) (*User, error)
 	// CreateTenant creates a tenant. Fails with ALREADY_EXISTS, reason TENANT_ALREADY_EXISTS.
 	CreateTenant(context.Context, *CreateTenantRequest) (*Tenant, error)
 	// ListTenants lists all tenants by id.
@@ -200,6 +221,9 @@ func (UnimplementedIdentityServiceServer) GetUser(context.Context, *GetUserReque
 }
 func (UnimplementedIdentityServiceServer) ListUsers(context.Context, *ListUsersRequest) (*ListUsersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListUsers not implemented")
+}
+func (UnimplementedIdentityServiceServer) EraseUser(context.Context, *EraseUserRequest) (*User, error) {
+	return nil, status.Error(codes.Unimplemented, "method EraseUser not implemented")
 }
 func (UnimplementedIdentityServiceServer) CreateTenant(context.Context, *CreateTenantRequest) (*Tenant, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateTenant not implemented")
@@ -336,6 +360,24 @@ func _IdentityService_ListUsers_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _IdentityService_EraseUser_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EraseUserRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IdentityServiceServer).EraseUser(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IdentityService_EraseUser_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IdentityServiceServer).EraseUser(ctx, req.(*EraseUserRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _IdentityService_CreateTenant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateTenantRequest)
 	if err := dec(in); err != nil {
@@ -402,6 +444,10 @@ var IdentityService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListUsers",
 			Handler:    _IdentityService_ListUsers_Handler,
+		},
+		{
+			MethodName: "EraseUser",
+			Handler:    _IdentityService_EraseUser_Handler,
 		},
 		{
 			MethodName: "CreateTenant",

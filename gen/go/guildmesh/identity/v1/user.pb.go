@@ -37,9 +37,14 @@ type User struct {
 	// active users may log in.
 	Active bool `protobuf:"varint,5,opt,name=active,proto3" json:"active,omitempty"`
 	// create_time is when the user was created.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// erase_time is when the user was erased; unset when not. Name, tenant and roles stay, so that nobody else gets the name.
+	EraseTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=erase_time,json=eraseTime,proto3" json:"erase_time,omitempty"`
+	// keys_destroy_time is when the keys of the user's events were destroyed, after which nobody can read them: at once after erase_time, or as soon
+	// as the scheduler can be reached. Unset until then.
+	KeysDestroyTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=keys_destroy_time,json=keysDestroyTime,proto3" json:"keys_destroy_time,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *User) Reset() {
@@ -114,6 +119,20 @@ func (x *User) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *User) GetEraseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EraseTime
+	}
+	return nil
+}
+
+func (x *User) GetKeysDestroyTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.KeysDestroyTime
+	}
+	return nil
+}
+
 // Tenant owns users, tasks, agents, tools and memories; nothing of one is visible to another.
 type Tenant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -182,7 +201,7 @@ var File_guildmesh_identity_v1_user_proto protoreflect.FileDescriptor
 
 const file_guildmesh_identity_v1_user_proto_rawDesc = "" +
 	"\n" +
-	" guildmesh/identity/v1/user.proto\x12\x15guildmesh.identity.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x01\n" +
+	" guildmesh/identity/v1/user.proto\x12\x15guildmesh.identity.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x02\n" +
 	"\x04User\x12 \n" +
 	"\busername\x18\x01 \x01(\tB\x04\xe2A\x01\x05R\busername\x12!\n" +
 	"\ttenant_id\x18\x02 \x01(\tB\x04\xe2A\x01\x05R\btenantId\x12\x14\n" +
@@ -190,7 +209,10 @@ const file_guildmesh_identity_v1_user_proto_rawDesc = "" +
 	"\x05roles\x18\x04 \x03(\tR\x05roles\x12\x1c\n" +
 	"\x06active\x18\x05 \x01(\bB\x04\xe2A\x01\x03R\x06active\x12A\n" +
 	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\n" +
-	"createTime\"\x91\x01\n" +
+	"createTime\x12?\n" +
+	"\n" +
+	"erase_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\teraseTime\x12L\n" +
+	"\x11keys_destroy_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\x0fkeysDestroyTime\"\x91\x01\n" +
 	"\x06Tenant\x12!\n" +
 	"\ttenant_id\x18\x01 \x01(\tB\x04\xe2A\x01\x05R\btenantId\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12A\n" +
@@ -217,12 +239,14 @@ var file_guildmesh_identity_v1_user_proto_goTypes = []any{
 }
 var file_guildmesh_identity_v1_user_proto_depIdxs = []int32{
 	2, // 0: guildmesh.identity.v1.User.create_time:type_name -> google.protobuf.Timestamp
-	2, // 1: guildmesh.identity.v1.Tenant.create_time:type_name -> google.protobuf.Timestamp
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2, // 1: guildmesh.identity.v1.User.erase_time:type_name -> google.protobuf.Timestamp
+	2, // 2: guildmesh.identity.v1.User.keys_destroy_time:type_name -> google.protobuf.Timestamp
+	2, // 3: guildmesh.identity.v1.Tenant.create_time:type_name -> google.protobuf.Timestamp
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_identity_v1_user_proto_init() }

@@ -104,6 +104,16 @@ const (
 	ErrorReason_ERROR_REASON_WATCH_POSITION_EXPIRED ErrorReason = 63
 	// ERROR_REASON_INVALID_RESUME_TOKEN: what says where to go on was not given by a stream.
 	ErrorReason_ERROR_REASON_INVALID_RESUME_TOKEN ErrorReason = 64
+	// ERROR_REASON_EVENT_KEY_NOT_FOUND: no such key that the caller may have.
+	ErrorReason_ERROR_REASON_EVENT_KEY_NOT_FOUND ErrorReason = 76
+	// ERROR_REASON_EVENT_KEY_DESTROYED: the user of a key is erased.
+	ErrorReason_ERROR_REASON_EVENT_KEY_DESTROYED ErrorReason = 77
+	// ERROR_REASON_EVENT_KEYS_NOT_SET: events cannot be encrypted without a master key.
+	ErrorReason_ERROR_REASON_EVENT_KEYS_NOT_SET ErrorReason = 78
+	// ERROR_REASON_USER_ERASED: a task of a user who is erased.
+	ErrorReason_ERROR_REASON_USER_ERASED ErrorReason = 79
+	// ERROR_REASON_EVENT_KEY_SEALED: a key is sealed with a master key that the scheduler does not have.
+	ErrorReason_ERROR_REASON_EVENT_KEY_SEALED ErrorReason = 80
 	// ERROR_REASON_EVENTS_LATE: events have waited for Kafka for too long; what a relay's /ready says.
 	ErrorReason_ERROR_REASON_EVENTS_LATE ErrorReason = 71
 	// ERROR_REASON_WEBHOOK_NOT_FOUND: no such webhook in the tenant.
@@ -162,6 +172,11 @@ var (
 		59: "ERROR_REASON_UPLOAD_TOO_SLOW",
 		63: "ERROR_REASON_WATCH_POSITION_EXPIRED",
 		64: "ERROR_REASON_INVALID_RESUME_TOKEN",
+		76: "ERROR_REASON_EVENT_KEY_NOT_FOUND",
+		77: "ERROR_REASON_EVENT_KEY_DESTROYED",
+		78: "ERROR_REASON_EVENT_KEYS_NOT_SET",
+		79: "ERROR_REASON_USER_ERASED",
+		80: "ERROR_REASON_EVENT_KEY_SEALED",
 		71: "ERROR_REASON_EVENTS_LATE",
 		83: "ERROR_REASON_WEBHOOK_NOT_FOUND",
 		84: "ERROR_REASON_WEBHOOK_EXISTS",
@@ -210,6 +225,11 @@ var (
 		"ERROR_REASON_UPLOAD_TOO_SLOW":           59,
 		"ERROR_REASON_WATCH_POSITION_EXPIRED":    63,
 		"ERROR_REASON_INVALID_RESUME_TOKEN":      64,
+		"ERROR_REASON_EVENT_KEY_NOT_FOUND":       76,
+		"ERROR_REASON_EVENT_KEY_DESTROYED":       77,
+		"ERROR_REASON_EVENT_KEYS_NOT_SET":        78,
+		"ERROR_REASON_USER_ERASED":               79,
+		"ERROR_REASON_EVENT_KEY_SEALED":          80,
 		"ERROR_REASON_EVENTS_LATE":               71,
 		"ERROR_REASON_WEBHOOK_NOT_FOUND":         83,
 		"ERROR_REASON_WEBHOOK_EXISTS":            84,
@@ -251,7 +271,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xe2B\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\x8bK\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -339,7 +359,16 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\x1cERROR_REASON_UPLOAD_TOO_SLOW\x10;\x1a\xb5\x01ʻ\x18\xb0\x01\b\x04\x12\x9a\x01The upload was given up after 3600 s, which is the longest that one may take; upload it faster, in parts, or have GUILDMESH_PAYLOAD_UPLOAD_SECONDS raised.\x1a\x0f\n" +
 	"\aseconds\x12\x043600\x12\xcd\x01\n" +
 	"#ERROR_REASON_WATCH_POSITION_EXPIRED\x10?\x1a\xa3\x01ʻ\x18\x9e\x01\b\t\x12\x99\x01The events after this place are no longer kept for watchers (7 days by default); see what became of your tasks with GET /v1/tasks, and watch from now on.\x12\xaf\x01\n" +
-	"!ERROR_REASON_INVALID_RESUME_TOKEN\x10@\x1a\x87\x01ʻ\x18\x82\x01\b\x03\x12~The resume token is not valid; send the resume_token (as SSE: the id) that the stream gave last, or none to watch from now on.\x12\xdc\x01\n" +
+	"!ERROR_REASON_INVALID_RESUME_TOKEN\x10@\x1a\x87\x01ʻ\x18\x82\x01\b\x03\x12~The resume token is not valid; send the resume_token (as SSE: the id) that the stream gave last, or none to watch from now on.\x12\xd9\x01\n" +
+	" ERROR_REASON_EVENT_KEY_NOT_FOUND\x10L\x1a\xb2\x01ʻ\x18\xad\x01\b\x05\x12yNo event key '01990000-0000-7000-8000-000000000000' of yours; keys of other users of your tenant are given to its admins.\x1a.\n" +
+	"\x06key_id\x12$01990000-0000-7000-8000-000000000000\x12\xe8\x01\n" +
+	" ERROR_REASON_EVENT_KEY_DESTROYED\x10M\x1a\xc1\x01ʻ\x18\xbc\x01\b\x05\x12\x87\x01The event key '01990000-0000-7000-8000-000000000000' was destroyed when its user was erased; what it encrypted cannot be read any more.\x1a.\n" +
+	"\x06key_id\x12$01990000-0000-7000-8000-000000000000\x12\xca\x01\n" +
+	"\x1fERROR_REASON_EVENT_KEYS_NOT_SET\x10N\x1a\xa4\x01ʻ\x18\x9f\x01\b\t\x12\x9a\x01This mesh has no master key to encrypt events with; have the operator set GUILDMESH_EVENT_MASTER_KEY for every scheduler, or choose another event_content.\x12q\n" +
+	"\x18ERROR_REASON_USER_ERASED\x10O\x1aSʻ\x18O\b\t\x12:The user 'ada' is erased; create the task as another user.\x1a\x0f\n" +
+	"\busername\x12\x03ada\x12\x9f\x02\n" +
+	"\x1dERROR_REASON_EVENT_KEY_SEALED\x10P\x1a\xfb\x01ʻ\x18\xf6\x01\b\t\x12\xc1\x01The event key '01990000-0000-7000-8000-000000000000' is sealed with a master key that this scheduler does not have; have the operator set the one of before as GUILDMESH_EVENT_MASTER_KEY_BEFORE.\x1a.\n" +
+	"\x06key_id\x12$01990000-0000-7000-8000-000000000000\x12\xdc\x01\n" +
 	"\x18ERROR_REASON_EVENTS_LATE\x10G\x1a\xbd\x01ʻ\x18\xb8\x01\b\x0e\x12\x8d\x011200 events wait for Kafka, the oldest for 45 s; tasks go on meanwhile, and nothing is lost. See whether Kafka answers, and the relays' logs.\x1a\x0e\n" +
 	"\x06events\x12\x041200\x1a\x14\n" +
 	"\x0eoldest_seconds\x12\x0245\x12\x80\x01\n" +

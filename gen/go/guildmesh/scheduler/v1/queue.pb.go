@@ -12,6 +12,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	v1 "guildmesh.dev/gen/go/guildmesh/events/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -67,6 +68,12 @@ type Queue struct {
 	// most 12 s, after a queue got its first limit or was paused without one, it is false: tasks may still start as if there were none. A later
 	// change of a queue whose limits are in force holds from its answer on; a queue that is open and has no limits has them in force.
 	LimitsInForce bool `protobuf:"varint,16,opt,name=limits_in_force,json=limitsInForce,proto3" json:"limits_in_force,omitempty"`
+	// event_content is what of its tasks' texts is on Kafka; unset for the mesh's default (KAFKA_EVENT_CONTENT). A task keeps what was said when
+	// it was created; a change to less text (PLAIN, ENCRYPTED, OMIT, in this order) holds for the coming events of open tasks, too: from the answer on at
+	// the scheduler that gave it, at the others as soon as they hear of it, which takes milliseconds, or look, which they do every 5 s. Tasks that were created before the queue was
+	// ENCRYPTED have no key: their texts are left out then. ENCRYPTED fails with FAILED_PRECONDITION, reason EVENT_KEYS_NOT_SET, where the mesh has
+	// no master key.
+	EventContent v1.EventContent `protobuf:"varint,17,opt,name=event_content,json=eventContent,proto3,enum=guildmesh.events.v1.EventContent" json:"event_content,omitempty"`
 	// etag (AIP-154) is another one after each change. Sent along with a change, the change is refused when somebody else was first.
 	Etag          string `protobuf:"bytes,15,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -208,6 +215,13 @@ func (x *Queue) GetLimitsInForce() bool {
 	return false
 }
 
+func (x *Queue) GetEventContent() v1.EventContent {
+	if x != nil {
+		return x.EventContent
+	}
+	return v1.EventContent(0)
+}
+
 func (x *Queue) GetEtag() string {
 	if x != nil {
 		return x.Etag
@@ -274,7 +288,7 @@ var File_guildmesh_scheduler_v1_queue_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_queue_proto_rawDesc = "" +
 	"\n" +
-	"\"guildmesh/scheduler/v1/queue.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xed\b\n" +
+	"\"guildmesh/scheduler/v1/queue.proto\x12\x16guildmesh.scheduler.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$guildmesh/events/v1/task_event.proto\x1a!guildmesh/scheduler/v1/task.proto\"\xbf\t\n" +
 	"\x05Queue\x12:\n" +
 	"\x05queue\x18\x01 \x01(\tB$\xe2A\x01\b\xbaH\x1dr\x1b2\x19^([a-z][a-z0-9-]{0,62})?$R\x05queue\x12%\n" +
 	"\bpriority\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18\n" +
@@ -298,7 +312,8 @@ const file_guildmesh_scheduler_v1_queue_proto_rawDesc = "" +
 	"createTime\x12A\n" +
 	"\vupdate_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x03R\n" +
 	"updateTime\x12,\n" +
-	"\x0flimits_in_force\x18\x10 \x01(\bB\x04\xe2A\x01\x03R\rlimitsInForce\x12\x1b\n" +
+	"\x0flimits_in_force\x18\x10 \x01(\bB\x04\xe2A\x01\x03R\rlimitsInForce\x12P\n" +
+	"\revent_content\x18\x11 \x01(\x0e2!.guildmesh.events.v1.EventContentB\b\xbaH\x05\x82\x01\x02\x10\x01R\feventContent\x12\x1b\n" +
 	"\x04etag\x18\x0f \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x1a@\n" +
 	"\x12TenantWeightsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -333,6 +348,7 @@ var file_guildmesh_scheduler_v1_queue_proto_goTypes = []any{
 	nil,                           // 2: guildmesh.scheduler.v1.Queue.TenantWeightsEntry
 	(*RetryPolicy)(nil),           // 3: guildmesh.scheduler.v1.RetryPolicy
 	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
+	(v1.EventContent)(0),          // 5: guildmesh.events.v1.EventContent
 }
 var file_guildmesh_scheduler_v1_queue_proto_depIdxs = []int32{
 	1, // 0: guildmesh.scheduler.v1.Queue.rate_limit:type_name -> guildmesh.scheduler.v1.QueueRateLimit
@@ -340,11 +356,12 @@ var file_guildmesh_scheduler_v1_queue_proto_depIdxs = []int32{
 	2, // 2: guildmesh.scheduler.v1.Queue.tenant_weights:type_name -> guildmesh.scheduler.v1.Queue.TenantWeightsEntry
 	4, // 3: guildmesh.scheduler.v1.Queue.create_time:type_name -> google.protobuf.Timestamp
 	4, // 4: guildmesh.scheduler.v1.Queue.update_time:type_name -> google.protobuf.Timestamp
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	5, // 5: guildmesh.scheduler.v1.Queue.event_content:type_name -> guildmesh.events.v1.EventContent
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_guildmesh_scheduler_v1_queue_proto_init() }

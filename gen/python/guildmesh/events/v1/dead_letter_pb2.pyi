@@ -39,6 +39,8 @@ class TaskDeadLettered(_message.Message):
     EVENT_NUMBER_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    MESSAGE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    MESSAGE_SHA256_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name of the dead letter, such as "dead-letters/0193…": GET /v1/dead-letters/{task_id} gives it, and replays and dismissals take it."""
     task_id: _builtins.str
@@ -52,7 +54,7 @@ class TaskDeadLettered(_message.Message):
     reason: _builtins.str
     """reason of the failure, such as TIMEOUT."""
     message: _builtins.str
-    """message is for people."""
+    """message is for people; empty in a queue that keeps texts off Kafka (docs/how-to/keep-text-off-kafka.md)."""
     attempts: _builtins.int
     """attempts that the task had."""
     event_number: _builtins.int
@@ -61,6 +63,10 @@ class TaskDeadLettered(_message.Message):
     """parent_task_id of the task, or empty."""
     actor: _builtins.str
     """actor is the principal or worker that ended the task."""
+    message_size_bytes: _builtins.int
+    """message_size_bytes is the size of the message in UTF-8, where that is not here."""
+    message_sha256: _builtins.str
+    """message_sha256 of the message in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted: the event has it then."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """create_time is when the task's id was made, by the clock of the scheduler that did, in milliseconds."""
@@ -85,10 +91,12 @@ class TaskDeadLettered(_message.Message):
         event_number: _builtins.int = ...,
         parent_task_id: _builtins.str = ...,
         actor: _builtins.str = ...,
+        message_size_bytes: _builtins.int = ...,
+        message_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "fail_time", b"fail_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempts", b"attempts", "create_time", b"create_time", "event_number", b"event_number", "fail_time", b"fail_time", "kind", b"kind", "message", b"message", "name", b"name", "parent_task_id", b"parent_task_id", "queue", b"queue", "reason", b"reason", "task_id", b"task_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempts", b"attempts", "create_time", b"create_time", "event_number", b"event_number", "fail_time", b"fail_time", "kind", b"kind", "message", b"message", "message_sha256", b"message_sha256", "message_size_bytes", b"message_size_bytes", "name", b"name", "parent_task_id", b"parent_task_id", "queue", b"queue", "reason", b"reason", "task_id", b"task_id", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

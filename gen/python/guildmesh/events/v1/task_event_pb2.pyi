@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from guildmesh.events.v1 import tool_usage_pb2 as _tool_usage_pb2
 import builtins as _builtins
 import sys
@@ -21,6 +22,40 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _EventContent:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EventContentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventContent.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVENT_CONTENT_UNSPECIFIED: _EventContent.ValueType  # 0
+    """EVENT_CONTENT_UNSPECIFIED is the default of the mesh (KAFKA_EVENT_CONTENT)."""
+    EVENT_CONTENT_PLAIN: _EventContent.ValueType  # 1
+    """EVENT_CONTENT_PLAIN is all of it, but of results above 64 KiB the size, the SHA-256 and a reference."""
+    EVENT_CONTENT_OMIT: _EventContent.ValueType  # 2
+    """EVENT_CONTENT_OMIT is none of it: of each text the size and the SHA-256."""
+    EVENT_CONTENT_ENCRYPTED: _EventContent.ValueType  # 3
+    """EVENT_CONTENT_ENCRYPTED is the size of each text, and all of it encrypted with a key of the user who created the task, which is destroyed
+    when the user is erased.
+    """
+
+class EventContent(_EventContent, metaclass=_EventContentEnumTypeWrapper):
+    """EventContent is what of users' texts (descriptions, labels, results, output, prompts, messages) is in the records on Kafka. The event log in
+    the database always has all of it. Fields 11 to 15 of the messages here are for what stands in a text's place.
+    """
+
+EVENT_CONTENT_UNSPECIFIED: EventContent.ValueType  # 0
+"""EVENT_CONTENT_UNSPECIFIED is the default of the mesh (KAFKA_EVENT_CONTENT)."""
+EVENT_CONTENT_PLAIN: EventContent.ValueType  # 1
+"""EVENT_CONTENT_PLAIN is all of it, but of results above 64 KiB the size, the SHA-256 and a reference."""
+EVENT_CONTENT_OMIT: EventContent.ValueType  # 2
+"""EVENT_CONTENT_OMIT is none of it: of each text the size and the SHA-256."""
+EVENT_CONTENT_ENCRYPTED: EventContent.ValueType  # 3
+"""EVENT_CONTENT_ENCRYPTED is the size of each text, and all of it encrypted with a key of the user who created the task, which is destroyed
+when the user is erased.
+"""
+Global___EventContent: _TypeAlias = EventContent  # noqa: Y015
 
 @_typing.final
 class TaskEvent(_message.Message):
@@ -40,6 +75,9 @@ class TaskEvent(_message.Message):
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    ENCRYPTED_EVENT_FIELD_NUMBER: _builtins.int
+    DATA_KEY_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     SOURCE_ID_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
@@ -76,6 +114,16 @@ class TaskEvent(_message.Message):
     """queue of the task."""
     kind: _builtins.str
     """kind of the task."""
+    encrypted_event: _builtins.bytes
+    """encrypted_event is this event as it would be in plain, serialized and encrypted with AES-SIV (RFC 5297); empty when nothing is encrypted, or
+    the key is destroyed. docs/how-to/keep-text-off-kafka.md has the format.
+    """
+    data_key_id: _builtins.str
+    """data_key_id is the id of the key for encrypted_event, which EventKeyService.GetEventKey gives."""
+    content: Global___EventContent.ValueType
+    """content is set when texts of this event are not in it: EVENT_CONTENT_OMIT or EVENT_CONTENT_ENCRYPTED. Only in records on
+    Kafka, and on a stream of many tasks of a task that is no longer kept.
+    """
     source: _builtins.str
     """source is the service that told of the event, such as "tool"; empty for the scheduler, which numbers all of them."""
     source_id: _builtins.str
@@ -161,6 +209,9 @@ class TaskEvent(_message.Message):
         parent_task_id: _builtins.str = ...,
         queue: _builtins.str = ...,
         kind: _builtins.str = ...,
+        encrypted_event: _builtins.bytes = ...,
+        data_key_id: _builtins.str = ...,
+        content: Global___EventContent.ValueType = ...,
         source: _builtins.str = ...,
         source_id: _builtins.str = ...,
         created: Global___TaskCreated | None = ...,
@@ -182,7 +233,7 @@ class TaskEvent(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "change", b"change", "child_created", b"child_created", "child_ended", b"child_ended", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "output", b"output", "progressed", b"progressed", "ready", b"ready", "retried", b"retried", "signalled", b"signalled", "started", b"started", "step_completed", b"step_completed", "tool_called", b"tool_called", "tool_returned", b"tool_returned", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cancelled", b"cancelled", "change", b"change", "child_created", b"child_created", "child_ended", b"child_ended", "completed", b"completed", "created", b"created", "event_time", b"event_time", "failed", b"failed", "kind", b"kind", "number", b"number", "output", b"output", "parent_task_id", b"parent_task_id", "progressed", b"progressed", "queue", b"queue", "ready", b"ready", "retried", b"retried", "signalled", b"signalled", "source", b"source", "source_id", b"source_id", "started", b"started", "step_completed", b"step_completed", "task_id", b"task_id", "tenant_id", b"tenant_id", "tool_called", b"tool_called", "tool_returned", b"tool_returned", "type", b"type", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "attempt", b"attempt", "cancelled", b"cancelled", "change", b"change", "child_created", b"child_created", "child_ended", b"child_ended", "completed", b"completed", "content", b"content", "created", b"created", "data_key_id", b"data_key_id", "encrypted_event", b"encrypted_event", "event_time", b"event_time", "failed", b"failed", "kind", b"kind", "number", b"number", "output", b"output", "parent_task_id", b"parent_task_id", "progressed", b"progressed", "queue", b"queue", "ready", b"ready", "retried", b"retried", "signalled", b"signalled", "source", b"source", "source_id", b"source_id", "started", b"started", "step_completed", b"step_completed", "task_id", b"task_id", "tenant_id", b"tenant_id", "tool_called", b"tool_called", "tool_returned", b"tool_returned", "type", b"type", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["created", "started", "step_completed", "retried", "completed", "failed", "cancelled", "ready", "waiting", "signalled", "progressed", "output", "child_created", "child_ended", "tool_called", "tool_returned"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
@@ -222,10 +273,19 @@ class TaskCreated(_message.Message):
     NEXT_START_TIME_FIELD_NUMBER: _builtins.int
     DEPENDENCY_IDS_FIELD_NUMBER: _builtins.int
     CONTEXT_PAYLOAD_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_SHA256_FIELD_NUMBER: _builtins.int
+    OMITTED_LABELS_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """description is the task text."""
     priority: _builtins.int
     """priority of the task."""
+    description_size_bytes: _builtins.int
+    """description_size_bytes is the size of the description in UTF-8, where that is not here."""
+    description_sha256: _builtins.str
+    """description_sha256 of the description in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted."""
+    omitted_labels: _builtins.int
+    """omitted_labels is how many labels the task has, where they are not here."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """labels of the task."""
@@ -251,10 +311,13 @@ class TaskCreated(_message.Message):
         next_start_time: _timestamp_pb2.Timestamp | None = ...,
         dependency_ids: _abc.Iterable[_builtins.str] | None = ...,
         context_payload: Global___PayloadReference | None = ...,
+        description_size_bytes: _builtins.int = ...,
+        description_sha256: _builtins.str = ...,
+        omitted_labels: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context_payload", b"context_payload", "next_start_time", b"next_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_payload", b"context_payload", "dependency_ids", b"dependency_ids", "description", b"description", "labels", b"labels", "next_start_time", b"next_start_time", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_payload", b"context_payload", "dependency_ids", b"dependency_ids", "description", b"description", "description_sha256", b"description_sha256", "description_size_bytes", b"description_size_bytes", "labels", b"labels", "next_start_time", b"next_start_time", "omitted_labels", b"omitted_labels", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,7 +337,7 @@ class PayloadReference(_message.Message):
     size_bytes: _builtins.int
     """size_bytes of the body."""
     sha256: _builtins.str
-    """sha256 of the body, in hexadecimal."""
+    """sha256 of the body, in hexadecimal; empty beside what is encrypted."""
     def __init__(
         self,
         *,
@@ -323,10 +386,16 @@ class TaskWaiting(_message.Message):
     SIGNAL_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    PROMPT_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    PROMPT_SHA256_FIELD_NUMBER: _builtins.int
     signal: _builtins.str
     """signal is the name of the signal."""
     prompt: _builtins.str
     """prompt is for people: what is asked of them."""
+    prompt_size_bytes: _builtins.int
+    """prompt_size_bytes is the size of the prompt in UTF-8, where that is not here."""
+    prompt_sha256: _builtins.str
+    """prompt_sha256 of the prompt in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """expire_time is when the task goes on without it."""
@@ -337,10 +406,12 @@ class TaskWaiting(_message.Message):
         signal: _builtins.str = ...,
         prompt: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        prompt_size_bytes: _builtins.int = ...,
+        prompt_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "prompt", b"prompt", "signal", b"signal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "prompt", b"prompt", "prompt_sha256", b"prompt_sha256", "prompt_size_bytes", b"prompt_size_bytes", "signal", b"signal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -358,12 +429,27 @@ class TaskSignalled(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     TIMED_OUT_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    VALUE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    VALUE_SHA256_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    PROMPT_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    PROMPT_SHA256_FIELD_NUMBER: _builtins.int
     signal: _builtins.str
     """signal is the name of the signal."""
     timed_out: _builtins.bool
     """timed_out says that none came in time."""
     prompt: _builtins.str
     """prompt is what was asked; empty when the task did not wait for the signal yet."""
+    value_size_bytes: _builtins.int
+    """value_size_bytes is the size of the serialized google.protobuf.Value, where that is not here."""
+    value_sha256: _builtins.str
+    """value_sha256 of the serialized google.protobuf.Value, in hexadecimal, where that is not here; empty when it is encrypted."""
+    reference: _builtins.str
+    """reference is where to read the value that is too large for an event, as a path of the REST API."""
+    prompt_size_bytes: _builtins.int
+    """prompt_size_bytes is the size of the prompt in UTF-8, where that is not here."""
+    prompt_sha256: _builtins.str
+    """prompt_sha256 of the prompt in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted."""
     @_builtins.property
     def value(self) -> _struct_pb2.Value:
         """value of the signal."""
@@ -375,10 +461,15 @@ class TaskSignalled(_message.Message):
         value: _struct_pb2.Value | None = ...,
         timed_out: _builtins.bool = ...,
         prompt: _builtins.str = ...,
+        value_size_bytes: _builtins.int = ...,
+        value_sha256: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        prompt_size_bytes: _builtins.int = ...,
+        prompt_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "signal", b"signal", "timed_out", b"timed_out", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "prompt_sha256", b"prompt_sha256", "prompt_size_bytes", b"prompt_size_bytes", "reference", b"reference", "signal", b"signal", "timed_out", b"timed_out", "value", b"value", "value_sha256", b"value_sha256", "value_size_bytes", b"value_size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -414,8 +505,17 @@ class TaskStepCompleted(_message.Message):
 
     STEP_ID_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    RESULT_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    RESULT_SHA256_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
     step_id: _builtins.str
     """step_id of the step."""
+    result_size_bytes: _builtins.int
+    """result_size_bytes is the size of the serialized google.protobuf.Value, where that is not here."""
+    result_sha256: _builtins.str
+    """result_sha256 of the serialized google.protobuf.Value, in hexadecimal, where that is not here; empty when it is encrypted."""
+    reference: _builtins.str
+    """reference is where to read the result that is too large for an event, as a path of the REST API."""
     @_builtins.property
     def result(self) -> _struct_pb2.Value:
         """result of the step."""
@@ -425,10 +525,13 @@ class TaskStepCompleted(_message.Message):
         *,
         step_id: _builtins.str = ...,
         result: _struct_pb2.Value | None = ...,
+        result_size_bytes: _builtins.int = ...,
+        result_sha256: _builtins.str = ...,
+        reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "step_id", b"step_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference", "result", b"result", "result_sha256", b"result_sha256", "result_size_bytes", b"result_size_bytes", "step_id", b"step_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,19 +569,27 @@ class TaskOutput(_message.Message):
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    TEXT_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    TEXT_SHA256_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """sequence of the text within the attempt, 1..N."""
     text: _builtins.str
-    """text is never empty."""
+    """text is never empty, but where it is left out."""
+    text_size_bytes: _builtins.int
+    """text_size_bytes is the size of the text in UTF-8, where that is not here."""
+    text_sha256: _builtins.str
+    """text_sha256 of the text in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted."""
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         text: _builtins.str = ...,
+        text_size_bytes: _builtins.int = ...,
+        text_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence", "text", b"text", "text_sha256", b"text_sha256", "text_size_bytes", b"text_size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -493,10 +604,16 @@ class TaskRetried(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     NEXT_START_TIME_FIELD_NUMBER: _builtins.int
+    MESSAGE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    MESSAGE_SHA256_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """reason of the end, such as WORKER_LOST."""
     message: _builtins.str
     """message is for people."""
+    message_size_bytes: _builtins.int
+    """message_size_bytes is the size of the message in UTF-8, where that is not here."""
+    message_sha256: _builtins.str
+    """message_sha256 of the message in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted."""
     @_builtins.property
     def next_start_time(self) -> _timestamp_pb2.Timestamp:
         """next_start_time is when the task becomes PENDING again; unset when it is so at once."""
@@ -507,10 +624,12 @@ class TaskRetried(_message.Message):
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
         next_start_time: _timestamp_pb2.Timestamp | None = ...,
+        message_size_bytes: _builtins.int = ...,
+        message_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["next_start_time", b"next_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "next_start_time", b"next_start_time", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "message_sha256", b"message_sha256", "message_size_bytes", b"message_size_bytes", "next_start_time", b"next_start_time", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -524,6 +643,15 @@ class TaskCompleted(_message.Message):
 
     RESULT_FIELD_NUMBER: _builtins.int
     RESULT_PAYLOAD_FIELD_NUMBER: _builtins.int
+    RESULT_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    RESULT_SHA256_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    result_size_bytes: _builtins.int
+    """result_size_bytes is the size of the serialized google.protobuf.Value, where that is not here."""
+    result_sha256: _builtins.str
+    """result_sha256 of the serialized google.protobuf.Value, in hexadecimal, where that is not here; empty when it is encrypted."""
+    reference: _builtins.str
+    """reference is where to read the result that is too large for an event, as a path of the REST API."""
     @_builtins.property
     def result(self) -> _struct_pb2.Value:
         """result of the task."""
@@ -537,10 +665,13 @@ class TaskCompleted(_message.Message):
         *,
         result: _struct_pb2.Value | None = ...,
         result_payload: Global___PayloadReference | None = ...,
+        result_size_bytes: _builtins.int = ...,
+        result_sha256: _builtins.str = ...,
+        reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "result_payload", b"result_payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "result_payload", b"result_payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference", "result", b"result", "result_payload", b"result_payload", "result_sha256", b"result_sha256", "result_size_bytes", b"result_size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -554,19 +685,27 @@ class TaskFailed(_message.Message):
 
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    MESSAGE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    MESSAGE_SHA256_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """reason of the failure, such as TIMEOUT or DEADLINE_EXCEEDED."""
     message: _builtins.str
     """message is for people."""
+    message_size_bytes: _builtins.int
+    """message_size_bytes is the size of the message in UTF-8, where that is not here."""
+    message_sha256: _builtins.str
+    """message_sha256 of the message in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted."""
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
+        message_size_bytes: _builtins.int = ...,
+        message_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "message_sha256", b"message_sha256", "message_size_bytes", b"message_size_bytes", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -579,16 +718,24 @@ class TaskCancelled(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CAUSE_FIELD_NUMBER: _builtins.int
+    CAUSE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CAUSE_SHA256_FIELD_NUMBER: _builtins.int
     cause: _builtins.str
     """cause as the caller gave it."""
+    cause_size_bytes: _builtins.int
+    """cause_size_bytes is the size of the cause in UTF-8, where that is not here."""
+    cause_sha256: _builtins.str
+    """cause_sha256 of the cause in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted."""
     def __init__(
         self,
         *,
         cause: _builtins.str = ...,
+        cause_size_bytes: _builtins.int = ...,
+        cause_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "cause_sha256", b"cause_sha256", "cause_size_bytes", b"cause_size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -739,6 +886,11 @@ class TaskToolReturned(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    RESULT_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    RESULT_SHA256_FIELD_NUMBER: _builtins.int
+    ERROR_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    ERROR_SHA256_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     """execution_id of the execution."""
     run: _builtins.int
@@ -758,9 +910,19 @@ class TaskToolReturned(_message.Message):
     result_bytes: _builtins.int
     """result_bytes is the size of its result as JSON."""
     error: _builtins.str
-    """error says what went wrong, at most 2,000 characters; empty on success."""
+    """error says what went wrong, at most 2,000 characters; empty on success, and where it is left out."""
     traceparent: _builtins.str
     """traceparent is the W3C trace context of the call, or empty."""
+    result_size_bytes: _builtins.int
+    """result_size_bytes is the size of the serialized google.protobuf.Value, where that is not here."""
+    result_sha256: _builtins.str
+    """result_sha256 of the serialized google.protobuf.Value, in hexadecimal, where that is not here; empty when it is encrypted."""
+    error_size_bytes: _builtins.int
+    """error_size_bytes is the size of the error in UTF-8, where that is not here."""
+    error_sha256: _builtins.str
+    """error_sha256 of the error in UTF-8, in hexadecimal, where that is not here; empty when it is encrypted."""
+    reference: _builtins.str
+    """reference is where to read the result that is too large for an event, as a path of the REST API."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """duration of the run; unset when it is not known."""
@@ -785,10 +947,15 @@ class TaskToolReturned(_message.Message):
         result: _struct_pb2.Value | None = ...,
         error: _builtins.str = ...,
         traceparent: _builtins.str = ...,
+        result_size_bytes: _builtins.int = ...,
+        result_sha256: _builtins.str = ...,
+        error_size_bytes: _builtins.int = ...,
+        error_sha256: _builtins.str = ...,
+        reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "duration", b"duration", "error", b"error", "execution_id", b"execution_id", "exit_code", b"exit_code", "outcome", b"outcome", "output_bytes", b"output_bytes", "result", b"result", "result_bytes", b"result_bytes", "run", b"run", "step_id", b"step_id", "tool_name", b"tool_name", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "duration", b"duration", "error", b"error", "error_sha256", b"error_sha256", "error_size_bytes", b"error_size_bytes", "execution_id", b"execution_id", "exit_code", b"exit_code", "outcome", b"outcome", "output_bytes", b"output_bytes", "reference", b"reference", "result", b"result", "result_bytes", b"result_bytes", "result_sha256", b"result_sha256", "result_size_bytes", b"result_size_bytes", "run", b"run", "step_id", b"step_id", "tool_name", b"tool_name", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -841,15 +1008,15 @@ class TaskSnapshot(_message.Message):
     error_reason: _builtins.str
     """error_reason of a failed task."""
     result_size_bytes: _builtins.int
-    """result_size_bytes of the result of a completed task, as a serialized google.protobuf.Value; 0 when its result is a payload."""
+    """result_size_bytes is the size of the result of a completed task, a serialized google.protobuf.Value; 0 when it is a payload."""
     result_sha256: _builtins.str
-    """result_sha256 of the same bytes, in hexadecimal."""
+    """result_sha256 of those bytes, in hexadecimal; empty in a queue whose events are encrypted, since who can guess a result could prove it so."""
     waiting_signal: _builtins.str
     """waiting_signal is the signal that a WAITING task waits for; empty in other states."""
     error_message_size_bytes: _builtins.int
     """error_message_size_bytes of the message of a failed task, as UTF-8."""
     error_message_sha256: _builtins.str
-    """error_message_sha256 of the same bytes, in hexadecimal."""
+    """error_message_sha256 of the same bytes, in hexadecimal; empty where result_sha256 would be."""
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """update_time is when the state was reached: for a task that has ended, when it ended."""

@@ -66,6 +66,11 @@ class IdentityServiceStub:
                 request_serializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.ListUsersRequest.SerializeToString,
                 response_deserializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.ListUsersResponse.FromString,
                 _registered_method=True)
+        self.EraseUser = channel.unary_unary(
+                '/guildmesh.identity.v1.IdentityService/EraseUser',
+                request_serializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.EraseUserRequest.SerializeToString,
+                response_deserializer=guildmesh_dot_identity_dot_v1_dot_user__pb2.User.FromString,
+                _registered_method=True)
         self.CreateTenant = channel.unary_unary(
                 '/guildmesh.identity.v1.IdentityService/CreateTenant',
                 request_serializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.CreateTenantRequest.SerializeToString,
@@ -129,6 +134,16 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseUser(self, request, context):
+        """EraseUser erases a user of the caller's tenant for good: password and email go, no token is given any more, the name stays taken, and the keys
+        that encrypt the texts of the user's tasks on Kafka are destroyed (keys_destroy_time says when; this goes on by itself until it is done). An
+        operator may name another tenant; only an operator erases one with the role operator. A repeat gives the user as it is. Fails with NOT_FOUND,
+        reason USER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateTenant(self, request, context):
         """CreateTenant creates a tenant. Fails with ALREADY_EXISTS, reason TENANT_ALREADY_EXISTS.
         """
@@ -175,6 +190,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.ListUsers,
                     request_deserializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.ListUsersRequest.FromString,
                     response_serializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.ListUsersResponse.SerializeToString,
+            ),
+            'EraseUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseUser,
+                    request_deserializer=guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.EraseUserRequest.FromString,
+                    response_serializer=guildmesh_dot_identity_dot_v1_dot_user__pb2.User.SerializeToString,
             ),
             'CreateTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateTenant,
@@ -350,6 +370,33 @@ class IdentityService:
             '/guildmesh.identity.v1.IdentityService/ListUsers',
             guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.ListUsersRequest.SerializeToString,
             guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.ListUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/guildmesh.identity.v1.IdentityService/EraseUser',
+            guildmesh_dot_identity_dot_v1_dot_identity__service__pb2.EraseUserRequest.SerializeToString,
+            guildmesh_dot_identity_dot_v1_dot_user__pb2.User.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,12 @@ class IdentityServiceStub:
     """GetUser gives one user of the caller's tenant. Fails with NOT_FOUND, reason USER_NOT_FOUND."""
     ListUsers: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ListUsersRequest, _identity_service_pb2.ListUsersResponse]
     """ListUsers lists the users of the caller's tenant by username."""
+    EraseUser: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.EraseUserRequest, _user_pb2.User]
+    """EraseUser erases a user of the caller's tenant for good: password and email go, no token is given any more, the name stays taken, and the keys
+    that encrypt the texts of the user's tasks on Kafka are destroyed (keys_destroy_time says when; this goes on by itself until it is done). An
+    operator may name another tenant; only an operator erases one with the role operator. A repeat gives the user as it is. Fails with NOT_FOUND,
+    reason USER_NOT_FOUND.
+    """
     CreateTenant: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.CreateTenantRequest, _user_pb2.Tenant]
     """CreateTenant creates a tenant. Fails with ALREADY_EXISTS, reason TENANT_ALREADY_EXISTS."""
     ListTenants: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ListTenantsRequest, _identity_service_pb2.ListTenantsResponse]
@@ -84,6 +90,12 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """GetUser gives one user of the caller's tenant. Fails with NOT_FOUND, reason USER_NOT_FOUND."""
     ListUsers: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ListUsersRequest, _identity_service_pb2.ListUsersResponse]  # type: ignore[assignment]
     """ListUsers lists the users of the caller's tenant by username."""
+    EraseUser: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.EraseUserRequest, _user_pb2.User]  # type: ignore[assignment]
+    """EraseUser erases a user of the caller's tenant for good: password and email go, no token is given any more, the name stays taken, and the keys
+    that encrypt the texts of the user's tasks on Kafka are destroyed (keys_destroy_time says when; this goes on by itself until it is done). An
+    operator may name another tenant; only an operator erases one with the role operator. A repeat gives the user as it is. Fails with NOT_FOUND,
+    reason USER_NOT_FOUND.
+    """
     CreateTenant: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.CreateTenantRequest, _user_pb2.Tenant]  # type: ignore[assignment]
     """CreateTenant creates a tenant. Fails with ALREADY_EXISTS, reason TENANT_ALREADY_EXISTS."""
     ListTenants: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ListTenantsRequest, _identity_service_pb2.ListTenantsResponse]  # type: ignore[assignment]
@@ -147,6 +159,18 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_service_pb2.ListUsersResponse, _abc.Awaitable[_identity_service_pb2.ListUsersResponse]]:
         """ListUsers lists the users of the caller's tenant by username."""
+
+    @_abc_1.abstractmethod
+    def EraseUser(
+        self,
+        request: _identity_service_pb2.EraseUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_pb2.User, _abc.Awaitable[_user_pb2.User]]:
+        """EraseUser erases a user of the caller's tenant for good: password and email go, no token is given any more, the name stays taken, and the keys
+        that encrypt the texts of the user's tasks on Kafka are destroyed (keys_destroy_time says when; this goes on by itself until it is done). An
+        operator may name another tenant; only an operator erases one with the role operator. A repeat gives the user as it is. Fails with NOT_FOUND,
+        reason USER_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def CreateTenant(

@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n guildmesh/identity/v1/user.proto\x12\x15guildmesh.identity.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x01\n\x04User\x12 \n\x08username\x18\x01 \x01(\tB\x04\xe2\x41\x01\x05R\x08username\x12!\n\ttenant_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x05R\x08tenantId\x12\x14\n\x05\x65mail\x18\x03 \x01(\tR\x05\x65mail\x12\x14\n\x05roles\x18\x04 \x03(\tR\x05roles\x12\x1c\n\x06\x61\x63tive\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x03R\x06\x61\x63tive\x12\x41\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03R\ncreateTime\"\x91\x01\n\x06Tenant\x12!\n\ttenant_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x05R\x08tenantId\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12\x41\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03R\ncreateTimeB7Z5guildmesh.dev/gen/go/guildmesh/identity/v1;identityv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n guildmesh/identity/v1/user.proto\x12\x15guildmesh.identity.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x02\n\x04User\x12 \n\x08username\x18\x01 \x01(\tB\x04\xe2\x41\x01\x05R\x08username\x12!\n\ttenant_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x05R\x08tenantId\x12\x14\n\x05\x65mail\x18\x03 \x01(\tR\x05\x65mail\x12\x14\n\x05roles\x18\x04 \x03(\tR\x05roles\x12\x1c\n\x06\x61\x63tive\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x03R\x06\x61\x63tive\x12\x41\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03R\ncreateTime\x12?\n\nerase_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03R\teraseTime\x12L\n\x11keys_destroy_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03R\x0fkeysDestroyTime\"\x91\x01\n\x06Tenant\x12!\n\ttenant_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x05R\x08tenantId\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12\x41\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03R\ncreateTimeB7Z5guildmesh.dev/gen/go/guildmesh/identity/v1;identityv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,12 +42,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USER'].fields_by_name['active']._serialized_options = b'\342A\001\003'
   _globals['_USER'].fields_by_name['create_time']._loaded_options = None
   _globals['_USER'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_USER'].fields_by_name['erase_time']._loaded_options = None
+  _globals['_USER'].fields_by_name['erase_time']._serialized_options = b'\342A\001\003'
+  _globals['_USER'].fields_by_name['keys_destroy_time']._loaded_options = None
+  _globals['_USER'].fields_by_name['keys_destroy_time']._serialized_options = b'\342A\001\003'
   _globals['_TENANT'].fields_by_name['tenant_id']._loaded_options = None
   _globals['_TENANT'].fields_by_name['tenant_id']._serialized_options = b'\342A\001\005'
   _globals['_TENANT'].fields_by_name['create_time']._loaded_options = None
   _globals['_TENANT'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_USER']._serialized_start=126
-  _globals['_USER']._serialized_end=342
-  _globals['_TENANT']._serialized_start=345
-  _globals['_TENANT']._serialized_end=490
+  _globals['_USER']._serialized_end=485
+  _globals['_TENANT']._serialized_start=488
+  _globals['_TENANT']._serialized_end=633
 # @@protoc_insertion_point(module_scope)

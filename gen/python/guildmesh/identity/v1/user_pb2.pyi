@@ -31,6 +31,8 @@ class User(_message.Message):
     ROLES_FIELD_NUMBER: _builtins.int
     ACTIVE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ERASE_TIME_FIELD_NUMBER: _builtins.int
+    KEYS_DESTROY_TIME_FIELD_NUMBER: _builtins.int
     username: _builtins.str
     """username is the login name and the token's `sub`: 1 to 64 letters, digits, dots, dashes, underscores; unique in the mesh."""
     tenant_id: _builtins.str
@@ -47,6 +49,16 @@ class User(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """create_time is when the user was created."""
 
+    @_builtins.property
+    def erase_time(self) -> _timestamp_pb2.Timestamp:
+        """erase_time is when the user was erased; unset when not. Name, tenant and roles stay, so that nobody else gets the name."""
+
+    @_builtins.property
+    def keys_destroy_time(self) -> _timestamp_pb2.Timestamp:
+        """keys_destroy_time is when the keys of the user's events were destroyed, after which nobody can read them: at once after erase_time, or as soon
+        as the scheduler can be reached. Unset until then.
+        """
+
     def __init__(
         self,
         *,
@@ -56,10 +68,12 @@ class User(_message.Message):
         roles: _abc.Iterable[_builtins.str] | None = ...,
         active: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        erase_time: _timestamp_pb2.Timestamp | None = ...,
+        keys_destroy_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "erase_time", b"erase_time", "keys_destroy_time", b"keys_destroy_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "create_time", b"create_time", "email", b"email", "roles", b"roles", "tenant_id", b"tenant_id", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "create_time", b"create_time", "email", b"email", "erase_time", b"erase_time", "keys_destroy_time", b"keys_destroy_time", "roles", b"roles", "tenant_id", b"tenant_id", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -100,6 +100,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_WATCH_POSITION_EXPIRED: the events from which a watcher wants to go on are no longer kept."""
     ERROR_REASON_INVALID_RESUME_TOKEN: _ErrorReason.ValueType  # 64
     """ERROR_REASON_INVALID_RESUME_TOKEN: what says where to go on was not given by a stream."""
+    ERROR_REASON_EVENT_KEY_NOT_FOUND: _ErrorReason.ValueType  # 76
+    """ERROR_REASON_EVENT_KEY_NOT_FOUND: no such key that the caller may have."""
+    ERROR_REASON_EVENT_KEY_DESTROYED: _ErrorReason.ValueType  # 77
+    """ERROR_REASON_EVENT_KEY_DESTROYED: the user of a key is erased."""
+    ERROR_REASON_EVENT_KEYS_NOT_SET: _ErrorReason.ValueType  # 78
+    """ERROR_REASON_EVENT_KEYS_NOT_SET: events cannot be encrypted without a master key."""
+    ERROR_REASON_USER_ERASED: _ErrorReason.ValueType  # 79
+    """ERROR_REASON_USER_ERASED: a task of a user who is erased."""
+    ERROR_REASON_EVENT_KEY_SEALED: _ErrorReason.ValueType  # 80
+    """ERROR_REASON_EVENT_KEY_SEALED: a key is sealed with a master key that the scheduler does not have."""
     ERROR_REASON_EVENTS_LATE: _ErrorReason.ValueType  # 71
     """ERROR_REASON_EVENTS_LATE: events have waited for Kafka for too long; what a relay's /ready says."""
     ERROR_REASON_WEBHOOK_NOT_FOUND: _ErrorReason.ValueType  # 83
@@ -196,6 +206,16 @@ ERROR_REASON_WATCH_POSITION_EXPIRED: ErrorReason.ValueType  # 63
 """ERROR_REASON_WATCH_POSITION_EXPIRED: the events from which a watcher wants to go on are no longer kept."""
 ERROR_REASON_INVALID_RESUME_TOKEN: ErrorReason.ValueType  # 64
 """ERROR_REASON_INVALID_RESUME_TOKEN: what says where to go on was not given by a stream."""
+ERROR_REASON_EVENT_KEY_NOT_FOUND: ErrorReason.ValueType  # 76
+"""ERROR_REASON_EVENT_KEY_NOT_FOUND: no such key that the caller may have."""
+ERROR_REASON_EVENT_KEY_DESTROYED: ErrorReason.ValueType  # 77
+"""ERROR_REASON_EVENT_KEY_DESTROYED: the user of a key is erased."""
+ERROR_REASON_EVENT_KEYS_NOT_SET: ErrorReason.ValueType  # 78
+"""ERROR_REASON_EVENT_KEYS_NOT_SET: events cannot be encrypted without a master key."""
+ERROR_REASON_USER_ERASED: ErrorReason.ValueType  # 79
+"""ERROR_REASON_USER_ERASED: a task of a user who is erased."""
+ERROR_REASON_EVENT_KEY_SEALED: ErrorReason.ValueType  # 80
+"""ERROR_REASON_EVENT_KEY_SEALED: a key is sealed with a master key that the scheduler does not have."""
 ERROR_REASON_EVENTS_LATE: ErrorReason.ValueType  # 71
 """ERROR_REASON_EVENTS_LATE: events have waited for Kafka for too long; what a relay's /ready says."""
 ERROR_REASON_WEBHOOK_NOT_FOUND: ErrorReason.ValueType  # 83

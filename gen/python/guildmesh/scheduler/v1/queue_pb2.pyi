@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from guildmesh.events.v1 import task_event_pb2 as _task_event_pb2
 from guildmesh.scheduler.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
 import sys
@@ -63,6 +64,7 @@ class Queue(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     LIMITS_IN_FORCE_FIELD_NUMBER: _builtins.int
+    EVENT_CONTENT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     queue: _builtins.str
     """queue is the name: 1 to 63 lower-case letters, digits and hyphens, a letter first. Chosen by the caller of CreateQueue."""
@@ -96,6 +98,13 @@ class Queue(_message.Message):
     """limits_in_force is whether paused, max_running, max_running_per_key and rate_limit, as they are here, hold for every start. For a moment, at
     most 12 s, after a queue got its first limit or was paused without one, it is false: tasks may still start as if there were none. A later
     change of a queue whose limits are in force holds from its answer on; a queue that is open and has no limits has them in force.
+    """
+    event_content: _task_event_pb2.EventContent.ValueType
+    """event_content is what of its tasks' texts is on Kafka; unset for the mesh's default (KAFKA_EVENT_CONTENT). A task keeps what was said when
+    it was created; a change to less text (PLAIN, ENCRYPTED, OMIT, in this order) holds for the coming events of open tasks, too: from the answer on at
+    the scheduler that gave it, at the others as soon as they hear of it, which takes milliseconds, or look, which they do every 5 s. Tasks that were created before the queue was
+    ENCRYPTED have no key: their texts are left out then. ENCRYPTED fails with FAILED_PRECONDITION, reason EVENT_KEYS_NOT_SET, where the mesh has
+    no master key.
     """
     etag: _builtins.str
     """etag (AIP-154) is another one after each change. Sent along with a change, the change is refused when somebody else was first."""
@@ -139,11 +148,12 @@ class Queue(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         limits_in_force: _builtins.bool = ...,
+        event_content: _task_event_pb2.EventContent.ValueType = ...,
         etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_dead_letter_retention_days", b"_dead_letter_retention_days", "_max_attempts", b"_max_attempts", "_max_running", b"_max_running", "_max_running_per_key", b"_max_running_per_key", "_retention_days", b"_retention_days", "create_time", b"create_time", "dead_letter_retention_days", b"dead_letter_retention_days", "max_attempts", b"max_attempts", "max_running", b"max_running", "max_running_per_key", b"max_running_per_key", "rate_limit", b"rate_limit", "retention_days", b"retention_days", "retry_policy", b"retry_policy", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dead_letter_retention_days", b"_dead_letter_retention_days", "_max_attempts", b"_max_attempts", "_max_running", b"_max_running", "_max_running_per_key", b"_max_running_per_key", "_retention_days", b"_retention_days", "create_time", b"create_time", "dead_letter_retention_days", b"dead_letter_retention_days", "etag", b"etag", "limits_in_force", b"limits_in_force", "max_attempts", b"max_attempts", "max_running", b"max_running", "max_running_per_key", b"max_running_per_key", "paused", b"paused", "priority", b"priority", "queue", b"queue", "rate_limit", b"rate_limit", "retention_days", b"retention_days", "retry_policy", b"retry_policy", "shared", b"shared", "tenant_weights", b"tenant_weights", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dead_letter_retention_days", b"_dead_letter_retention_days", "_max_attempts", b"_max_attempts", "_max_running", b"_max_running", "_max_running_per_key", b"_max_running_per_key", "_retention_days", b"_retention_days", "create_time", b"create_time", "dead_letter_retention_days", b"dead_letter_retention_days", "etag", b"etag", "event_content", b"event_content", "limits_in_force", b"limits_in_force", "max_attempts", b"max_attempts", "max_running", b"max_running", "max_running_per_key", b"max_running_per_key", "paused", b"paused", "priority", b"priority", "queue", b"queue", "rate_limit", b"rate_limit", "retention_days", b"retention_days", "retry_policy", b"retry_policy", "shared", b"shared", "tenant_weights", b"tenant_weights", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dead_letter_retention_days: _TypeAlias = _typing.Literal["dead_letter_retention_days"]  # noqa: Y015
     _WhichOneofArgType__dead_letter_retention_days: _TypeAlias = _typing.Literal["_dead_letter_retention_days", b"_dead_letter_retention_days"]  # noqa: Y015

@@ -1,9 +1,10 @@
-"""Encryption of private keys at rest with the master key (AES-256-GCM)."""
+"""Encryption of keys at rest with a master key (AES-256-GCM)."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import os
 
 from cryptography.exceptions import InvalidTag
@@ -23,14 +24,17 @@ class KeyCipher:
         ValueError: the master key is not base64 of 32 bytes.
     """
 
-    def __init__(self, master_key: str) -> None:
+    def __init__(self, master_key: str, variable: str = "GUILDMESH_MASTER_KEY") -> None:
+        """`variable` is the setting that the key comes from."""
         try:
             key = base64.b64decode(master_key, validate=True)
         except (binascii.Error, ValueError):
             key = b""
         if len(key) != 32:
-            raise ValueError("GUILDMESH_MASTER_KEY must be base64 of 32 bytes; make one with 'openssl rand -base64 32'.")
+            raise ValueError(f"{variable} must be base64 of 32 bytes; make one with 'openssl rand -base64 32'.")
         self._aead = AESGCM(key)
+        self.master_key_id = hashlib.sha256(b"guildmesh master key " + key).hexdigest()[:16]
+        """tells master keys from one another, and nothing of them."""
 
     def seal(self, name: str, plain: bytes) -> bytes:
         """A fresh nonce and the encrypted text."""
