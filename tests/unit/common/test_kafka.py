@@ -12,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 from services.common.kafka.connection import KafkaSettings, kafka_arguments
 from tests.support.service import mesh_certificates
 
-LOGIN = {"kafka_sasl_username": "relay", "kafka_sasl_password": SecretStr("secret")}
+LOGIN = {"kafka_sasl_username": "relay", "kafka_sasl_password": SecretStr("hush-hush")}
 
 
 def settings(**values: Any) -> KafkaSettings:
@@ -36,7 +36,7 @@ def test_a_login_is_scram_unless_it_says_otherwise() -> None:
         "security_protocol": "SASL_PLAINTEXT",
         "sasl_mechanism": "SCRAM-SHA-512",
         "sasl_plain_username": "relay",
-        "sasl_plain_password": "secret",
+        "sasl_plain_password": "hush-hush",
     }
     plain = settings(kafka_security_protocol="SASL_PLAINTEXT", kafka_sasl_mechanism="plain", **LOGIN)
     assert kafka_arguments(plain)["sasl_mechanism"] == "PLAIN"
@@ -57,7 +57,7 @@ def test_tls_checks_the_brokers_name_and_authority(tmp_path: Path) -> None:
 
 
 def test_a_password_is_not_shown() -> None:
-    assert "secret" not in repr(settings(kafka_security_protocol="SASL_SSL", **LOGIN))
+    assert "hush-hush" not in repr(settings(kafka_security_protocol="SASL_SSL", **LOGIN))
 
 
 @pytest.mark.parametrize(

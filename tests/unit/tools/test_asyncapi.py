@@ -6,7 +6,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2
 from guildmesh.common.v1 import kafka_topic_pb2
-from guildmesh.events.v1 import task_event_pb2
+from guildmesh.events.v1 import task_event_pb2, tool_usage_pb2
 
 from tools.asyncapi import document
 from tools.contracts import Contracts
@@ -27,35 +27,37 @@ def planted() -> Contracts:
     )  # fmt: skip
     paused = ours.message_type.add(name="TaskPaused")
     paused.field.add(name="cause", number=1, type=Field.TYPE_STRING, label=Field.LABEL_OPTIONAL)
-    used = ours.message_type.add(name="ToolUsage")
+    used = ours.message_type.add(name="BudgetUsage")
     for number, (name, kind) in enumerate({"usage_id": Field.TYPE_STRING, "duration_ms": Field.TYPE_INT64}.items(), 1):
         used.field.add(name=name, number=number, type=kind, label=Field.LABEL_OPTIONAL)
     topic = used.options.Extensions[kafka_topic_pb2.kafka_topic].add(
-        name="guildmesh.tool-usage.v1", setting="GUILDMESH_TOOL_USAGE_TOPIC", key="usage_id", partitions=8,
+        name="guildmesh.budget-usage.v1", setting="GUILDMESH_BUDGET_USAGE_TOPIC", key="usage_id", partitions=8,
         cleanup_policy="delete", retention_ms=86_400_000,
     )  # fmt: skip
     cloud = kafka_topic_pb2.KafkaCloudEvent(
-        source="/guildmesh/tool", id="{usage_id}", subject="{usage_id}", type="guildmesh.tool.used.v1"
+        source="/guildmesh/budget", id="{usage_id}", subject="{usage_id}", type="guildmesh.budget.used.v1"
     )
     topic.cloud_event.CopyFrom(cloud)
-    return Contracts(descriptor_pb2.FileDescriptorSet(file=[ours]))
+    used_by_it = descriptor_pb2.FileDescriptorProto()
+    tool_usage_pb2.DESCRIPTOR.CopyToProto(used_by_it)
+    return Contracts(descriptor_pb2.FileDescriptorSet(file=[used_by_it, ours]))
 
 
 def test_a_planted_topic_is_described() -> None:
     made: dict[str, Any] = document(planted())
-    assert list(made["channels"]) == ["task-events", "task-state", "tool-usage"]
-    channel = made["channels"]["tool-usage"]
-    assert channel["address"] == "guildmesh.tool-usage.v1"
+    assert made["channels"].keys() == {"task-events", "task-state", "tool-usage", "budget-usage"}
+    channel = made["channels"]["budget-usage"]
+    assert channel["address"] == "guildmesh.budget-usage.v1"
     kafka = channel["bindings"]["kafka"]
     assert (kafka["partitions"], kafka["topicConfiguration"]["retention.ms"]) == (8, 86_400_000)
-    assert list(channel["messages"]) == ["guildmesh.tool.used.v1"]
-    message = made["components"]["messages"]["guildmesh.tool.used.v1"]
+    assert list(channel["messages"]) == ["guildmesh.budget.used.v1"]
+    message = made["components"]["messages"]["guildmesh.budget.used.v1"]
     headers = message["headers"]["properties"]
-    assert headers["ce_source"]["const"] == "/guildmesh/tool"
+    assert headers["ce_source"]["const"] == "/guildmesh/budget"
     assert headers["ce_id"]["pattern"] == "^[^/]+$"
     assert "ce_sequence" not in headers
-    assert made["components"]["schemas"]["ToolUsage"]["properties"]["duration_ms"]["type"] == "string"
-    assert made["operations"]["publish-tool-usage"]["channel"] == {"$ref": "#/channels/tool-usage"}
+    assert made["components"]["schemas"]["BudgetUsage"]["properties"]["duration_ms"]["type"] == "string"
+    assert made["operations"]["publish-budget-usage"]["channel"] == {"$ref": "#/channels/budget-usage"}
 
 
 def test_a_planted_type_of_event_is_described() -> None:
@@ -71,6 +73,6 @@ def test_a_planted_type_of_event_is_described() -> None:
 
 def test_the_catalogue_has_both() -> None:
     page = events(planted())
-    assert "## guildmesh.tool-usage.v1" in page
+    assert "## guildmesh.budget-usage.v1" in page
     assert "### guildmesh.task.paused.v1" in page
     assert "| 2 | `duration_ms` | int64 |" in page
