@@ -20,9 +20,11 @@ class Process:
         self._environment = {**os.environ, **environment}
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
+        self._begun_at = 0
 
     async def start(self) -> None:
         with self._log.open("ab") as log:
+            self._begun_at = log.tell()
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", self._module, cwd=ROOT, env=self._environment, stdout=log, stderr=log
             )
@@ -43,16 +45,17 @@ class Process:
         return await self._process.wait()
 
     async def stop(self) -> int:
-        """SIGTERM; gives the exit code."""
+        """SIGTERM; gives the exit code: 0 as well when it had only just begun, and had not yet come to listen to signals."""
         assert self._process is not None
         if self._process.returncode is None:
             self._process.terminate()
         try:
             async with asyncio.timeout(20):
-                return await self._process.wait()
+                code = await self._process.wait()
         except TimeoutError:
             await self.kill()
             raise AssertionError(f"{self._module} did not stop; see {self._log.read_text()[-3000:]}") from None
+        return 0 if code == -signal.SIGTERM and self._log.stat().st_size == self._begun_at else code
 
     def tail(self) -> str:
         """The end of what it logged."""
