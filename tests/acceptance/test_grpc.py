@@ -24,10 +24,12 @@ PUBLIC = {
     "guildmesh.memory.v1.MemoryService",
     "guildmesh.monitor.v1.MonitorService",
     "guildmesh.scheduler.v1.DeadLetterService",
+    "guildmesh.scheduler.v1.EventKeyService",
     "guildmesh.scheduler.v1.PayloadService",
     "guildmesh.scheduler.v1.QueueService",
     "guildmesh.scheduler.v1.ScheduleService",
     "guildmesh.scheduler.v1.SchedulerService",
+    "guildmesh.scheduler.v1.WebhookService",
     "guildmesh.scheduler.v1.WorkerService",
     "guildmesh.tool.v1.ToolService",
 }
