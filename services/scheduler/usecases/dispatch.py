@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -110,7 +110,7 @@ class Dispatcher:
                 continue
             key = (task.kind, task.tenant_id, task.queue)
             if key not in lanes_of:
-                wanting = [lane for lane in self._by_kind.get(task.kind, ()) if lane.wants(task)]
+                wanting = [lane for lane in self._by_kind.get(task.kind, ()) if lane.wants(task.tenant_id, task.queue)]
                 lanes_of[key] = wanting, self._who_decides.tenant_of(task.tenant_id, task.queue)
             lanes, queue_tenant = lanes_of[key]
             if queue_tenant is not None:
@@ -135,7 +135,16 @@ class Dispatcher:
             self._offers.waits(list(without))
         for lane, number in waiting.items():
             lane.coming += number
-        return Claims(takers, starts, waiting)
+
+        def newcomers() -> list[_Lane]:
+            return [
+                lane
+                for kind, tenant_id, queue in without
+                for lane in self._by_kind.get(kind, ())
+                if lane.wants(tenant_id, queue) and lane not in lanes_of[kind, tenant_id, queue][0]
+            ]
+
+        return Claims(takers, starts, waiting, newcomers)
 
     def _kept_for_waiting(self, lane: _Lane) -> int:
         """How many of a lane's credits are for tasks that are decided on and wait."""
@@ -172,6 +181,8 @@ class Claims:
     starts: NewStarts
     """those of them that one replica, this one, decides on."""
     _waiting: Counter[_Lane]
+    _newcomers: Callable[[], Sequence[_Lane]]
+    """lanes that have come since and want what waits: they have not counted it, and a look that they began may not see it."""
 
     def settle(self, *, created: bool) -> None:
         """Says whether the tasks were created; when that is not known, they may have been."""
@@ -181,6 +192,8 @@ class Claims:
                 lane.waiting += number
             else:
                 lane.woken(counted=False)
+        for lane in self._newcomers():
+            lane.woken(counted=False)
 
 
 class _Lane:
@@ -218,10 +231,10 @@ class _Lane:
             self._told = True
         self.wanted.set()
 
-    def wants(self, task: NewTask) -> bool:
-        """Whether its streams run such a task."""
+    def wants(self, tenant_id: str, queue: str) -> bool:
+        """Whether its streams run such a task of their kinds."""
         demand = self.demand
-        return demand.tenant_id in (None, task.tenant_id) and (not demand.queues or task.queue in demand.queues)
+        return demand.tenant_id in (None, tenant_id) and (not demand.queues or queue in demand.queues)
 
     def has_work(self) -> bool:
         """Whether something may wait for a credit."""

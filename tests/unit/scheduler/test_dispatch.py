@@ -227,6 +227,18 @@ async def test_who_waits_goes_first(world: World) -> None:
     world.batches.answers.set()
 
 
+async def test_who_waits_goes_before_a_later_one_though_a_worker_joins_while_it_is_created(world: World) -> None:
+    claims = world.dispatcher.claim([a_task()])
+    # Its lane looks before the task is there to be seen.
+    await world.join(taker := Taker("w", 1))
+    world.batches.answers.clear()
+    claims.settle(created=True)
+    await world.create.execute(later := a_task())
+    assert later.worker_id is None
+    assert taker.leases == []
+    world.batches.answers.set()
+
+
 async def test_a_credit_that_no_waiting_task_has_a_claim_to_is_spent_at_once(world: World) -> None:
     taker = Taker("w", 1)
     await world.join(taker)
