@@ -128,8 +128,17 @@ class EventLog:
         elif change in ("failed", "retried"):
             why = event.failed if change == "failed" else event.retried
             detail = f"{why.reason}: {why.message}"
+        elif change.startswith("child_"):
+            child = event.child_created if change == "child_created" else event.child_ended
+            detail = self._names.get(child.child_task_id, child.child_task_id)
+        elif change.startswith("tool_"):
+            detail = (event.tool_called if change == "tool_called" else event.tool_returned).tool_name
+        elif change == "output":
+            detail = " ".join(event.output.text.split())
+        elif change == "progressed":
+            detail = f"{event.progressed.progress:.0%}"
         style = _STYLES.get(change, "white")
-        return f"  [dim]{time}[/] [bold]{escape(name):<28}[/] #{event.number} [{style}]{change:<10}[/] {escape(detail)}"
+        return f"  [dim]{time}[/] [bold]{escape(name):<28}[/] #{event.number} [{style}]{change:<13}[/] {escape(detail)}"
 
 
 class MissingEvents(Exception):
