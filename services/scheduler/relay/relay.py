@@ -26,7 +26,7 @@ lanes_held = Gauge("guildmesh_relay_lanes", "Lanes that this relay publishes.")
 _PUBLISH_SECONDS = 10.0
 # What follows a first event follows at once (a task that starts, one that is done), so a lane that was woken waits this long: a
 # second transaction for the end of a short task costs as much processor as the task itself, while somebody waits for its result.
-_LINGER_SECONDS = 0.01
+_LINGER_SECONDS = 0.005
 # A transaction costs Kafka and us the same whatever is in it, so a busy lane gathers before the next: a flush of _MANY records
 # that left nothing behind is followed by a pause, the longer the more there were, which ends once nothing more comes. At 500
 # tasks a second no flush is that large.
