@@ -34,7 +34,7 @@ SELECT task_id::text, log FROM scheduler.finished_tasks WHERE kind = %s AND task
 _MORE = "SELECT task_id::text, value FROM scheduler.task_events WHERE task_id = ANY(%s::uuid[]) ORDER BY task_id, number"
 _HEALTHY_SECONDS = 90.0
 # What a scheduler and Kafka need to come back, and readers to find them, however the last kill was timed.
-_CATCH_UP_SECONDS = 120.0
+_CATCH_UP_SECONDS = 300.0
 
 
 class Readers:
