@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
-from services.scheduler.domain.ports import EventTopic, Record, TaskReader
+from services.scheduler.domain.event_topic_ports import EventTopic, Record
+from services.scheduler.domain.ports import TaskReader
 from services.scheduler.domain.positions import Positions
 from services.scheduler.domain.published import Published
 from services.scheduler.webhooks.registry import Known
@@ -33,11 +34,11 @@ class Matching:
         for record in records:
             event = None
             for known in webhooks(record.tenant_id):
-                backlog = backlogs.get(known.uid)
-                if backlog is not None and self._is_before(record, backlog):
-                    continue
                 if event is None:
                     event = self._topic.parse(record)
+                backlog = backlogs.get(known.uid)
+                if backlog is not None and self._is_before(event, backlog):
+                    continue
                 if known.wanted.meets(event):
                     found.setdefault(known.uid, (known, []))[1].append(event)
         wanted: list[Wanted] = []
@@ -57,10 +58,10 @@ class Matching:
             return None
         return set(await self._reader.meeting(known.webhook.tenant_id, task_ids, known.wanted.of_tasks))
 
-    def _is_before(self, record: Record, backlog: Backlog) -> bool:
+    def _is_before(self, event: Published, backlog: Backlog) -> bool:
         positions: Positions | None = backlog.positions
-        if positions is not None and record.offset < positions[self._place[record.partition]]:
+        if positions is not None and event.offset < positions[self._place[event.partition]]:
             return True
-        time = TaskEvent.FromString(record.value).event_time
-        moment: datetime = time.ToDatetime(UTC)
+        # Not of the record, whose value may be JSON.
+        moment: datetime = TaskEvent.FromString(event.value).event_time.ToDatetime(UTC)
         return moment < backlog.start_time

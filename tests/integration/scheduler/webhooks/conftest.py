@@ -111,12 +111,13 @@ async def delivering(settings: WebhookSettings) -> AsyncIterator[RunningService]
 
 @pytest.fixture
 async def hooks(
+    request: pytest.FixtureRequest,
     own_settings: MakeSettings,  # noqa: F811 - the fixture
     relay_settings: MakeRelay,  # noqa: F811 - the fixture
     scheduler_tls: Path,
 ) -> AsyncIterator[Hooks]:
-    """A scheduler and a relay; the webhook process is the test's own."""
-    relay = relay_settings()
+    """A scheduler and a relay, with other settings of the relay as the parameter; the webhook process is the test's own."""
+    relay = relay_settings(**getattr(request, "param", {}))
     settings = own_settings(kafka_bootstrap_servers=relay.kafka_bootstrap_servers, events_topic=relay.events_topic)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(running(open_service, settings, scheduler_tls))

@@ -87,6 +87,19 @@ async def test_receivers_get_what_they_want_of_their_tenant_signed_and_in_order(
         assert (idle.state, idle.failed_count) == (ACTIVE, 0)
 
 
+@pytest.mark.parametrize("hooks", [{"value_format": "json"}], indirect=True, ids=["json"])
+async def test_what_is_json_on_the_topic_reaches_receivers_as_well(hooks: Hooks, webhook_settings: MakeWebhooks) -> None:
+    async with receiving() as receiver, delivering(webhook_settings()), hooks.echoing():
+        await hooks.create(receiver)
+        made = await create(hooks, 3)
+        await receiver.until(lambda: complete(receiver, made))
+        check(receiver, made)
+        stored = {event.number: event for event in await hooks.scheduler.watch(made[0])}
+        for request in receiver.taken:
+            if request.task_id == made[0]:
+                assert event_of(request.body) == stored[request.number]
+
+
 async def test_an_event_that_is_refused_holds_back_its_task_alone_and_is_given_up_and_replayed(
     hooks: Hooks, webhook_settings: MakeWebhooks
 ) -> None:
