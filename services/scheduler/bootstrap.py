@@ -30,20 +30,18 @@ from services.scheduler.adapters.listener import Listener
 from services.scheduler.adapters.webhook_event import ping
 from services.scheduler.adapters.webhook_sender import open_webhook_sender
 from services.scheduler.domain.decision import Answer, Link
+from services.scheduler.domain.event_content_ports import EventContents
+from services.scheduler.domain.payload_ports import Objects, PayloadStore
 from services.scheduler.domain.ports import (
     DeadLetterStore,
-    EventContents,
-    EventSender,
-    Objects,
-    PayloadStore,
     QueueStore,
     ScheduleStore,
     TaskBatches,
     TaskReader,
     TaskReplayer,
-    WebhookStore,
 )
 from services.scheduler.domain.told import Told
+from services.scheduler.domain.webhook_ports import EventSender, WebhookStore
 from services.scheduler.domain.webhook_url import WebhookTargets
 from services.scheduler.domain.worker import Heartbeat, OutputReport, Refusal, Report
 from services.scheduler.server.dead_letter_convert import replayed_task

@@ -18,7 +18,7 @@ from services.common.kafka.topics import WrongTopicShape, create_topics, open_ad
 from services.scheduler.adapters.event_json import event_bytes
 from services.scheduler.adapters.topics import topics_of
 from services.scheduler.domain.errors import WatchPositionExpired
-from services.scheduler.domain.ports import Record
+from services.scheduler.domain.event_topic_ports import Record
 from services.scheduler.domain.positions import Positions
 from services.scheduler.domain.published import Published
 from services.scheduler.domain.shards import SHARDS

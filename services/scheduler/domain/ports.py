@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 from services.common.errors import DomainError
 from services.scheduler.domain.dead_letter import DeadLetter, LetterPage, LetterPlace, Replays
 from services.scheduler.domain.dead_letter_filter import Conditions
-from services.scheduler.domain.event_content import EventContent, EventKey
 from services.scheduler.domain.fence import Fence
-from services.scheduler.domain.payload import Payload
-from services.scheduler.domain.positions import Positions
-from services.scheduler.domain.published import Published
 from services.scheduler.domain.queue import Queue
 from services.scheduler.domain.schedule import Schedule
 from services.scheduler.domain.task import Lease, NewTask, State, StoredEvent, Task
 from services.scheduler.domain.task_filter import Condition, TaskFilter
 from services.scheduler.domain.task_graph import NewGraph
 from services.scheduler.domain.told import Told
-from services.scheduler.domain.webhook import Delivered, FailedDelivery, Outgoing, Webhook, WebhookCounts
 from services.scheduler.domain.worker import Heartbeat, Refusal, Report
 
 
@@ -81,105 +75,6 @@ class TaskReader(Protocol):
 
     async def whole(self, tenant_id: str, events: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], bytes]:
         """These events (task and number) with all of their texts, serialized; none of a task that is no longer kept."""
-
-
-class Record(NamedTuple):
-    """An event on the topic, as far as it need not be parsed."""
-
-    partition: int
-    offset: int
-    tenant_id: str
-    value: bytes
-    """guildmesh.events.v1.TaskEvent as it is on the topic, which may be JSON."""
-
-
-class TopicReader(Protocol):
-    """Reads the events topic from a place on, what was committed there only.
-
-    Every method raises DependencyUnavailable while Kafka does not answer.
-    """
-
-    async def bounds(self) -> tuple[Positions, Positions]:
-        """Where what is kept begins, and where it ends: what is published from now on comes behind that."""
-
-    async def at(self, moment: datetime) -> Positions:
-        """Where the events begin that were published at a moment or later."""
-
-    def seek(self, positions: Positions) -> None:
-        """Goes to a place."""
-
-    async def read(self, most: int, seconds: float) -> tuple[Sequence[Record], Positions]:
-        """At most so many records, each partition's in order, and the place behind them; waits so long when there is none.
-
-        Raises:
-            WatchPositionExpired: what follows the place is no longer kept, or it was never reached.
-        """
-
-
-class EventTopic(Protocol):
-    """The topic of all events."""
-
-    def open(self, only: Sequence[int] = ...) -> AbstractAsyncContextManager[TopicReader]:
-        """A reader of its own, of all partitions or some, whose places are then of these alone; raises DependencyUnavailable."""
-
-    def parse(self, record: Record) -> Published:
-        """What a record says."""
-
-
-class WebhookStore(Protocol):
-    """Webhooks of one tenant, under its row security."""
-
-    async def create(self, webhook: Webhook) -> Webhook:
-        """Keeps a new webhook, which delivers from the database's time on.
-
-        Raises:
-            WebhookExists: the tenant has one with this id.
-            TooManyWebhooks: the tenant has as many as it may have.
-        """
-
-    async def get(self, tenant_id: str, webhook_id: str) -> Webhook | None:
-        """The webhook, or None."""
-
-    async def counts(self, webhook: Webhook) -> WebhookCounts:
-        """What waits for it."""
-
-    async def list(self, tenant_id: str, after: str, limit: int) -> Sequence[Webhook]:
-        """At most `limit` webhooks whose ids come after `after`, in their order."""
-
-    async def change(self, tenant_id: str, webhook_id: str, change: Callable[[Webhook, datetime], None]) -> Webhook:
-        """Applies a change, which is given the database's time, while nobody else changes the webhook; what it raises is raised.
-
-        Raises:
-            WebhookNotFound: the tenant has no such webhook.
-        """
-
-    async def delete(self, tenant_id: str, webhook_id: str, etag: str) -> None:
-        """Deletes it and what waits for it; raises WebhookNotFound, or EtagMismatch unless the etag is empty or its own."""
-
-    async def set_back(self, tenant_id: str, webhook_id: str, check: Callable[[datetime], datetime]) -> Webhook:
-        """Has it deliver from the time on that `check` gives for the database's; raises WebhookNotFound, and what it raises."""
-
-    async def list_failed(self, webhook: Webhook, after: tuple[str, int] | None, limit: int) -> Sequence[FailedDelivery]:
-        """At most `limit` failed deliveries behind a task id and number, in their order, without their events."""
-
-    async def get_failed(self, webhook: Webhook, delivery_id: str) -> FailedDelivery:
-        """A failed delivery with its event; raises FailedDeliveryNotFound."""
-
-    async def replay_failed(self, webhook: Webhook, delivery_id: str) -> None:
-        """Has a failed delivery delivered again; raises FailedDeliveryNotFound."""
-
-    async def replay_all_failed(self, webhook: Webhook, start: datetime | None, end: datetime | None) -> tuple[int, int]:
-        """Has up to MOST_REPLAYED that failed within a time delivered again; gives how many, and how many are left."""
-
-    async def delete_failed(self, webhook: Webhook, delivery_id: str) -> None:
-        """Forgets a failed delivery; raises FailedDeliveryNotFound."""
-
-
-class EventSender(Protocol):
-    """Sends events to receivers."""
-
-    async def send(self, url: str, secrets: Sequence[bytes], outgoing: Outgoing) -> Delivered:
-        """Tries once; what goes wrong is in what it gives."""
 
 
 class TaskCanceller(Protocol):
@@ -477,95 +372,3 @@ class TaskReplayer(Protocol):
         Raises:
             QueueNotFound: as CreateTask.
         """
-
-
-class Objects(Protocol):
-    """Bodies by key; an object is there as a whole or not at all."""
-
-    async def put(self, key: str, pieces: AsyncIterable[bytes]) -> None:
-        """Stores all pieces as one object; when `pieces` raises, nothing is stored and that is raised."""
-
-    def get(self, key: str, offset: int = 0) -> AsyncGenerator[bytes]:
-        """The pieces of an object, from a byte on."""
-
-    async def delete(self, key: str) -> None:
-        """Deletes an object; one that is not there is deleted already."""
-
-
-class PayloadStore(Protocol):
-    """What is known of payloads, for one tenant."""
-
-    async def begin(self, tenant_id: str, payload_id: str, content_type: str, longest: timedelta) -> None:
-        """Says that an upload begins, which is given up after `longest`."""
-
-    async def finish(self, tenant_id: str, payload_id: str, size: int, sha256: bytes, unused: timedelta) -> Payload | None:
-        """Says that all of it is there; None when its upload was given up meanwhile."""
-
-    async def get(self, tenant_id: str, payload_id: str) -> Payload | None:
-        """A payload whose upload has ended, or None."""
-
-    async def mark_deleting(self, tenant_id: str, payload_id: str, *, unfinished: bool = False) -> None:
-        """Keeps everyone from using it any more; raises PayloadNotFound, PayloadInUse."""
-
-    async def forget(self, tenant_id: str, payload_id: str) -> None:
-        """Forgets one that was marked, and whose object is gone."""
-
-
-class PayloadMarks(Protocol):
-    """Finds, over all tenants, what nothing uses."""
-
-    async def mark(self) -> Sequence[tuple[str, str]]:
-        """Marks some of what nothing uses; gives tenants and ids."""
-
-    async def forget(self, payloads: Sequence[tuple[str, str]]) -> None:
-        """Forgets those that were marked, and whose objects are gone."""
-
-
-class EventContents(Protocol):
-    """What of users' texts goes to Kafka, by queue, and who is erased."""
-
-    default: EventContent
-    """of queues that say nothing."""
-
-    @property
-    def erased(self) -> Collection[tuple[str, str]]:
-        """Users (tenant and name) who were erased lately: their tokens may be good for a while yet."""
-
-    @property
-    def plain(self) -> bool:
-        """Whether everything of all queues goes."""
-
-    def of(self, tenant_id: str, queue: str) -> EventContent:
-        """What the queue says that a tenant's tasks wait in."""
-
-    def check(self, content: EventContent | None) -> None:
-        """Raises EventKeysNotSet when a queue asks for what this mesh cannot do."""
-
-    async def read(self) -> None:
-        """Has this process go by what is kept now; the others hear of a change."""
-
-    @property
-    def keys(self) -> EventKeyStore:
-        """The keys of users."""
-
-
-class EventKeyStore(Protocol):
-    """The keys of users."""
-
-    async def of_users(
-        self, connection: Any, users: Collection[tuple[str, str]]
-    ) -> Mapping[tuple[str, str], EventKey | DomainError]:
-        """The key of each user (tenant and name), made in a transaction where there is none; or why there is none."""
-
-    async def by_id(self, connection: Any, key_ids: Iterable[str]) -> Mapping[str, EventKey]:
-        """The keys with these ids, but for those that are destroyed or cannot be unsealed."""
-
-    async def get(self, tenant_id: str, key_id: str) -> EventKey:
-        """A key of a tenant, as it is kept now.
-
-        Raises:
-            EventKeyNotFound, EventKeyDestroyed, EventKeysNotSet, EventKeySealed.
-        """
-
-    async def erase(self, tenant_id: str, username: str) -> datetime:
-        """Destroys the key of a user and any chance of another, and pauses the user's schedules; gives when that was done."""

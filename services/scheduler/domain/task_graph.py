@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 
 from services.common.errors import DomainError
 from services.scheduler.domain.dependency import FailurePolicy
-from services.scheduler.domain.errors import DependencyCycle, DuplicateNodeKey, SelfDependency, UnknownNodeKey
+from services.scheduler.domain.errors import (
+    DependencyCycle,
+    DuplicateNodeKey,
+    SelfDependency,
+    UnknownNodeKey,
+)
 from services.scheduler.domain.task import NewTask
 
 _MOST_NAMED = 20

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from services.common.db.engine_role import EngineDriver
-from services.scheduler.domain.errors import EventKeyDestroyed
 from services.scheduler.domain.event_content import EventContent, EventKey
+from services.scheduler.domain.event_key_errors import EventKeyDestroyed
 from services.scheduler.relay.settings import ReplaySettings
 from services.scheduler.storage.event_contents import EventContents
 from services.scheduler.storage.event_history import LoggedTask

@@ -10,8 +10,8 @@ from datetime import datetime
 import asyncpg
 
 from services.scheduler.domain.event_content import LARGE, EventContent, EventKey
+from services.scheduler.domain.event_content_ports import EventContents
 from services.scheduler.domain.events import Change, Created
-from services.scheduler.domain.ports import EventContents
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.shards import lane_of
 from services.scheduler.domain.task import State, StoredEvent

@@ -19,15 +19,14 @@ from services.scheduler.domain.errors import (
     RequestIdReused,
     StaleAttempt,
     TaskNotFound,
-    UserErased,
 )
-from services.scheduler.domain.event_content import EventContent
 from services.scheduler.domain.events import Created
 from services.scheduler.domain.queue import EVERY_TENANT
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.shards import shards_of
 from services.scheduler.domain.task import NewTask, State, Task, Times
 from services.scheduler.storage.changelog import ChangeLog, notified, queued
+from services.scheduler.storage.chosen_content import choose_contents
 from services.scheduler.storage.decided_queues import DecidedQueues
 from services.scheduler.storage.payload_uses import lock_contexts, use_contexts
 from services.scheduler.storage.tasks import READ_TASKS, task_of
@@ -191,7 +190,7 @@ async def create_tasks(
     await _answer_repeats(connection, items, answers)
     await _check_parents(connection, items, answers)
     upstreams = await lock_upstreams(connection, log, items, answers)
-    await _choose_contents(connection, log, items, answers)
+    await choose_contents(connection, log, items, answers)
     twins = await _claim_requests(connection, items, answers)
     new = [place for place, answer in enumerate(answers) if answer is None and place not in twins]
     if new:
@@ -225,34 +224,6 @@ async def create_tasks(
         if answers[place] is None and (answer := answers[first]) is not None:
             answers[place] = _same(items[place], items[first].payload_hash(), answer)
     return [answer for answer in answers if answer is not None]
-
-
-async def _choose_contents(
-    connection: asyncpg.Connection, log: ChangeLog, items: Sequence[NewTask], answers: list[Answer | None]
-) -> None:
-    """Says of each new task what of its texts goes to Kafka; answers those of erased users, and those that lack their key."""
-    contents = log.contents
-    if contents is None or (contents.plain and not contents.erased and all(item.event_content is None for item in items)):
-        return
-    for place, item in enumerate(items):
-        if answers[place] is None and (item.tenant_id, item.created_by) in contents.erased:
-            answers[place] = UserErased(item.created_by)
-    encrypted: dict[tuple[str, str], list[int]] = {}
-    for place, item in enumerate(items):
-        chosen = (item.event_content or contents.default).at_least(contents.of(item.tenant_id, item.queue))
-        item.event_content, item.event_key_id = chosen if chosen is not EventContent.PLAIN else None, None
-        if chosen is EventContent.ENCRYPTED and answers[place] is None:
-            encrypted.setdefault((item.tenant_id, item.created_by), []).append(place)
-    if not encrypted:
-        return
-    for user, key in (await contents.keys.of_users(connection, encrypted.keys())).items():
-        for place in encrypted[user]:
-            if isinstance(key, DomainError):
-                answers[place] = key
-            else:
-                items[place].event_key_id = key.key_id
-                # It may be of this transaction, and then nobody else knows it yet.
-                log.keys[key.key_id] = key
 
 
 def _ask_who_decides(items: Sequence[NewTask], decided: DecidedQueues) -> None:

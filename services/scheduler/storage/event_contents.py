@@ -12,8 +12,8 @@ import structlog
 
 from services.common.db.engine_role import EngineDriver
 from services.common.errors import DomainError
-from services.scheduler.domain.errors import EventKeysNotSet
 from services.scheduler.domain.event_content import EventContent
+from services.scheduler.domain.event_key_errors import EventKeysNotSet
 from services.scheduler.domain.queue import EVERY_TENANT
 from services.scheduler.domain.wake import Wake
 from services.scheduler.storage.event_keys import EventKeys, User

@@ -16,9 +16,15 @@ from services.common.db.engine_role import EngineDriver
 from services.common.errors import DomainError
 from services.common.ids import new_id
 from services.common.key_cipher import CannotOpen, KeyCipher
-from services.scheduler.domain.errors import EventKeyDestroyed, EventKeyNotFound, EventKeySealed, EventKeysNotSet, UserErased
 from services.scheduler.domain.event_cipher import new_key
 from services.scheduler.domain.event_content import EventKey
+from services.scheduler.domain.event_key_errors import (
+    EventKeyDestroyed,
+    EventKeyNotFound,
+    EventKeySealed,
+    EventKeysNotSet,
+    UserErased,
+)
 
 log = structlog.get_logger(__name__)
 

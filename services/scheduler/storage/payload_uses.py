@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import asyncpg
 
 from services.common.errors import DomainError
-from services.scheduler.domain.errors import PayloadNotFound
 from services.scheduler.domain.payload import PayloadReference, PayloadUse
+from services.scheduler.domain.payload_errors import PayloadNotFound
 from services.scheduler.domain.task import NewTask, Task
 
 _Key = tuple[str, str]

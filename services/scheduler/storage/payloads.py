@@ -11,8 +11,8 @@ from datetime import timedelta
 import asyncpg
 
 from services.common.db.driver import Driver
-from services.scheduler.domain.errors import PayloadInUse, PayloadNotFound
 from services.scheduler.domain.payload import Payload, PayloadState
+from services.scheduler.domain.payload_errors import PayloadInUse, PayloadNotFound
 
 _COLUMNS = "payload_id::text, tenant_id, content_type, size_bytes, sha256, create_time, expire_time"
 _BEGIN = """

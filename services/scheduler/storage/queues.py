@@ -18,7 +18,13 @@ from services.common.db.driver import Driver
 from services.common.db.engine_role import EngineDriver
 from services.common.errors import ConcurrentChange, DomainError
 from services.common.failpoints import fail_point
-from services.scheduler.domain.errors import EtagMismatch, QueueExists, QueueNotEmpty, QueueNotFound, TooManyQueues
+from services.scheduler.domain.errors import (
+    EtagMismatch,
+    QueueExists,
+    QueueNotEmpty,
+    QueueNotFound,
+    TooManyQueues,
+)
 from services.scheduler.domain.event_content import EventContent
 from services.scheduler.domain.queue import EVERY_TENANT, MOST_QUEUES, Queue
 from services.scheduler.domain.retry import decode_retry

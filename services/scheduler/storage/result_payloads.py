@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from services.scheduler.domain.errors import PayloadNotFound
 from services.scheduler.domain.payload import PayloadReference, PayloadUse, is_payload, named_payload, referenced_result
+from services.scheduler.domain.payload_errors import PayloadNotFound
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.worker import CompletionReport, Refusal, Report
 from services.scheduler.storage.event_codec import encode_reference

@@ -11,7 +11,13 @@ import asyncpg
 from services.common.db.clock import DatabaseClock
 from services.common.db.driver import Driver
 from services.common.errors import DomainError
-from services.scheduler.domain.errors import EtagMismatch, PayloadNotFound, ScheduleExists, ScheduleNotFound, TooManySchedules
+from services.scheduler.domain.errors import (
+    EtagMismatch,
+    ScheduleExists,
+    ScheduleNotFound,
+    TooManySchedules,
+)
+from services.scheduler.domain.payload_errors import PayloadNotFound
 from services.scheduler.domain.schedule import MissedRunPolicy, OverlapPolicy, Schedule
 from services.scheduler.domain.task import NewTask, Task
 from services.scheduler.domain.wake import Wake

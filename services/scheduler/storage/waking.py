@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from services.scheduler.domain.ports import EventContents
+from services.scheduler.domain.event_content_ports import EventContents
 from services.scheduler.domain.wake import Wake
 
 

@@ -11,15 +11,15 @@ from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
 from services.common.db.driver import Driver
 from services.common.ids import is_id
-from services.scheduler.domain.errors import (
-    EtagMismatch,
+from services.scheduler.domain.errors import EtagMismatch
+from services.scheduler.domain.shards import LANES, lane_of, shards_of
+from services.scheduler.domain.webhook import MOST_REPLAYED, FailedDelivery, Webhook, WebhookCounts, delivery_key
+from services.scheduler.domain.webhook_errors import (
     FailedDeliveryNotFound,
     TooManyWebhooks,
     WebhookExists,
     WebhookNotFound,
 )
-from services.scheduler.domain.shards import LANES, lane_of, shards_of
-from services.scheduler.domain.webhook import MOST_REPLAYED, FailedDelivery, Webhook, WebhookCounts, delivery_key
 
 # The times of events are told by a clock that is behind the database's by less than this (services.common.db.clock).
 _EVENT_TIMES_BEHIND = timedelta(seconds=0.1)

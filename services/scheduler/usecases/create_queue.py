@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from services.common.errors import InvalidRequest
 from services.scheduler.domain.errors import SharedQueue
-from services.scheduler.domain.ports import EventContents, QueueStore
+from services.scheduler.domain.event_content_ports import EventContents
+from services.scheduler.domain.ports import QueueStore
 from services.scheduler.domain.queue import Queue
 
 

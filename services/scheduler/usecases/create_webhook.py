@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from services.common.ids import new_id
-from services.scheduler.domain.errors import WebhooksNotServed
-from services.scheduler.domain.ports import WebhookStore
 from services.scheduler.domain.webhook import Webhook
+from services.scheduler.domain.webhook_errors import WebhooksNotServed
+from services.scheduler.domain.webhook_ports import WebhookStore
 from services.scheduler.domain.webhook_url import WebhookTargets
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.common.failpoints import fail_point
 from services.scheduler.domain.payload import object_key
-from services.scheduler.domain.ports import Objects, PayloadStore
+from services.scheduler.domain.payload_ports import Objects, PayloadStore
 
 
 class DeletePayload:

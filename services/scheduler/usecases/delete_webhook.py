@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.scheduler.domain.ports import WebhookStore
+from services.scheduler.domain.webhook_ports import WebhookStore
 
 
 class DeleteWebhook:

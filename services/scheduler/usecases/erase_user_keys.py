@@ -6,7 +6,7 @@ from datetime import datetime
 
 import structlog
 
-from services.scheduler.domain.ports import EventContents, EventKeyStore
+from services.scheduler.domain.event_content_ports import EventContents, EventKeyStore
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ import structlog
 
 from services.common.errors import DependencyUnavailable, DomainError
 from services.scheduler.domain.errors import WatchPositionExpired
-from services.scheduler.domain.ports import EventTopic, Record, TopicReader
+from services.scheduler.domain.event_topic_ports import EventTopic, Record, TopicReader
 from services.scheduler.domain.positions import Positions, reaches
 from services.scheduler.domain.published import EventFilter, Published
 

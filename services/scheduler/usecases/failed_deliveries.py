@@ -8,8 +8,8 @@ from datetime import datetime
 from services.common.errors import InvalidPageToken, InvalidRequest
 from services.common.ids import is_id
 from services.common.pagination import decode_token, encode_token, page_size
-from services.scheduler.domain.ports import WebhookStore
 from services.scheduler.domain.webhook import FailedDelivery, delivery_key
+from services.scheduler.domain.webhook_ports import WebhookStore
 from services.scheduler.usecases.get_webhook import GetWebhook
 
 

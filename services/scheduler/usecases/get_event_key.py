@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 import structlog
 
-from services.scheduler.domain.errors import EventKeyDestroyed, EventKeyNotFound
 from services.scheduler.domain.event_content import EventKey
-from services.scheduler.domain.ports import EventKeyStore
+from services.scheduler.domain.event_content_ports import EventKeyStore
+from services.scheduler.domain.event_key_errors import EventKeyDestroyed, EventKeyNotFound
 
 log = structlog.get_logger(__name__)
 

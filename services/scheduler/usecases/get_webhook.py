@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.scheduler.domain.errors import WebhookNotFound
-from services.scheduler.domain.ports import WebhookStore
 from services.scheduler.domain.webhook import Webhook, WebhookCounts
+from services.scheduler.domain.webhook_errors import WebhookNotFound
+from services.scheduler.domain.webhook_ports import WebhookStore
 
 
 class GetWebhook:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from services.scheduler.domain.ports import EventContents
+from services.scheduler.domain.event_content_ports import EventContents
 from services.scheduler.domain.run import Run
 from services.scheduler.domain.task import StoredEvent
 from services.scheduler.domain.wake import Wake, bucket_of

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from services.common.errors import InvalidPageToken
 from services.common.pagination import decode_token, encode_token, page_size
-from services.scheduler.domain.ports import WebhookStore
 from services.scheduler.domain.webhook import Webhook
+from services.scheduler.domain.webhook_ports import WebhookStore
 
 
 class ListWebhooks:

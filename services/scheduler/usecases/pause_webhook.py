@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from services.scheduler.domain.ports import WebhookStore
 from services.scheduler.domain.webhook import Webhook
+from services.scheduler.domain.webhook_ports import WebhookStore
 
 
 class PauseWebhook:

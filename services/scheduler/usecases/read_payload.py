@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from services.common.errors import ObjectNotFound
-from services.scheduler.domain.errors import PayloadLost, PayloadNotFound
 from services.scheduler.domain.payload import Payload, object_key
-from services.scheduler.domain.ports import Objects, PayloadStore
+from services.scheduler.domain.payload_errors import PayloadLost, PayloadNotFound
+from services.scheduler.domain.payload_ports import Objects, PayloadStore
 
 
 class ReadPayload:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from services.common.errors import InvalidRequest
-from services.scheduler.domain.ports import WebhookStore
 from services.scheduler.domain.webhook import Webhook
+from services.scheduler.domain.webhook_ports import WebhookStore
 
 
 class ReplayWebhook:

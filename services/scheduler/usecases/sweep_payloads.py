@@ -10,7 +10,7 @@ import structlog
 from services.common.errors import DomainError
 from services.common.failpoints import fail_point
 from services.scheduler.domain.payload import object_key
-from services.scheduler.domain.ports import Objects, PayloadMarks
+from services.scheduler.domain.payload_ports import Objects, PayloadMarks
 
 log = structlog.get_logger(__name__)
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from services.scheduler.domain.ports import EventSender, WebhookStore
 from services.scheduler.domain.webhook import Delivered, Outgoing, Webhook
+from services.scheduler.domain.webhook_ports import EventSender, WebhookStore
 from services.scheduler.usecases.get_webhook import GetWebhook
 
 _AT_ONCE = 16

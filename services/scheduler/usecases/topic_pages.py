@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 
 from services.scheduler.domain.errors import WatchPositionExpired
-from services.scheduler.domain.ports import EventTopic, Record, TopicReader
+from services.scheduler.domain.event_topic_ports import EventTopic, Record, TopicReader
 from services.scheduler.domain.positions import Positions, reaches
 
 _READERS = 2

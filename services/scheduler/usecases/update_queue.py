@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from services.scheduler.domain.errors import EtagMismatch
-from services.scheduler.domain.ports import EventContents, QueueStore
+from services.scheduler.domain.event_content_ports import EventContents
+from services.scheduler.domain.ports import QueueStore
 from services.scheduler.domain.queue import Queue
 from services.scheduler.usecases.create_queue import check_weights
 from services.scheduler.usecases.get_queue import GetQueue

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from services.scheduler.domain.errors import EtagMismatch
-from services.scheduler.domain.ports import WebhookStore
 from services.scheduler.domain.webhook import Webhook
+from services.scheduler.domain.webhook_ports import WebhookStore
 from services.scheduler.domain.webhook_url import WebhookTargets
 
 

@@ -12,9 +12,9 @@ import structlog
 from services.common.errors import DomainError
 from services.common.failpoints import fail_point
 from services.common.ids import new_id
-from services.scheduler.domain.errors import PayloadNotFound, PayloadTooLarge, UploadTooSlow
 from services.scheduler.domain.payload import Payload, object_key
-from services.scheduler.domain.ports import Objects, PayloadStore
+from services.scheduler.domain.payload_errors import PayloadNotFound, PayloadTooLarge, UploadTooSlow
+from services.scheduler.domain.payload_ports import Objects, PayloadStore
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,8 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from services.scheduler.domain.ports import EventTopic, TaskReader
+from services.scheduler.domain.event_topic_ports import EventTopic
+from services.scheduler.domain.ports import TaskReader
 from services.scheduler.domain.positions import Positions
 from services.scheduler.domain.published import EventFilter
 from services.scheduler.usecases.event_tail import EventTail

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from services.common.errors import TokenExpired, Unavailable
-from services.scheduler.domain.ports import EventTopic, TaskReader
+from services.scheduler.domain.event_topic_ports import EventTopic
+from services.scheduler.domain.ports import TaskReader
 from services.scheduler.domain.positions import Positions, encode_positions, reaches
 from services.scheduler.domain.published import EventFilter, Published
 from services.scheduler.usecases.event_tail import Channel, EventTail

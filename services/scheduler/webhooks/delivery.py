@@ -20,9 +20,9 @@ from prometheus_client import Counter, Histogram
 from services.common.errors import DomainError
 from services.common.failpoints import fail_point
 from services.scheduler.adapters.webhook_event import outgoing_event
-from services.scheduler.domain.ports import EventSender
 from services.scheduler.domain.webhook import Delivered
 from services.scheduler.domain.webhook_endpoint import RetryRules
+from services.scheduler.domain.webhook_ports import EventSender
 from services.scheduler.webhooks.health import Health
 from services.scheduler.webhooks.registry import Known, Registry
 from services.scheduler.webhooks.waiting import LaneLost, Line, Tried, Waiting

@@ -12,8 +12,10 @@ from prometheus_client import Gauge
 
 from services.common.errors import DomainError
 from services.common.lanes import Ownership
-from services.scheduler.domain.ports import EventSender, EventTopic, TaskReader
+from services.scheduler.domain.event_topic_ports import EventTopic
+from services.scheduler.domain.ports import TaskReader
 from services.scheduler.domain.shards import LANES, SHARDS, lane_of
+from services.scheduler.domain.webhook_ports import EventSender
 from services.scheduler.webhooks.delivery import Delivery, Places
 from services.scheduler.webhooks.health import Health
 from services.scheduler.webhooks.registry import Registry

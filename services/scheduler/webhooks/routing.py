@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 import structlog
 
 from services.scheduler.domain.errors import WatchPositionExpired
-from services.scheduler.domain.ports import EventTopic, Record, TaskReader, TopicReader
+from services.scheduler.domain.event_topic_ports import EventTopic, Record, TopicReader
+from services.scheduler.domain.ports import TaskReader
 from services.scheduler.domain.positions import Positions, reaches
 from services.scheduler.webhooks.matching import Matching
 from services.scheduler.webhooks.registry import Known, Registry

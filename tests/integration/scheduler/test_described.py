@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from google.protobuf import descriptor_pool, json_format, message_factory
-from google.protobuf.unknown_fields import UnknownFieldSet
 from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import task_pb2
 from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
@@ -28,44 +23,15 @@ from tests.integration.scheduler.test_relay import (  # noqa: F401 - fixtures
     until_outbox_empty,
     wait_ready,
 )
+from tests.support.described import CHANNELS, DOCUMENT, check_record
 from tests.support.service import metadata, running
 
-DOCUMENT: dict[str, Any] = json.loads((Path(__file__).resolve().parents[3] / "gen" / "asyncapi" / "asyncapi.json").read_text())
-CHANNELS = {channel["address"]: channel for channel in DOCUMENT["channels"].values()}
 EVENTS, STATE = "guildmesh.task-events.v1", "guildmesh.task-state.v1"
 # Those that this test makes happen; types that are added later are looked at when they are met.
 TYPES = {
     "created", "ready", "started", "step_completed", "progressed", "output", "retried", "waiting", "signalled", "completed",
     "failed", "cancelled",
 }  # fmt: skip
-
-
-def check(value: object, schema: dict[str, Any]) -> None:
-    """Raises ValidationError unless a value is as a schema of the document says, down to the last field."""
-    registered = {**schema, "components": DOCUMENT["components"]}
-    jsonschema.Draft7Validator(registered, format_checker=jsonschema.FormatChecker()).validate(value)
-
-
-def check_record(record: Any, channel: dict[str, Any]) -> str:
-    """Checks a record that is no tombstone; gives its type."""
-    headers = {name: text.decode() for name, text in record.headers}
-    assert len(headers) == len(record.headers), "a header is there twice"
-    names = list(channel["messages"])
-    message = DOCUMENT["components"]["messages"][headers["ce_type"] if headers else names[0]]
-    assert message["name"] in names
-    described = message.get("headers", {"properties": {}})
-    check(headers, described)
-    assert headers.keys() <= described["properties"].keys(), "a header is not described"
-    descriptor = descriptor_pool.Default().FindMessageTypeByName(message["x-protobuf"]["message"])
-    content = message_factory.GetMessageClass(descriptor).FromString(record.value)
-    assert not list(UnknownFieldSet(content))
-    fields = json_format.MessageToDict(content, preserving_proto_field_name=True)
-    check(fields, message["payload"])
-    schema = DOCUMENT["components"]["schemas"][descriptor.name]
-    assert fields.keys() <= schema["properties"].keys()
-    key = message["bindings"]["kafka"]["key"]["description"].strip("`")
-    assert record.key.decode() == fields[key]
-    return str(message["name"])
 
 
 def chunk(lease: worker_pb.TaskLease, text: str) -> worker_pb.TaskOutputChunk:

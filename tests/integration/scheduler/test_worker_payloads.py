@@ -36,22 +36,25 @@ async def uploads(scheduler_settings: MakeSettings, scheduler_tls: Path, tmp_pat
         yield Uploads(Scheduler(server), tmp_path)
 
 
-class Losing(Worker):
-    """A worker whose first payload is deleted between its upload and the completion that names it."""
+class Losing:
+    """Calls of a worker whose first payload is deleted between its upload and the completion that names it."""
 
-    uploads: Uploads
-    lost = ""
+    def __init__(self, worker: Worker, uploads: Uploads) -> None:
+        self.lost = ""
+        self._uploads = uploads
+        self._upload = worker.calls.upload
+        worker.calls.upload = self.upload  # type: ignore[method-assign]
 
     async def upload(self, value: JsonValue) -> str:
-        payload_id = await super().upload(value)
+        payload_id = await self._upload(value)
         if not self.lost:
             self.lost = payload_id
-            await self.uploads.delete(payload_id)
+            await self._uploads.delete(payload_id)
         return payload_id
 
 
-def a_worker(uploads: Uploads, result: Any, kind: type[Worker] = Worker) -> Worker:
-    worker = kind(channel=uploads.scheduler.channel, metadata=metadata(uploads.scheduler.ada))
+def a_worker(uploads: Uploads, result: Any) -> Worker:
+    worker = Worker(channel=uploads.scheduler.channel, metadata=metadata(uploads.scheduler.ada))
 
     @worker.task(uploads.scheduler.kind)
     async def give(task: Task) -> Any:
@@ -66,15 +69,14 @@ def changes(events: list[TaskEvent]) -> list[str | None]:
 
 async def test_a_result_that_is_gone_fails_the_attempt_with_its_reason_and_is_retried(uploads: Uploads) -> None:
     scheduler = uploads.scheduler
-    worker = a_worker(uploads, LARGE, Losing)
-    assert isinstance(worker, Losing)
-    worker.uploads = uploads
+    worker = a_worker(uploads, LARGE)
+    losing = Losing(worker, uploads)
     task = await scheduler.create(retry_policy=AT_ONCE)
     async with working(worker):
         events = await scheduler.watch(task.task_id)
     assert changes(events) == ["created", "started", "retried", "ready", "started", "completed"]
     assert events[2].retried.reason == "RESULT_LOST"
-    assert f"No payload '{worker.lost}'" in events[2].retried.message
+    assert f"No payload '{losing.lost}'" in events[2].retried.message
     ended = await scheduler.get(task.task_id)
     assert await download_json(scheduler.channel, ended.result_payload, metadata(scheduler.ada)) == LARGE
 

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from services.common.ids import new_id
 from services.scheduler.domain.dependency import Dependency, FailurePolicy
-from services.scheduler.domain.errors import DependencyCycle, DuplicateNodeKey, SelfDependency, UnknownNodeKey
+from services.scheduler.domain.errors import (
+    DependencyCycle,
+    DuplicateNodeKey,
+    SelfDependency,
+    UnknownNodeKey,
+)
 from services.scheduler.domain.task import NewTask, State
 from services.scheduler.domain.task_graph import Edge, NewGraph, PayloadHash, check_keys, id_after, ranks_of
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from services.common.errors import DependencyUnavailable
 from services.scheduler.domain.errors import InvalidFilter, InvalidResumeToken, WatchPositionExpired
-from services.scheduler.domain.ports import Record, TaskReader
+from services.scheduler.domain.event_topic_ports import Record
+from services.scheduler.domain.ports import TaskReader
 from services.scheduler.domain.positions import Positions, decode_positions, encode_positions
 from services.scheduler.domain.published import EventFilter, Published, parse_event_filter
 from services.scheduler.domain.task import State

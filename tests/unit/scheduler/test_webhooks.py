@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from services.scheduler.adapters.webhook_event import PING, outgoing_event, ping
-from services.scheduler.domain.errors import InvalidWebhookUrl, WebhooksNotServed
-from services.scheduler.domain.ports import WebhookStore
 from services.scheduler.domain.webhook import Delivered, Webhook, WebhookState, delivery_key, new_secret, secret_text
 from services.scheduler.domain.webhook_endpoint import Endpoint, RetryRules
+from services.scheduler.domain.webhook_errors import InvalidWebhookUrl, WebhooksNotServed
+from services.scheduler.domain.webhook_ports import WebhookStore
 from services.scheduler.domain.webhook_signature import signed_headers
 from services.scheduler.domain.webhook_url import WebhookTargets
 from services.scheduler.usecases.create_webhook import CreateWebhook

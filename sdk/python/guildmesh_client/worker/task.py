@@ -88,13 +88,13 @@ class Task:
             TaskFailed: it cannot be kept.
         """
         try:
-            return await persistently(lambda: self._worker.upload(value), self._worker.lease_seconds)
+            return await persistently(lambda: self._worker.calls.upload(value), self._worker.lease_seconds)
         except TROUBLES as error:
             raise not_stored(error) from error
 
     async def _download(self, what: str, payload_id: str) -> JsonValue:
         try:
-            return await persistently(lambda: self._worker.download(payload_id), self._worker.lease_seconds)
+            return await persistently(lambda: self._worker.calls.download(payload_id), self._worker.lease_seconds)
         except (*TROUBLES, ValueError) as error:
             raise not_read(what, error) from error
 
@@ -114,7 +114,7 @@ class Task:
         dependency = self.dependencies[name]
         if not dependency.result_omitted:
             return dependency.result
-        return await self._worker.read_result(dependency.task_id)
+        return await self._worker.calls.read_result(dependency.task_id)
 
     @property
     def remaining(self) -> float:

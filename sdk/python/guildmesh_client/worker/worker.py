@@ -15,15 +15,13 @@ from typing import TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.struct_pb2 import Value
-from guildmesh.scheduler.v1 import scheduler_service_pb2 as scheduler_pb
-from guildmesh.scheduler.v1 import scheduler_service_pb2_grpc as scheduler_grpc
 from guildmesh.scheduler.v1 import worker_service_pb2 as pb
 from guildmesh.scheduler.v1 import worker_service_pb2_grpc as pb_grpc
 
-from guildmesh_client.payloads import download_json, upload_json
+from guildmesh_client.worker.calls import Calls
 from guildmesh_client.worker.channel import Connection, OpenChannel, opener
-from guildmesh_client.worker.errors import ResultOmitted, StepRefused, WorkerRefused
-from guildmesh_client.worker.json_values import JsonValue, from_value, to_value
+from guildmesh_client.worker.errors import StepRefused, WorkerRefused
+from guildmesh_client.worker.json_values import JsonValue, to_value
 from guildmesh_client.worker.outcome import failure, outcome
 from guildmesh_client.worker.reports import Report, Reports, key_of
 from guildmesh_client.worker.run import Run
@@ -41,7 +39,6 @@ _DEFAULT_CONCURRENCY = 10
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 3.0
 _MOST_PATIENCE = 8
-_READ_SECONDS = 10.0
 # Trying again with the same certificate, token or kinds gives the same answer.
 _REFUSED = {
     grpc.StatusCode.PERMISSION_DENIED,
@@ -101,6 +98,8 @@ class Worker:
         """
         if sum((bool(target), channel is not None, open_channel is not None)) != 1:
             raise ValueError("give exactly one of target, channel and open_channel")
+        self.calls = Calls(self._calling)
+        """what runs ask of the scheduler."""
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._open_channel = open_channel or opener(target, channel, credentials)
         self._metadata = metadata
@@ -326,38 +325,6 @@ class Worker:
             await asyncio.gather(beating, return_exceptions=True)
             await connection.release()
         return None
-
-    async def read_result(self, task_id: str) -> JsonValue:
-        """The result of a task that completed, read from the scheduler; for Task.result_of.
-
-        Raises:
-            ResultOmitted: there is none to be read.
-            ConnectionError, grpc.aio.AioRpcError: the scheduler cannot be reached.
-        """
-        async with self._calling() as (channel, metadata):
-            stub: scheduler_grpc.SchedulerServiceAsyncStub = scheduler_grpc.SchedulerServiceStub(channel)
-            try:
-                task = await stub.GetTask(scheduler_pb.GetTaskRequest(task_id=task_id), metadata=metadata, timeout=_READ_SECONDS)
-            except grpc.aio.AioRpcError as error:
-                if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED):
-                    raise ResultOmitted(task_id) from error
-                raise
-        if task.result_payload:
-            return await self.download(task.result_payload)
-        if not task.HasField("result"):
-            raise ResultOmitted(task_id)
-        return from_value(task.result)
-
-    async def upload(self, value: JsonValue) -> str:
-        """Uploads a value as a payload; for Task.upload."""
-        async with self._calling() as (channel, metadata):
-            return await upload_json(channel, value, metadata)
-
-    async def download(self, payload_id: str) -> JsonValue:
-        """The JSON value that is a payload; for Task.fetch."""
-        async with self._calling() as (channel, metadata):
-            found: JsonValue = await download_json(channel, payload_id, metadata)
-        return found
 
     @contextlib.asynccontextmanager
     async def _calling(self) -> AsyncIterator[tuple[grpc.aio.Channel, tuple[tuple[str, str], ...]]]:
