@@ -66,8 +66,10 @@ class Readers:
             )
 
 
-async def channels(mesh: RunningMesh, folder: Path, *, tasks: int, steps: int, kills: int, seed: int = 1) -> Outcome:
-    """Every reader sees, of each task, the events that the tables have: 1..N, in order, and what they say."""
+async def channels(
+    mesh: RunningMesh, folder: Path, *, tasks: int, steps: int, kills: int, least_events: int, seed: int = 1
+) -> Outcome:
+    """Every reader sees, of each task, the events that the tables have: 1..N, in order, what they say, and enough of them."""
     begun = time.monotonic()
     chance = random.Random(seed)
     token = mesh.token()
@@ -115,6 +117,7 @@ async def channels(mesh: RunningMesh, folder: Path, *, tasks: int, steps: int, k
             await ending
         table = await asyncio.to_thread(_table, mesh.exports()["DATABASE_URL"], ids)
         problems = await _caught_up(folder, table)
+    problems += [f"{task_id} has only {len(events)} events" for task_id, events in table.items() if len(events) < least_events]
     problems += [] if kills == len(told) else [f"only {len(told)} of {kills} kills"]
     events = sum(map(len, table.values()))
     figures = {"kills": {victim: told.count(victim) for victim in sorted(set(told))}}

@@ -35,6 +35,7 @@ from services.tool.settings import ToolSettings
 from tests.integration.scheduler.conftest import BareWorker, MakeSettings, Scheduler, scheduler_settings, scheduler_tls, unique  # noqa: F401 - fixtures
 from tests.integration.scheduler.processes import Process
 from tests.integration.tool.conftest import Make, Tool, someone, struct
+from tests.support.described import CHANNELS, check_record
 from tests.support.service import metadata, running
 
 
@@ -139,6 +140,7 @@ async def test_a_tool_that_an_attempt_calls_is_in_its_log_before_the_answer_and_
     assert all(not usage.log_refusal for usage in await pair.tool.usages())
 
     records = await usages_of(pair.kafka, pair.topic, pair.tool.caller.tenant_id, 4)
+    assert {check_record(record, CHANNELS["guildmesh.tool-usage.v1"]) for record in records} == {"guildmesh.tool.used.v1"}
     assert len({record.partition for record in records}) == 1
     found = [ToolUsage.FromString(record.value) for record in records]
     assert [usage.execution_id for usage in found] == [each.execution_id for each in (done, failed, large, alone)]
