@@ -162,7 +162,8 @@ def jobs(seeds: int) -> Iterator[Job]:
 
         async def all_channels(bench: Bench, seed: int = seed) -> Outcome:
             with server_folder("mesh") as folder, running_mesh(folder) as mesh:
-                return await channels(mesh, bench.folder(), tasks=200, steps=320, kills=20, least_events=500, seed=seed)
+                size = {"tasks": 200, "steps": 320, "kills": 20, "least_events": 500}
+                return await channels(mesh, bench.folder(), **size, patience=300.0, seed=seed)
 
         yield Job("channels", "200 tasks with 500 events, 20 kills", seed, all_channels)
     for name in cells.CELLS:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -33,8 +34,6 @@ SELECT task_id::text, log FROM scheduler.finished_tasks WHERE kind = %s AND task
 """
 _MORE = "SELECT task_id::text, value FROM scheduler.task_events WHERE task_id = ANY(%s::uuid[]) ORDER BY task_id, number"
 _HEALTHY_SECONDS = 90.0
-# What a scheduler and Kafka need to come back, and readers to find them, however the last kill was timed.
-_CATCH_UP_SECONDS = 300.0
 
 
 class Readers:
@@ -67,9 +66,13 @@ class Readers:
 
 
 async def channels(
-    mesh: RunningMesh, folder: Path, *, tasks: int, steps: int, kills: int, least_events: int, seed: int = 1
+    mesh: RunningMesh, folder: Path, *, tasks: int, steps: int, kills: int, least_events: int, patience: float, seed: int = 1
 ) -> Outcome:
-    """Every reader sees, of each task, the events that the tables have: 1..N, in order, what they say, and enough of them."""
+    """Every reader sees, of each task, the events that the tables have: 1..N, in order, what they say, and enough of them.
+
+    After the last kill the tasks have `patience` seconds to end, and then the readers as many to catch up: what a scheduler and
+    Kafka need to come back, and readers to find them, however the kill was timed.
+    """
     begun = time.monotonic()
     chance = random.Random(seed)
     token = mesh.token()
@@ -103,7 +106,7 @@ async def channels(
                 for number in range(tasks)
             ]
             ids = list(await asyncio.gather(*created))
-            ending = asyncio.gather(*(_end_of(client, task_id) for task_id in ids))
+            endings = [asyncio.create_task(_end_of(client, task_id), name=task_id) for task_id in ids]
             for _ in range(kills):
                 # Some work between two kills, which is not the same after each.
                 await asyncio.sleep(chance.uniform(0.5, 3.0))
@@ -114,13 +117,13 @@ async def channels(
                     await asyncio.to_thread(mesh.wait_healthy, _HEALTHY_SECONDS)
                 else:
                     readers.kill(victim)
-            await ending
+            problems = await _ended(endings, patience)
         table = await asyncio.to_thread(_table, mesh.exports()["DATABASE_URL"], ids)
-        problems = await _caught_up(folder, table)
+        problems += await _caught_up(folder, table, patience)
     problems += [f"{task_id} has only {len(events)} events" for task_id, events in table.items() if len(events) < least_events]
     problems += [] if kills == len(told) else [f"only {len(told)} of {kills} kills"]
     events = sum(map(len, table.values()))
-    figures = {"kills": {victim: told.count(victim) for victim in sorted(set(told))}}
+    figures: dict[str, Any] = {"kills": {victim: told.count(victim) for victim in sorted(set(told))}}
     figures |= {f"repeats on {channel}": seen_in(folder / f"{channel}.events", channel).repeats for channel in CHANNELS}
     size = {"tasks": len(table), "events": events, "operations": len(told)}
     return Outcome("channels", f"{tasks} tasks, {kills} kills", seed, problems[:20], size, time.monotonic() - begun, figures)
@@ -143,10 +146,19 @@ async def _end_of(client: TaskClient, task_id: str) -> None:
     assert last == "guildmesh.task.completed.v1", f"{task_id} ended with {last}"
 
 
-async def _caught_up(folder: Path, table: Mapping[str, Sequence[str]]) -> list[str]:
+async def _ended(endings: Sequence[asyncio.Task[None]], patience: float) -> list[str]:
+    """The tasks that did not end in time, or whose streams told something else than they should."""
+    done, late = await asyncio.wait(endings, timeout=patience)
+    for ending in late:
+        ending.cancel()
+    wrong = [f"{ending.get_name()}: {error!r}" for ending in done if (error := ending.exception()) is not None]
+    return [*wrong, *(f"WatchTask did not tell the end of {ending.get_name()}" for ending in late)]
+
+
+async def _caught_up(folder: Path, table: Mapping[str, Sequence[str]], patience: float) -> list[str]:
     """What is wrong once the readers have all there is, or had the time for it."""
     wanted = sum(map(len, table.values()))
-    until = time.monotonic() + _CATCH_UP_SECONDS
+    until = time.monotonic() + patience
     while time.monotonic() < until:
         kept = [sum(1 for _ in read(folder / f"{channel}.events")) for channel in CHANNELS]
         if min(kept) >= wanted and not _problems(folder, table):
@@ -171,7 +183,7 @@ def _table(url: str, ids: Sequence[str]) -> dict[str, list[str]]:
             found = {task_id: list(split(bytes(log))) for task_id, log in cursor.fetchall()}
             cursor.execute(_MORE, (list(ids),))
             for task_id, value in cursor.fetchall():
-                found[task_id].append(bytes(value))
+                found.setdefault(task_id, []).append(bytes(value))
     finally:
         connection.close()
     return {task_id: [digest(TaskEvent.FromString(value)) for value in values] for task_id, values in found.items()}

@@ -222,8 +222,8 @@ async def test_stopping_lets_running_tasks_end(scheduler: Scheduler) -> None:
         waiting = await scheduler.create()
         async with asyncio.timeout(10):
             await started.wait()
-    assert (await scheduler.get(task.task_id)).status == "completed"
-    assert (await scheduler.get(waiting.task_id)).status == "pending"
+    ended, left = await scheduler.get(task.task_id), await scheduler.get(waiting.task_id)
+    assert (ended.status, left.status) == ("completed", "pending"), f"{ended}\n{left}"
 
 
 async def test_a_worker_that_may_not_is_told_so(scheduler: Scheduler) -> None:

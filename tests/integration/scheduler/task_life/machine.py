@@ -60,6 +60,8 @@ THEMES = {
     "clocks": (*PLAIN, *CLOCKS, *CLOCKS),
     "all": (*PLAIN, *OUTPUT, *QUEUES, *LETTERS, *CLOCKS),
 }
+MIXED = (*THEMES, "queues", "letters")
+"""the themes of lives of all kinds, those with the most states more often."""
 Move = tuple[str, int, int, int]
 
 
@@ -73,17 +75,18 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
     """Bound to a world by `machine_over`."""
 
     theme = "tasks"
+    themes: Sequence[str] = MIXED
 
     @initialize(
         number=st.integers(3, 6),
         most=st.sampled_from([2, 3, 5]),
-        theme=st.sampled_from([*THEMES, "queues", "letters"]),
+        data=st.data(),
         policy=st.sampled_from(list(OverlapPolicy)),
         missed=st.sampled_from([*MissedRunPolicy, MissedRunPolicy.RUN_ALL]),
     )
-    def begin(self, number: int, most: int, theme: str, policy: OverlapPolicy, missed: MissedRunPolicy) -> None:
+    def begin(self, number: int, most: int, data: st.DataObject, policy: OverlapPolicy, missed: MissedRunPolicy) -> None:
         """Some tasks that run already: a machine that has to find its way to them spends its steps on that."""
-        self.theme = theme
+        self.theme = data.draw(st.sampled_from(self.themes))
         self.make_clock(policy, missed)
         answers = self.world.do(self.world.batches.create([self.asked("", 1, most, "begin", key="x") for _ in range(number)]))
         for answer in answers:
@@ -265,6 +268,6 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
         self.forget_clock()
 
 
-def machine_over(world: World) -> type[TaskLife]:
-    """The machine, bound to a database."""
-    return cast(type[TaskLife], type("TaskLife", (TaskLife,), {"world": world}))
+def machine_over(world: World, themes: Sequence[str] = MIXED) -> type[TaskLife]:
+    """The machine, bound to a database; its lives have these themes."""
+    return cast(type[TaskLife], type("TaskLife", (TaskLife,), {"world": world, "themes": themes}))
