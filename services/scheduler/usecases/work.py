@@ -356,7 +356,10 @@ class WorkStream:
         # A worker stops what it runs when a fifth of the lease, less the time to its next look, is left by its own clock.
         if message.leases and time.monotonic() - self._leased_at > self._work.lease.total_seconds() / 8:
             self._give_back(message.leases)
+            # The worker has not heard of them: to it the credits are still there.
+            self.release(len(message.leases))
             message.leases = []
+            self._work.dispatcher.more(self._demand_of())
 
     def _give_back(self, leases: Sequence[Lease]) -> None:
         for run in (lease.run for lease in leases):

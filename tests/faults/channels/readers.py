@@ -94,13 +94,14 @@ async def kafka(settings: dict[str, Any], notebook: Notebook) -> None:
         session_timeout_ms=6000,
         heartbeat_interval_ms=1000,
     )
-    await consumer.start()
-    while True:
-        found = await consumer.getmany(timeout_ms=500)
-        events = [TaskEvent.FromString(record.value) for records in found.values() for record in records]
-        if events:
-            notebook.write([(event, "") for event in events if event.kind == KIND])
-            await consumer.commit()
+    # One that is left behind unstopped would keep its partitions for minutes, since its heartbeats go on.
+    async with consumer:
+        while True:
+            found = await consumer.getmany(timeout_ms=500)
+            events = [TaskEvent.FromString(record.value) for records in found.values() for record in records]
+            if events:
+                notebook.write([(event, "") for event in events if event.kind == KIND])
+                await consumer.commit()
 
 
 async def webhook(settings: dict[str, Any], notebook: Notebook) -> None:

@@ -29,6 +29,8 @@ from tests.support.mesh import RunningMesh
 
 ROOT = Path(__file__).resolve().parents[3]
 PARTS = ("scheduler", "relay", "kafka", "webhooks")
+READERS = {f"{channel} reader": channel for channel in CHANNELS}
+"""whom else to kill, by names that no part has."""
 _LOGS = """
 SELECT task_id::text, log FROM scheduler.finished_tasks WHERE kind = %s AND task_id = ANY(%s::uuid[])
 """
@@ -110,13 +112,13 @@ async def channels(
             for _ in range(kills):
                 # Some work between two kills, which is not the same after each.
                 await asyncio.sleep(chance.uniform(0.5, 3.0))
-                victim = chance.choice((*PARTS, *CHANNELS))
+                victim = chance.choice((*PARTS, *READERS))
                 told.append(victim)
                 if victim in PARTS:
                     await asyncio.to_thread(mesh.kill, victim)
                     await asyncio.to_thread(mesh.wait_healthy, _HEALTHY_SECONDS)
                 else:
-                    readers.kill(victim)
+                    readers.kill(READERS[victim])
             problems = await _ended(endings, patience)
         table = await asyncio.to_thread(_table, mesh.exports()["DATABASE_URL"], ids)
         problems += await _caught_up(folder, table, patience)

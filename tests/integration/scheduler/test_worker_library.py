@@ -209,20 +209,21 @@ async def test_a_worker_reconnects_and_tells_again_what_was_not_acknowledged(
 
 async def test_stopping_lets_running_tasks_end(scheduler: Scheduler) -> None:
     worker = a_worker(scheduler, concurrency=1)
-    started = asyncio.Event()
+    started: asyncio.Queue[str] = asyncio.Queue()
 
     @worker.task(scheduler.kind)
     async def short(task: Task) -> Any:
-        started.set()
+        started.put_nowait(task.task_id)
         await asyncio.sleep(0.3)
         return "ended"
 
     async with working(worker):
-        task = await scheduler.create()
-        waiting = await scheduler.create()
+        ids = {(await scheduler.create()).task_id for _ in range(2)}
         async with asyncio.timeout(10):
-            await started.wait()
-    ended, left = await scheduler.get(task.task_id), await scheduler.get(waiting.task_id)
+            running_id = await started.get()
+    assert started.empty()
+    [waiting_id] = ids - {running_id}
+    ended, left = await scheduler.get(running_id), await scheduler.get(waiting_id)
     assert (ended.status, left.status) == ("completed", "pending"), f"{ended}\n{left}"
 
 

@@ -1,4 +1,4 @@
-"""When a worker's stream asks for a fresh token, and when it ends with the old one."""
+"""What a worker's stream is told: when it is to fetch a fresh token, what it has told in turn, and what comes too late for it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from services.common.errors import TokenExpired
 from services.scheduler.domain.decision import Decisions
 from services.scheduler.domain.ports import Demand, TaskBatches, WhoDecides
 from services.scheduler.domain.run import Run
+from services.scheduler.domain.task import Lease
 from services.scheduler.domain.worker import (
     CompletionReport,
+    FailureReport,
     Heartbeat,
     OutputReport,
     ProgressReport,
@@ -175,3 +177,33 @@ async def test_a_completion_behind_output_is_told_in_its_turn() -> None:
     for part in work_responses(stream._out):
         response.MergeFromString(part)
     assert [(each.sequence, each.reason) for each in response.outputs] == [(1, ""), (2, "")]
+
+
+async def test_a_lease_that_is_told_too_late_is_given_back_with_its_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("services.scheduler.usecases.work.time", SimpleNamespace(monotonic=lambda: now[0]))
+    told: list[Any] = []
+    stream = telling(told)
+    more: list[Demand] = []
+    monkeypatch.setattr(stream._work.dispatcher, "more", more.append)
+
+    def lease(task_id: str) -> Lease:
+        return cast(Lease, SimpleNamespace(run=SimpleNamespace(tenant_id="acme", task_id=task_id, attempt=1)))
+
+    stream.take([lease("t1"), lease("t2")])
+    now[0] += 2.0
+    stream._out.renewals.append(("other", 1))
+    message = await anext(stream.messages())
+    # The worker gets what else there is to say, and may have both credits again.
+    assert (message.leases, message.renewals) == ([], [("other", 1)])
+    await stream._work.reports.drained()
+    assert [(type(report), report.task_id, report.reason) for report in told] == [
+        (FailureReport, "t1", "WORKER_LOST"),
+        (FailureReport, "t2", "WORKER_LOST"),
+    ]
+    assert (stream.credits, more) == (2, [stream._demand])
+    stream.take([lease("t3")])
+    now[0] += 1.0
+    message = await anext(stream.messages())
+    assert [each.run.task_id for each in message.leases] == ["t3"]
+    assert stream.credits == 2
