@@ -75,9 +75,12 @@ def test_a_webhook_is_made_tested_and_gets_the_events_over_rest(mesh: RunningMes
         assert told["secret"] == ""
         ping = client.post(f"{url}:test", json={}).json()
         assert (ping["delivered"], ping["status_code"]) == (True, 200)
-        task_id = client.post("/v1/tasks", json={"description": "x", "kind": "tests.nobody-runs-this"}).json()["task_id"]
+        trace_id = uuid.uuid4().hex
+        task = {"description": "x", "kind": "tests.nobody-runs-this"}
+        task_id = client.post("/v1/tasks", json=task, headers={"traceparent": f"00-{trace_id}-{'1' * 16}-01"}).json()["task_id"]
         assert client.post(f"/v1/tasks/{task_id}:cancel", json={}).status_code == HTTPStatus.OK
         eventually(lambda: len(of_task(receiver, task_id)) >= 2)
+        assert {request.headers["traceparent"].split("-")[1] for request in of_task(receiver, task_id)} == {trace_id}
         for number, request in enumerate(of_task(receiver, task_id), 1):
             assert verify(secret, request.headers, request.body) == f"{task_id}/{number}"
             assert event_of(request.body).number == number

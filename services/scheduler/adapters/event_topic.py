@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
@@ -104,6 +104,7 @@ class EventTopic:
             actor=event.actor,
             parent_task_id=event.parent_task_id,
             left_out=_left_out(event, change) if event.content else 0,
+            traceparent=record.traceparent,
         )
 
 
@@ -142,7 +143,7 @@ class TopicReader:
         with _away():
             found = await self._consumer.getmany(timeout_ms=int(seconds * 1000), max_records=most)
             records = [
-                Record(each.partition, each.offset, _tenant_of(each.headers), each.value)
+                Record(each.partition, each.offset, _header(each, "ce_tenantid"), each.value, _header(each, "traceparent"))
                 for batch in found.values()
                 for each in batch
             ]
@@ -162,8 +163,8 @@ def _away() -> Iterator[None]:
         raise DependencyUnavailable(_CLUSTER) from error
 
 
-def _tenant_of(headers: Sequence[tuple[str, bytes]]) -> str:
-    return next((value.decode() for name, value in headers if name == "ce_tenantid"), "")
+def _header(record: ConsumerRecord, wanted: str) -> str:
+    return next((value.decode() for name, value in record.headers if name == wanted), "")
 
 
 def _left_out(event: TaskEvent, change: str) -> int:

@@ -19,10 +19,10 @@ _CONTENT_TYPE = "application/json"
 _AS_IT_IS = "!#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 
-def outgoing_event(value: bytes) -> Outgoing:
-    """The request of an event, from its bytes on the topic."""
+def outgoing_event(value: bytes, traceparent: str) -> Outgoing:
+    """The request of an event, from its bytes and its trace context on the topic."""
     event = TaskEvent.FromString(value)
-    headers = {name.replace("_", "-"): quote(header, safe=_AS_IT_IS) for name, header in headers_of(event, "")}
+    headers = {name.replace("_", "-"): quote(header, safe=_AS_IT_IS) for name, header in headers_of(event, traceparent)}
     event_id = headers["ce-id"]
     body = _json(MessageToDict(event, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
     return Outgoing(event_id, body, headers | _common(event_id), event.event_time.ToNanoseconds() / 1e9)

@@ -19,6 +19,8 @@ class Record(NamedTuple):
     tenant_id: str
     value: bytes
     """guildmesh.events.v1.TaskEvent as it is on the topic, which may be JSON."""
+    traceparent: str = ""
+    """W3C trace context, where it has one."""
 
 
 class TopicReader(Protocol):

@@ -154,11 +154,11 @@ class Delivery:
         endpoint = known.endpoint
         try:
             async with self._places.of_tenant(tried.tenant_id), self._places.total:
-                for number, event in line.events:
+                for number, event, traceparent in line.events:
                     current = self._registry.all.get(line.uid)
                     if current is None or current.webhook.paused or current.endpoint is not endpoint or not self._holds():
                         break
-                    outgoing = outgoing_event(event)
+                    outgoing = outgoing_event(event, traceparent)
                     webhook = current.webhook
                     delivered = await self._sender.send(webhook.url, webhook.secrets_at(datetime.now(UTC)), outgoing)
                     await fail_point("webhooks.send.after_answer")

@@ -46,7 +46,7 @@ class Matching:
             tenant_id = known.webhook.tenant_id
             met = await self._met(known, {event.task_id for event in events})
             wanted += [
-                Wanted(tenant_id, known.uid, event.task_id, event.number, event.value)
+                Wanted(tenant_id, known.uid, event.task_id, event.number, event.value, event.traceparent)
                 for event in events
                 if met is None or event.task_id in met
             ]

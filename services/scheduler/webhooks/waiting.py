@@ -25,8 +25,8 @@ WHERE w.generation = k.generation ORDER BY uid FOR KEY SHARE OF w
 """
 _KEEP = "SELECT FROM webhooks WHERE uid = ANY($1::uuid[]) ORDER BY uid FOR KEY SHARE"
 _ADD = """
-INSERT INTO webhook_deliveries (tenant_id, uid, task_id, number, event, lane)
-SELECT n.*, $6::smallint FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::int[], $5::bytea[]) n
+INSERT INTO webhook_deliveries (tenant_id, uid, task_id, number, event, traceparent, lane)
+SELECT n.*, $7::smallint FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::int[], $5::bytea[], $6::text[]) n
 ON CONFLICT DO NOTHING RETURNING uid::text
 """
 _LINE_UP = """
@@ -48,11 +48,12 @@ SELECT w.uid::text, l.task_id::text, l.attempts FROM unnest($2::uuid[], $3::int[
 """
 # The first one is always taken.
 _EVENTS = """
-SELECT w.uid::text, w.task_id::text, e.number, e.event FROM unnest($1::text[], $2::uuid[], $3::uuid[]) w (tenant_id, uid, task_id)
+SELECT w.uid::text, w.task_id::text, e.number, e.event, e.traceparent
+FROM unnest($1::text[], $2::uuid[], $3::uuid[]) w (tenant_id, uid, task_id)
 CROSS JOIN LATERAL (
-  SELECT number, event FROM (
-    SELECT number, event, sum(octet_length(event)) OVER (ORDER BY number) - octet_length(event) AS before FROM (
-      SELECT number, event FROM webhook_deliveries d
+  SELECT number, event, traceparent FROM (
+    SELECT number, event, traceparent, sum(octet_length(event)) OVER (ORDER BY number) - octet_length(event) AS before FROM (
+      SELECT number, event, traceparent FROM webhook_deliveries d
       WHERE d.tenant_id = w.tenant_id AND d.uid = w.uid AND d.task_id = w.task_id AND fail_time IS NULL ORDER BY number LIMIT $4
     ) first
   ) sized WHERE before < $5 ORDER BY number
@@ -114,6 +115,7 @@ class Wanted:
     task_id: str
     number: int
     event: bytes
+    traceparent: str
 
 
 @dataclass(slots=True)
@@ -140,8 +142,8 @@ class Line:
     uid: str
     task_id: str
     attempts: int
-    events: list[tuple[int, bytes]]
-    """number and serialized TaskEvent, in their order."""
+    events: list[tuple[int, bytes, str]]
+    """number, serialized TaskEvent and trace context, in their order."""
 
 
 @dataclass(slots=True)
@@ -238,8 +240,8 @@ class Waiting:
         arguments = [tenants[line.uid] for line in lines], [line.uid for line in lines], [line.task_id for line in lines]
         async with self._database.transaction(one_plan=True) as connection:
             rows = await connection.fetch(_EVENTS, *arguments, _MOST_EVENTS, _MOST_BYTES)
-        for uid, task_id, number, event in rows:
-            keys[uid, task_id].events.append((number, event))
+        for uid, task_id, *event in rows:
+            keys[uid, task_id].events.append(tuple(event))
 
     async def record(self, tried: Sequence[Tried]) -> None:
         """Keeps what came of many lines, all of it or nothing."""
@@ -286,8 +288,8 @@ class Waiting:
         return {uid for (uid,) in await connection.fetch(_UNCHANGED, uids, [generations[uid] for uid in uids])}
 
     async def _add(self, connection: asyncpg.Connection, wanted: Sequence[Wanted]) -> list[str]:
-        rows = [(each.tenant_id, each.uid, each.task_id, each.number, each.event) for each in wanted]
-        added = [uid for (uid,) in await connection.fetch(_ADD, *_columns(rows, 5), self._lane)]
+        rows = [(each.tenant_id, each.uid, each.task_id, each.number, each.event, each.traceparent) for each in wanted]
+        added = [uid for (uid,) in await connection.fetch(_ADD, *_columns(rows, 6), self._lane)]
         lines = sorted({(each.tenant_id, each.uid, each.task_id) for each in wanted})
         await connection.execute(_LINE_UP, *_columns(lines, 3), self._lane)
         return added

@@ -188,13 +188,16 @@ def test_an_event_goes_out_as_its_json_with_the_headers_of_cloudevents() -> None
     )
     event.event_time.FromDatetime(NOW)
     event.output.text = "größer\u2028"
-    outgoing = outgoing_event(event.SerializeToString())
+    traceparent = f"00-{'a' * 32}-{'b' * 16}-01"
+    outgoing = outgoing_event(event.SerializeToString(), traceparent)
     assert event_of(outgoing.body) == event
     assert outgoing.time == NOW.timestamp()
     assert outgoing.headers["ce-id"] == outgoing.headers["idempotency-key"] == outgoing.event_id == f"{event.task_id}/7"
     assert outgoing.headers["ce-sequence"] == "0000000007"
     assert outgoing.headers["ce-tenantid"] == "ac%20me"
     assert outgoing.headers["content-type"] == "application/json"
+    assert outgoing.headers["traceparent"] == outgoing.headers["ce-traceparent"] == traceparent
+    assert "traceparent" not in outgoing_event(event.SerializeToString(), "").headers
     assert ping(a_webhook()).headers["ce-type"] == PING
 
 
