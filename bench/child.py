@@ -96,8 +96,15 @@ async def serve(handle: Callable[[Answer], Awaitable[Answer]]) -> None:
         try:
             answer = await handle(json.loads(line))
         except Exception as error:
-            answer = {"failed": f"{type(error).__name__}: {error}"}
+            answer = {"failed": _told(error)}
         await asyncio.to_thread(_write, answer)
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, of several at once the first."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
 
 
 def _write(answer: Answer) -> None:

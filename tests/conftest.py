@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -18,6 +19,10 @@ from tests.support.servers import running_kafka, running_postgres, running_redis
 # How long one example takes says more about what else the machine does than about the code.
 settings.register_profile("guildmesh", deadline=None)
 settings.load_profile("guildmesh")
+
+# A shell that runs us in the background has us ignore Ctrl-C, and so would every program that a test starts and stops with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
