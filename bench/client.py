@@ -42,6 +42,7 @@ class Client:
         self._context = payload.context()
         self._channel = channel
         self._tenants: list[TenantOfBench] = []
+        self._queues: list[str] = []
         self._turn = 0
         self._random = random.Random(1)
 
@@ -60,7 +61,7 @@ class Client:
             return await self._submit(self._limited, BATCHES_IN_FLIGHT, BATCH, tasks, seconds)
         if command["do"] == "tenants":
             self._tenants = await make_tenants(self._channel, self._metadata, tasks)
-            await make_queues(self._channel, self._metadata, [tenant.tenant_id for tenant in self._tenants])
+            self._queues = await make_queues(self._channel, self._metadata, [tenant.tenant_id for tenant in self._tenants])
             return {}
         if command["do"] == "paced":
             at_once = int(command["at_once"])
@@ -115,7 +116,7 @@ class Client:
     async def _limited(self) -> list[str]:
         tenant = self._tenants[self._turn % len(self._tenants)]
         self._turn += 1
-        return await self._create(batch_of(tenant, self._context, self._random), tenant.metadata)
+        return await self._create(batch_of(tenant, self._queues, self._context, self._random), tenant.metadata)
 
     async def _create(self, request: pb.BatchCreateTasksRequest, metadata: Metadata) -> list[str]:
         response = await self._stub.BatchCreateTasks(request, metadata=metadata)

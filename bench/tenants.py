@@ -44,14 +44,16 @@ class TenantOfBench:
     metadata: Metadata
 
 
-async def make_queues(channel: grpc.aio.Channel, operator: Metadata, tenants: Sequence[str]) -> None:
-    """Makes the queues, of every tenant, with limits, priorities and weights."""
+async def make_queues(channel: grpc.aio.Channel, operator: Metadata, tenants: Sequence[str], queues: int = QUEUES) -> list[str]:
+    """Makes the queues, of every tenant, with limits, priorities and weights; gives their names, which no other run has."""
     stub: queue_grpc.QueueServiceAsyncStub = queue_grpc.QueueServiceStub(channel)
+    run = secrets.token_hex(4)
+    names = [f"limited-{run}-{number}" for number in range(queues)]
     weights = {tenant: WEIGHTS[number % len(WEIGHTS)] for number, tenant in enumerate(tenants[:100])}
 
     async def make(number: int) -> None:
         queue = Queue(
-            queue=f"limited-{number}",
+            queue=names[number],
             priority=1 + number % 10,
             max_running=MAX_RUNNING,
             max_running_per_key=MAX_RUNNING_PER_KEY,
@@ -59,17 +61,18 @@ async def make_queues(channel: grpc.aio.Channel, operator: Metadata, tenants: Se
         )
         await stub.CreateQueue(queue_pb.CreateQueueRequest(queue=queue, shared=True), metadata=operator)
 
-    await _each(make, QUEUES)
+    await _each(make, queues)
+    return names
 
 
 async def make_tenants(channel: grpc.aio.Channel, operator: Metadata, number: int) -> list[TenantOfBench]:
-    """Makes tenants with a user each, who has a token."""
+    """Makes tenants with a user each, who has a token; no other run has tenants of these names."""
     stub: pb_grpc.IdentityServiceAsyncStub = pb_grpc.IdentityServiceStub(channel)
-    password = secrets.token_urlsafe(18)
+    password, run = secrets.token_urlsafe(18), secrets.token_hex(4)
     made: list[TenantOfBench] = []
 
     async def make(number: int) -> None:
-        name = f"bench-{number}"
+        name = f"bench-{run}-{number}"
         await stub.CreateTenant(pb.CreateTenantRequest(tenant=Tenant(tenant_id=name)), metadata=operator)
         user = pb.CreateUserRequest(username=name, password=password, tenant_id=name)
         await stub.CreateUser(user, metadata=operator)
@@ -80,12 +83,16 @@ async def make_tenants(channel: grpc.aio.Channel, operator: Metadata, number: in
     return made
 
 
-def batch_of(tenant: TenantOfBench, context: dict[str, str], chance: random.Random) -> BatchCreateTasksRequest:
+def batch_of(
+    tenant: TenantOfBench, queues: Sequence[str], context: dict[str, str], chance: random.Random
+) -> BatchCreateTasksRequest:
     """A batch of one tenant: any of its keys, sometimes one that many want, any priorities."""
-    return BatchCreateTasksRequest(requests=_requests(tenant, context, chance))
+    return BatchCreateTasksRequest(requests=_requests(tenant, queues, context, chance))
 
 
-def _requests(tenant: TenantOfBench, context: dict[str, str], chance: random.Random) -> Iterator[CreateTaskRequest]:
+def _requests(
+    tenant: TenantOfBench, queues: Sequence[str], context: dict[str, str], chance: random.Random
+) -> Iterator[CreateTaskRequest]:
     for _ in range(BATCH):
         if chance.random() < 0.1:
             number = chance.randrange(WANTED_KEYS)
@@ -99,7 +106,7 @@ def _requests(tenant: TenantOfBench, context: dict[str, str], chance: random.Ran
                 kind=payload.KIND_OF_ALL,
                 description="bench",
                 context=Struct(fields=fields),
-                queue=f"limited-{number % QUEUES}",
+                queue=queues[number % len(queues)],
                 concurrency_key=key,
                 priority=chance.randint(1, 10),
             )
