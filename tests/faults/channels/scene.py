@@ -109,10 +109,9 @@ async def channels(
             ]
             ids = list(await asyncio.gather(*created))
             endings = [asyncio.create_task(_end_of(client, task_id), name=task_id) for task_id in ids]
-            for _ in range(kills):
+            for victim in _victims(chance, kills):
                 # Some work between two kills, which is not the same after each.
                 await asyncio.sleep(chance.uniform(0.5, 3.0))
-                victim = chance.choice((*PARTS, *READERS))
                 told.append(victim)
                 if victim in PARTS:
                     await asyncio.to_thread(mesh.kill, victim)
@@ -129,6 +128,14 @@ async def channels(
     figures |= {f"repeats on {channel}": seen_in(folder / f"{channel}.events", channel).repeats for channel in CHANNELS}
     size = {"tasks": len(table), "events": events, "operations": len(told)}
     return Outcome("channels", f"{tasks} tasks, {kills} kills", seed, problems[:20], size, time.monotonic() - begun, figures)
+
+
+def _victims(chance: random.Random, kills: int) -> list[str]:
+    """Whom to kill, one after another: each as often as the others."""
+    victims: list[str] = []
+    while len(victims) < kills:
+        victims += chance.sample((*PARTS, *READERS), len(PARTS) + len(READERS))
+    return victims[:kills]
 
 
 def _webhook(mesh: RunningMesh, token: str, port: int) -> str:
