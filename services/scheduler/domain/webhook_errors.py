@@ -110,7 +110,7 @@ class WebhookSecretsSealed(Unavailable):
 
     def __init__(self, number: int) -> None:
         super().__init__(
-            f"The secrets of {number} webhooks are sealed with a master key that this process does not have; their events wait,"
+            f"Webhooks whose secrets are sealed with a master key that this process does not have: {number}. Their events wait,"
             " and nothing is lost. Set GUILDMESH_EVENT_MASTER_KEY, or the key of before as GUILDMESH_EVENT_MASTER_KEY_BEFORE,"
             " for every scheduler and webhook process.",
             webhooks=str(number),

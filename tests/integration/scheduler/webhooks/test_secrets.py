@@ -197,7 +197,7 @@ async def test_what_cannot_be_signed_waits_says_so_and_comes_once_the_key_is_the
                 assert "GUILDMESH_EVENT_MASTER_KEY_BEFORE" in sealed.last_error
                 down = await failed_checks(process.service.checks)
                 assert down.keys() == {"secrets"}
-                assert "secrets of 1 webhooks are sealed" in down["secrets"]
+                assert "master key that this process does not have: 1." in down["secrets"]
                 # It goes on to say so when somebody takes it back, and sends nothing all the while.
                 await hooks.stub.ResumeWebhook(pb.ResumeWebhookRequest(webhook_id="hook"), metadata=hooks.metadata)
                 await hooks.until(lambda webhook: webhook.state == FAILING)

@@ -397,7 +397,7 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\"ERROR_REASON_WEBHOOK_SECRET_SEALED\x10`\x1a\xd4\x02ʻ\x18\xcf\x02\b\t\x12\xb4\x02The secret of the webhook 'orders' is sealed with a master key that the scheduler does not have; have the operator set GUILDMESH_EVENT_MASTER_KEY, or the key of before as GUILDMESH_EVENT_MASTER_KEY_BEFORE. If it is lost, replace the secret with no overlap (POST /v1/webhooks/orders:rotateSecret, overlap 0s).\x1a\x14\n" +
 	"\n" +
 	"webhook_id\x12\x06orders\x12\xc6\x02\n" +
-	"#ERROR_REASON_WEBHOOK_SECRETS_SEALED\x10a\x1a\x9c\x02ʻ\x18\x97\x02\b\x0e\x12\x83\x02The secrets of 2 webhooks are sealed with a master key that this process does not have; their events wait, and nothing is lost. Set GUILDMESH_EVENT_MASTER_KEY, or the key of before as GUILDMESH_EVENT_MASTER_KEY_BEFORE, for every scheduler and webhook process.\x1a\r\n" +
+	"#ERROR_REASON_WEBHOOK_SECRETS_SEALED\x10a\x1a\x9c\x02ʻ\x18\x97\x02\b\x0e\x12\x83\x02Webhooks whose secrets are sealed with a master key that this process does not have: 2. Their events wait, and nothing is lost. Set GUILDMESH_EVENT_MASTER_KEY, or the key of before as GUILDMESH_EVENT_MASTER_KEY_BEFORE, for every scheduler and webhook process.\x1a\r\n" +
 	"\bwebhooks\x12\x012B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
