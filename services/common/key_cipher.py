@@ -45,5 +45,6 @@ class KeyCipher:
         """The plain bytes. Raises CannotOpen."""
         try:
             return self._aead.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], name.encode())
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:
+            # ValueError: it is too short to have been sealed at all.
             raise CannotOpen from error

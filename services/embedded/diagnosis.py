@@ -62,6 +62,7 @@ def diagnose(settings: MeshSettings, state: StateFolder) -> list[Finding]:
         _sandbox,
         lambda: _connections(settings, state, running),
         lambda: _kafka(settings, state),
+        lambda: webhook_secrets(settings),
         lambda: _resources(state, running),
     ]
     return [finding for check in checks for finding in check()]
@@ -229,6 +230,21 @@ def _kafka(settings: MeshSettings, state: StateFolder) -> Iterator[Finding]:
     else:
         text = f"{brokers} broker{'' if brokers == 1 else 's'} at {servers}, {kafka.kafka_security_protocol}"
         yield Finding("kafka", Level.GOOD, text)
+
+
+def webhook_secrets(settings: MeshSettings) -> Iterator[Finding]:
+    """Whether who reads the database can sign as webhooks do."""
+    about = "webhook secrets"
+    if settings.event_master_key is not None:
+        yield Finding(about, Level.GOOD, "sealed in the database, with GUILDMESH_EVENT_MASTER_KEY")
+    elif settings.profile == "development":
+        yield Finding(about, Level.GOOD, "sealed in the database, with a key of the state folder")
+    else:
+        text = (
+            "plain in the database: who reads it, or a backup of it, can forge requests to receivers. Set"
+            " GUILDMESH_EVENT_MASTER_KEY (make one with 'openssl rand -base64 32') for the schedulers and the webhook processes"
+        )
+        yield Finding(about, Level.NOTE, text)
 
 
 async def _brokers(settings: KafkaSettings) -> int:

@@ -49,10 +49,10 @@ class Kind:
 _BEHIND_TASKS = 5
 _KAFKA_LOGIN = ("KAFKA_SASL_PASSWORD",)
 _MODEL_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
-_EVENT_KEYS = ("GUILDMESH_EVENT_MASTER_KEY", "GUILDMESH_EVENT_MASTER_KEY_BEFORE")
+_MASTER_KEYS = ("GUILDMESH_EVENT_MASTER_KEY", "GUILDMESH_EVENT_MASTER_KEY_BEFORE")
 KINDS = (
     Kind("identity", "services.identity", "identity", secrets=("JWT_SECRET_KEY", "GUILDMESH_MASTER_KEY")),
-    Kind("scheduler", "services.scheduler", "scheduler", secrets=(*_KAFKA_LOGIN, *_EVENT_KEYS)),
+    Kind("scheduler", "services.scheduler", "scheduler", secrets=(*_KAFKA_LOGIN, *_MASTER_KEYS)),
     Kind("relay", "services.scheduler.relay", "scheduler", serves=False, nice=_BEHIND_TASKS, secrets=_KAFKA_LOGIN),
     Kind(
         "webhooks",
@@ -62,7 +62,7 @@ KINDS = (
         connections=12,
         serves=False,
         nice=_BEHIND_TASKS,
-        secrets=_KAFKA_LOGIN,
+        secrets=(*_KAFKA_LOGIN, *_MASTER_KEYS),
     ),
     Kind("agent", "services.agent", "agent", secrets=_MODEL_KEYS),
     Kind("worker", "services.agent.worker", "agent", pools=0, serves=False, secrets=_MODEL_KEYS),
@@ -183,7 +183,7 @@ def _check_contents(settings: MeshSettings) -> None:
 
 
 def event_master_key(settings: MeshSettings, state: StateFolder) -> SecretStr | None:
-    """What seals the keys of events: as set, or in development the folder's own.
+    """What seals the keys of events and the secrets of webhooks: as set, or in development the folder's own.
 
     In production the operator keeps it where it is not lost with the folder.
     """

@@ -79,8 +79,10 @@ from services.scheduler.storage.payloads import Payloads
 from services.scheduler.storage.queues import StoredQueues
 from services.scheduler.storage.replays import FailedTasks
 from services.scheduler.storage.schedules import Schedules
+from services.scheduler.storage.sealing import Sealing
 from services.scheduler.storage.signals import Signals
 from services.scheduler.storage.tasks import Tasks
+from services.scheduler.storage.webhook_secrets import WebhookSecrets
 from services.scheduler.storage.webhooks import Webhooks
 from services.scheduler.usecases.append_events import AppendEvents
 from services.scheduler.usecases.backfill_schedule import BackfillSchedule
@@ -162,7 +164,8 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
         hub = Hub(origin=new_id())
         reader = Tasks(database)
         engine = EngineDriver(database)
-        event_keys = EventKeys(engine, settings.event_masters)
+        event_keys = EventKeys(engine, settings.master_keys)
+        webhook_secrets = WebhookSecrets(settings.master_keys)
         contents = hub.contents = StoredContents(engine, event_keys, settings.contents)
         hub.listen(contents.woken)
         decided = DecidedQueues(engine)
@@ -238,7 +241,10 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                         add_WebhookServiceServicer_to_server,
                         WebhookServicer(
                             _webhook_use_cases(
-                                Webhooks(database, settings.max_webhooks), targets, sender, served=not settings.topic_per_tenant
+                                Webhooks(database, settings.max_webhooks, webhook_secrets),
+                                targets,
+                                sender,
+                                served=not settings.topic_per_tenant,
                             )
                         ),
                         "guildmesh.scheduler.v1.WebhookService",
@@ -256,7 +262,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                     listener.run,
                     decided.run,
                     contents.run,
-                    event_keys.seal_anew,
+                    Sealing(engine, event_keys, webhook_secrets).run,
                     dispatch.decide.run,
                     dispatch.follow.run,
                     Sweeper(batches, settings.sweep_seconds).run,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -17,6 +18,7 @@ from tests.faults.history import digest
 
 SHARDS = 16
 _LATE_SECONDS = 0.3
+_LIBRARY = logging.getLogger("aiokafka")
 
 
 class KafkaReader:
@@ -27,12 +29,16 @@ class KafkaReader:
         self._topics = topics
         self._partitions = [TopicPartition(topic, partition) for topic in topics for partition in range(SHARDS)]
         self._task: asyncio.Task[None] | None = None
+        self._level = logging.NOTSET
         self._news = asyncio.Event()
         self.events: dict[str, list[Event]] = defaultdict(list)
         """by tenant."""
         self.states: dict[str, list[StateRecord]] = defaultdict(list)
 
     async def __aenter__(self) -> KafkaReader:
+        # A broker that is killed is what these runs are about; the library would say it some 2,500 times a second.
+        self._level = _LIBRARY.level
+        _LIBRARY.setLevel(logging.CRITICAL)
         self._task = asyncio.create_task(self._read())
         return self
 
@@ -40,6 +46,7 @@ class KafkaReader:
         assert self._task is not None
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        _LIBRARY.setLevel(self._level)
 
     def forget(self, tenant: str) -> None:
         """Drops what is known of a tenant that was judged."""

@@ -11,6 +11,7 @@ import structlog
 
 from services.common.context import current_call_or_none
 from services.common.telemetry.lines import LineHandler
+from services.common.telemetry.seldom import Seldom
 
 
 def configure_logs(service: str, level: str = "INFO") -> None:
@@ -42,6 +43,10 @@ def configure_logs(service: str, level: str = "INFO") -> None:
         _prepared(LineHandler(service), formatter, lambda record: record.levelno < logging.ERROR),
         _prepared(logging.StreamHandler(sys.stderr), formatter, lambda record: record.levelno >= logging.ERROR),
     ]
+    # While Kafka is away it says so at each try of each connection.
+    seldom = Seldom("aiokafka")
+    for handler in root.handlers:
+        handler.addFilter(seldom)
     root.setLevel(level.upper())
     for noisy in ("aiokafka", "asyncio", "httpx", "urllib3", "alembic"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

@@ -21,7 +21,7 @@ class DataFinding:
     wrong: int = 0
     """how many there are."""
     note: str = ""
-    """what cannot be judged now."""
+    """what cannot be judged now, or is to be known."""
 
     def bad(self, text: str) -> None:
         """Counts a problem, and names it while there are few."""

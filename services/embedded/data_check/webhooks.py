@@ -1,4 +1,4 @@
-"""Webhooks: what waits for its delivery is in line."""
+"""Webhooks: what waits for its delivery is in line, and how many secrets are not sealed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from services.embedded.data_check.finding import DataFinding
 from services.embedded.data_check.reading import read_rows
 
 _COUNT = "SELECT count(*) FROM webhook_deliveries"
+_PLAIN = "SELECT count(*) FROM webhooks WHERE master_key_id IS NULL"
 _NOT_IN_LINE = """
 SELECT DISTINCT w.webhook_id, d.task_id::text FROM webhook_deliveries d JOIN webhooks w USING (tenant_id, uid)
 WHERE d.fail_time IS NULL AND NOT EXISTS (
@@ -25,9 +26,10 @@ WHERE NOT EXISTS (
 
 
 def check_webhooks(connection: psycopg2.extensions.connection) -> DataFinding:
-    """Each task with events that wait has a line, by which they are found, and no other has."""
+    """Each task with events that wait has a line, by which they are found, and no other has; plain secrets are noted."""
     [(rows,)] = read_rows(connection, _COUNT)
-    finding = DataFinding("webhooks", rows)
+    [(plain,)] = read_rows(connection, _PLAIN)
+    finding = DataFinding("webhooks", rows, note=f"webhooks whose secrets are plain: {plain:,}" if plain else "")
     for webhook_id, task_id in read_rows(connection, _NOT_IN_LINE):
         finding.bad(f"{webhook_id}: events of {task_id} wait, and nobody will deliver them")
     for webhook_id, task_id in read_rows(connection, _NOTHING_IN_LINE):

@@ -74,7 +74,7 @@ class EventTopic:
         finally:
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
                 async with asyncio.timeout(_ANSWER_SECONDS):
-                    await consumer.stop()
+                    await _stop(consumer)
 
     async def _make(self) -> None:
         """Makes the topics of a tenant that has had no event yet, so that there is something to wait at."""
@@ -151,6 +151,24 @@ class TopicReader:
 
     async def _positions(self) -> Positions:
         return tuple([await self._consumer.position(partition) for partition in self._partitions])
+
+
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    """Ends a consumer.
+
+    In a task of its own: while Kafka is away the library cancels tries that wait, and their cancellation comes out of `stop`. It
+    is not the caller's, whom it would end; and it leaves the library's client open, which would go on trying for ever.
+    """
+    stopping = asyncio.create_task(consumer.stop())
+    try:
+        await asyncio.wait({stopping})
+    except asyncio.CancelledError:
+        stopping.cancel()
+        raise
+    if stopping.cancelled():
+        await consumer._client.close()
+    else:
+        stopping.result()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 
 from services.scheduler.domain.published import parse_event_filter
+from services.scheduler.domain.webhook_errors import WebhookSecretSealed
 
 DEFAULT_OVERLAP = timedelta(days=1)
 MOST_REPLAYED = 1000
@@ -36,7 +37,8 @@ class Webhook:
     filter: str
     description: str
     created_by: str
-    secret: bytes = field(repr=False)
+    secret: bytes | None = field(repr=False)
+    """None where it is sealed with a master key that this process does not have; previous_secret is None then, too."""
     previous_secret: bytes | None = field(default=None, repr=False)
     previous_secret_expire_time: datetime | None = None
     uid: str = ""
@@ -59,6 +61,11 @@ class Webhook:
         return WebhookState.ACTIVE if self.failing_since is None else WebhookState.FAILING
 
     @property
+    def sealed(self) -> bool:
+        """Whether this process cannot sign for it."""
+        return self.secret is None
+
+    @property
     def etag(self) -> str:
         """Another one after each change that somebody makes."""
         return f"{self.uid[-12:]}-{self.version}"
@@ -79,12 +86,16 @@ class Webhook:
         self.last_error = ""
 
     def rotate(self, overlap: timedelta, now: datetime) -> None:
-        """Gives it a new secret, and keeps the one before for a time."""
+        """Gives it a new secret, and keeps the one before for a time; raises WebhookSecretSealed if it cannot."""
+        if overlap and self.secret is None:
+            raise WebhookSecretSealed(self.webhook_id)
         self.previous_secret, self.previous_secret_expire_time = (self.secret, now + overlap) if overlap else (None, None)
         self.secret = new_secret()
 
     def secrets_at(self, now: datetime) -> list[bytes]:
-        """The secrets to sign with, the newest first."""
+        """The secrets to sign with, the newest first; raises WebhookSecretSealed."""
+        if self.secret is None:
+            raise WebhookSecretSealed(self.webhook_id)
         expires = self.previous_secret_expire_time
         if self.previous_secret is None or expires is None or expires <= now:
             return [self.secret]

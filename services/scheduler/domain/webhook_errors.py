@@ -8,6 +8,7 @@ from services.common.errors import (
     InvalidArgument,
     NotFound,
     ResourceExhausted,
+    Unavailable,
 )
 from services.scheduler.domain.errors import DOMAIN
 
@@ -83,4 +84,34 @@ class WebhooksNotServed(FailedPrecondition):
         super().__init__(
             "This mesh sends no webhooks, since each tenant has topics of its own (KAFKA_TOPIC_PER_TENANT); watch events with"
             " GET /v1/events, or read your topic."
+        )
+
+
+class WebhookSecretSealed(FailedPrecondition):
+    """A secret is sealed with a master key that this process does not have."""
+
+    reason = "WEBHOOK_SECRET_SEALED"
+    domain = DOMAIN
+
+    def __init__(self, webhook_id: str) -> None:
+        super().__init__(
+            f"The secret of the webhook {webhook_id!r} is sealed with a master key that the scheduler does not have; have the"
+            " operator set GUILDMESH_EVENT_MASTER_KEY, or the key of before as GUILDMESH_EVENT_MASTER_KEY_BEFORE. If it is lost,"
+            f" replace the secret with no overlap (POST /v1/webhooks/{webhook_id}:rotateSecret, overlap 0s).",
+            webhook_id=webhook_id,
+        )
+
+
+class WebhookSecretsSealed(Unavailable):
+    """Events of webhooks wait for a master key; what the /ready of a webhook process says."""
+
+    reason = "WEBHOOK_SECRETS_SEALED"
+    domain = DOMAIN
+
+    def __init__(self, number: int) -> None:
+        super().__init__(
+            f"Webhooks whose secrets are sealed with a master key that this process does not have: {number}. Their events wait,"
+            " and nothing is lost. Set GUILDMESH_EVENT_MASTER_KEY, or the key of before as GUILDMESH_EVENT_MASTER_KEY_BEFORE,"
+            " for every scheduler and webhook process.",
+            webhooks=str(number),
         )

@@ -22,7 +22,7 @@ class PublishedValues:
     """
 
     def __init__(self, database: EngineDriver, settings: ReplaySettings) -> None:
-        self._keys = EventKeys(database, settings.event_masters)
+        self._keys = EventKeys(database, settings.master_keys)
         self._contents = EventContents(database, self._keys, settings.contents)
         self._known: dict[str, EventKey | None] = {}
         """None for those that are destroyed."""

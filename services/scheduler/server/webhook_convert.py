@@ -63,7 +63,7 @@ def webhook_message(
         filter=webhook.filter,
         description=webhook.description,
         state=pb.WebhookState.ValueType(webhook.state),
-        secret=domain.secret_text(webhook.secret) if with_secret else "",
+        secret=domain.secret_text(webhook.secret) if with_secret and webhook.secret is not None else "",
         last_error=webhook.last_error,
         created_by=webhook.created_by,
         etag=webhook.etag,

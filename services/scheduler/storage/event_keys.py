@@ -5,8 +5,7 @@ A row without a key says that its user is erased; it stays, so that no other key
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 import asyncpg
@@ -15,7 +14,8 @@ import structlog
 from services.common.db.engine_role import EngineDriver
 from services.common.errors import DomainError
 from services.common.ids import new_id
-from services.common.key_cipher import CannotOpen, KeyCipher
+from services.common.key_cipher import CannotOpen
+from services.common.master_keys import MasterKeys
 from services.scheduler.domain.event_cipher import new_key
 from services.scheduler.domain.event_content import EventKey
 from services.scheduler.domain.event_key_errors import (
@@ -25,14 +25,13 @@ from services.scheduler.domain.event_key_errors import (
     EventKeysNotSet,
     UserErased,
 )
+from services.scheduler.storage.sealing import PAGE, SealedPage
 
 log = structlog.get_logger(__name__)
 
 User = tuple[str, str]
 """tenant and username."""
 _MOST_KNOWN = 10_000
-_BATCH = 500
-_RETRY_SECONDS = 5.0
 
 _COLUMNS = "tenant_id, username, key_id::text, sealed_key, master_key_id, create_time"
 _OF_USERS = f"""
@@ -62,38 +61,38 @@ WHERE tenant_id = $1 AND created_by = $2 AND NOT paused
 _TELL = "SELECT pg_notify('guildmesh_dispatch', '@' || $1)"
 _SEALED_OTHERWISE = f"""
 SELECT {_COLUMNS} FROM event_keys WHERE sealed_key IS NOT NULL AND master_key_id <> $1 AND key_id > $2
-ORDER BY key_id LIMIT {_BATCH} FOR UPDATE
+ORDER BY key_id LIMIT {PAGE} FOR UPDATE
 """  # noqa: S608 - constants only
 _SEAL_ANEW = """
 UPDATE event_keys e SET sealed_key = c.sealed_key, master_key_id = $3
 FROM unnest($1::uuid[], $2::bytea[]) AS c (key_id, sealed_key) WHERE e.key_id = c.key_id
 """
-_FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
 
 class EventKeys:
     """Makes, gives and destroys keys. What was unsealed once is remembered, so that a busy queue asks for nothing."""
 
-    def __init__(self, database: EngineDriver, masters: Sequence[KeyCipher] = ()) -> None:
-        """The first of `masters` seals, all of them unseal; with none there are no keys."""
+    name = "event_keys"
+    """of the table that `Sealing` seals anew."""
+
+    def __init__(self, database: EngineDriver, masters: MasterKeys) -> None:
+        """Without `masters` there are no keys."""
         self._database = database
-        self._masters = {master.master_key_id: master for master in masters}
-        self._sealing = masters[0] if masters else None
+        self._masters = masters
         self._known: dict[str, EventKey] = {}
         self._of_users: dict[User, EventKey] = {}
 
     @property
     def available(self) -> bool:
         """Whether keys can be made."""
-        return self._sealing is not None
+        return bool(self._masters)
 
     async def of_users(self, connection: asyncpg.Connection, users: Collection[User]) -> Mapping[User, EventKey | DomainError]:
         """The key of each user, made where there is none; or EventKeysNotSet, EventKeySealed or UserErased.
 
         In the caller's transaction: what it makes is there when the transaction is committed.
         """
-        sealing = self._sealing
-        if sealing is None:
+        if not self._masters:
             return dict.fromkeys(users, EventKeysNotSet())
         found: dict[User, EventKey | DomainError] = {user: self._of_users[user] for user in users if user in self._of_users}
         missing = sorted(set(users) - found.keys())
@@ -112,8 +111,8 @@ class EventKeys:
             missing = [user for user in missing if user not in found]
             if missing and attempt == 0:
                 ids = [new_id() for _ in missing]
-                sealed = [sealing.seal(key_id, new_key()) for key_id in ids]
-                masters = [sealing.master_key_id] * len(ids)
+                sealed = [self._masters.seal(key_id, new_key()) for key_id in ids]
+                masters = [self._masters.newest_id] * len(ids)
                 await connection.execute(_MAKE, *_columns(missing), ids, sealed, masters)
         return found
 
@@ -161,44 +160,21 @@ class EventKeys:
             if (key := self._of_users.pop(user, None)) is not None:
                 self._known.pop(key.key_id, None)
 
-    async def seal_anew(self) -> None:
-        """Seals with the first master key what is sealed with another, once, until cancelled: so that one can be taken away."""
-        while True:
+    async def seal_page(self, connection: asyncpg.Connection, after: str) -> SealedPage:
+        """See SealedTable."""
+        if not self._masters:
+            return SealedPage()
+        rows = await connection.fetch(_SEALED_OTHERWISE, self._masters.newest_id, after)
+        anew = []
+        for row in rows:
             try:
-                await self._seal_all_anew()
-                break
-            except DomainError as error:
-                log.warning("event_keys_not_sealed_anew", error=error.message)
-            except Exception:
-                log.exception("event_keys_not_sealed_anew")
-            await asyncio.sleep(_RETRY_SECONDS)
-        await asyncio.Event().wait()
-
-    async def _seal_all_anew(self) -> None:
-        sealing, after, sealed, left = self._sealing, _FIRST_ID, 0, 0
-        if sealing is None:
-            return
-        while True:
-            async with self._database.transaction() as connection:
-                rows = await connection.fetch(_SEALED_OTHERWISE, sealing.master_key_id, after)
-                anew = []
-                for row in rows:
-                    try:
-                        key = self._unseal(row, remember=False)
-                    except EventKeySealed:
-                        left += 1
-                    else:
-                        anew.append((key.key_id, sealing.seal(key.key_id, key.key)))
-                if anew:
-                    await connection.execute(_SEAL_ANEW, *_columns(anew), sealing.master_key_id)
-            sealed += len(anew)
-            if len(rows) < _BATCH:
-                break
-            after = rows[-1]["key_id"]
-        if left:
-            log.error("event_keys_sealed_otherwise", keys=left, hint="set GUILDMESH_EVENT_MASTER_KEY_BEFORE")
-        if sealed:
-            log.info("event_keys_sealed_anew", keys=sealed)
+                key = self._unseal(row, remember=False)
+            except EventKeySealed:
+                continue
+            anew.append((key.key_id, self._masters.seal(key.key_id, key.key)))
+        if anew:
+            await connection.execute(_SEAL_ANEW, *_columns(anew), self._masters.newest_id)
+        return SealedPage(len(anew), len(rows) - len(anew), rows[-1]["key_id"] if len(rows) == PAGE else None)
 
     def _unseal(self, row: asyncpg.Record, *, remember: bool) -> EventKey:
         """The key in a row; raises UserErased, EventKeysNotSet or EventKeySealed."""
@@ -207,10 +183,8 @@ class EventKeys:
             raise UserErased(username)
         if not self._masters:
             raise EventKeysNotSet
-        if (master := self._masters.get(master_key_id)) is None:
-            raise EventKeySealed(key_id)
         try:
-            key = EventKey(key_id, tenant_id, username, master.open(key_id, sealed), create_time)
+            key = EventKey(key_id, tenant_id, username, self._masters.open(master_key_id, key_id, sealed), create_time)
         except CannotOpen as error:
             raise EventKeySealed(key_id) from error
         if remember:

@@ -20,20 +20,20 @@ from services.scheduler.domain.webhook_errors import (
     WebhookExists,
     WebhookNotFound,
 )
+from services.scheduler.storage.webhook_secrets import SECRET_COLUMNS, Kept, WebhookSecrets
 
 # The times of events are told by a clock that is behind the database's by less than this (services.common.db.clock).
 _EVENT_TIMES_BEHIND = timedelta(seconds=0.1)
 _NAMES = (
-    "tenant_id", "webhook_id", "url", "filter", "description", "created_by", "secret", "previous_secret",
-    "previous_secret_expire_time", "uid", "version", "generation", "paused", "failing_since", "missed_time", "last_error",
-    "create_time", "update_time",
+    "tenant_id", "webhook_id", "url", "filter", "description", "created_by", "previous_secret_expire_time", "uid", "version",
+    "generation", "paused", "failing_since", "missed_time", "last_error", "create_time", "update_time",
 )  # fmt: skip
-COLUMNS = ", ".join(_NAMES)
+COLUMNS = ", ".join((*_NAMES, *SECRET_COLUMNS))
 # Until the end of the transaction: two that create at once would both be the last that may.
 _ALONE = "SELECT pg_advisory_xact_lock(hashtext('guildmesh.scheduler.webhooks'), hashtext($1))"
 _NUMBER = "SELECT count(*) FROM (SELECT FROM webhooks WHERE tenant_id = $1 LIMIT $2::bigint + 1) w"
 _INSERT = f"""
-INSERT INTO webhooks ({COLUMNS}) VALUES ({", ".join(f"${place}" for place in range(1, len(_NAMES) + 1))})
+INSERT INTO webhooks ({COLUMNS}) VALUES ({", ".join(f"${place}" for place in range(1, len(_NAMES) + len(SECRET_COLUMNS) + 1))})
 ON CONFLICT DO NOTHING RETURNING true
 """
 _GET = f"SELECT {COLUMNS} FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2"
@@ -46,6 +46,9 @@ SELECT *, clock_timestamp() AS now FROM locked
 _UPDATE = f"""
 UPDATE webhooks SET {", ".join(f"{name} = ${place}" for place, name in enumerate(_NAMES, 1))}
 WHERE tenant_id = $1 AND webhook_id = $2
+"""
+_SET_SECRETS = """
+UPDATE webhooks SET secret = $3, previous_secret = $4, master_key_id = $5 WHERE tenant_id = $1 AND webhook_id = $2
 """
 _DELETE = "DELETE FROM webhooks WHERE tenant_id = $1 AND webhook_id = $2"
 _COUNTS = """
@@ -95,17 +98,18 @@ _FIRST_ID = "00000000-0000-0000-0000-000000000000"
 class Webhooks:
     """Implements the port WebhookStore."""
 
-    def __init__(self, database: Driver, most: int) -> None:
+    def __init__(self, database: Driver, most: int, secrets: WebhookSecrets) -> None:
         """A tenant has at most `most`."""
         self._database = database
         self._most = most
+        self._secrets = secrets
 
     async def create(self, webhook: Webhook) -> Webhook:
         """See WebhookStore."""
         async with self._database.tenant(webhook.tenant_id) as connection:
             await connection.execute(_ALONE, webhook.tenant_id)
             webhook.create_time = webhook.update_time = await connection.fetchval("SELECT clock_timestamp()")
-            if await connection.fetchval(_INSERT, *_values(webhook)) is None:
+            if await connection.fetchval(_INSERT, *_values(webhook), *self._kept(webhook)) is None:
                 raise WebhookExists(webhook.webhook_id)
             if await connection.fetchval(_NUMBER, webhook.tenant_id, self._most) > self._most:
                 raise TooManyWebhooks(self._most)
@@ -118,7 +122,7 @@ class Webhooks:
         """See WebhookStore."""
         async with self._database.tenant(tenant_id) as connection:
             row = await connection.fetchrow(_GET, tenant_id, webhook_id)
-        return None if row is None else webhook_of(row)
+        return None if row is None else webhook_of(row, self._secrets)
 
     async def counts(self, webhook: Webhook) -> WebhookCounts:
         """See WebhookStore."""
@@ -128,20 +132,24 @@ class Webhooks:
     async def list(self, tenant_id: str, after: str, limit: int) -> Sequence[Webhook]:
         """See WebhookStore."""
         async with self._database.tenant(tenant_id) as connection:
-            return [webhook_of(row) for row in await connection.fetch(_LIST, tenant_id, after, limit)]
+            return [webhook_of(row, self._secrets) for row in await connection.fetch(_LIST, tenant_id, after, limit)]
 
     async def change(self, tenant_id: str, webhook_id: str, change: Callable[[Webhook, datetime], None]) -> Webhook:
         """See WebhookStore."""
         async with self._database.tenant(tenant_id) as connection:
-            webhook, now = await _locked(connection, tenant_id, webhook_id)
+            webhook, now = await self._locked(connection, tenant_id, webhook_id)
+            before = webhook.secret, webhook.previous_secret
             change(webhook, now)
             await connection.execute(_UPDATE, *_values(webhook))
+            # What this process cannot open stays as it is.
+            if (webhook.secret, webhook.previous_secret) != before:
+                await connection.execute(_SET_SECRETS, tenant_id, webhook_id, *self._kept(webhook))
         return webhook
 
     async def delete(self, tenant_id: str, webhook_id: str, etag: str) -> None:
         """See WebhookStore."""
         async with self._database.tenant(tenant_id) as connection:
-            webhook, _ = await _locked(connection, tenant_id, webhook_id)
+            webhook, _ = await self._locked(connection, tenant_id, webhook_id)
             if etag not in ("", webhook.etag):
                 raise EtagMismatch("webhook", webhook_id=webhook_id)
             await connection.execute(_DELETE, tenant_id, webhook_id)
@@ -149,7 +157,7 @@ class Webhooks:
     async def set_back(self, tenant_id: str, webhook_id: str, check: Callable[[datetime], datetime]) -> Webhook:
         """See WebhookStore."""
         async with self._database.tenant(tenant_id) as connection:
-            webhook, now = await _locked(connection, tenant_id, webhook_id)
+            webhook, now = await self._locked(connection, tenant_id, webhook_id)
             start = check(now)
             webhook.generation += 1
             webhook.changed(now)
@@ -197,22 +205,26 @@ class Webhooks:
             if not await connection.fetchval(_DELETE_FAILED, webhook.tenant_id, webhook.uid, *_key(webhook, delivery_id)):
                 raise FailedDeliveryNotFound(webhook.webhook_id, delivery_id)
 
+    async def _locked(self, connection: asyncpg.Connection, tenant_id: str, webhook_id: str) -> tuple[Webhook, datetime]:
+        row = await connection.fetchrow(_LOCK, tenant_id, webhook_id)
+        if row is None:
+            raise WebhookNotFound(webhook_id)
+        return webhook_of(row, self._secrets), row["now"]
 
-def webhook_of(row: asyncpg.Record) -> Webhook:
+    def _kept(self, webhook: Webhook) -> Kept:
+        assert webhook.secret is not None
+        return self._secrets.seal(webhook.tenant_id, webhook.uid, webhook.secret, webhook.previous_secret)
+
+
+def webhook_of(row: asyncpg.Record, secrets: WebhookSecrets) -> Webhook:
     """The webhook in a row that has COLUMNS."""
-    return Webhook(**{name: row[name] for name in _NAMES} | {"uid": str(row["uid"])})
+    secret, previous = secrets.open(row)
+    return Webhook(**{name: row[name] for name in _NAMES} | {"uid": str(row["uid"])}, secret=secret, previous_secret=previous)
 
 
 async def _queue(connection: asyncpg.Connection, webhook: Webhook, task_ids: Sequence[str]) -> None:
     lanes = [lane_of(shard) for shard in shards_of(task_ids)]
     await connection.execute(_QUEUE, webhook.tenant_id, webhook.uid, list(task_ids), lanes)
-
-
-async def _locked(connection: asyncpg.Connection, tenant_id: str, webhook_id: str) -> tuple[Webhook, datetime]:
-    row = await connection.fetchrow(_LOCK, tenant_id, webhook_id)
-    if row is None:
-        raise WebhookNotFound(webhook_id)
-    return webhook_of(row), row["now"]
 
 
 def _key(webhook: Webhook, delivery_id: str) -> tuple[str, int]:

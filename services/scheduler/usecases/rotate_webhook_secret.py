@@ -15,7 +15,12 @@ class RotateWebhookSecret:
         self._store = store
 
     async def execute(self, tenant_id: str, webhook_id: str, overlap: timedelta) -> Webhook:
-        """The webhook with its new secret; the one before is valid for `overlap`. Raises WebhookNotFound."""
+        """The webhook with its new secret; the one before is valid for `overlap`.
+
+        Raises:
+            WebhookNotFound.
+            WebhookSecretSealed: the one before cannot be opened, and is to stay valid.
+        """
 
         def change(webhook: Webhook, now: datetime) -> None:
             webhook.rotate(overlap, now)

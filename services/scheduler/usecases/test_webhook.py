@@ -25,7 +25,7 @@ class TestWebhook:
         self._places = asyncio.Semaphore(_AT_ONCE)
 
     async def execute(self, tenant_id: str, webhook_id: str) -> Delivered:
-        """What came back; raises WebhookNotFound."""
+        """What came back; raises WebhookNotFound, or WebhookSecretSealed when it cannot be signed."""
         webhook = await self._get.alone(tenant_id, webhook_id)
         async with self._places:
             return await self._sender.send(webhook.url, webhook.secrets_at(datetime.now(UTC)), self._ping(webhook))

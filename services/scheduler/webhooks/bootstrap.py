@@ -17,6 +17,7 @@ from services.common.service import Service
 from services.scheduler.adapters.event_topic import EventTopic
 from services.scheduler.adapters.webhook_sender import open_webhook_sender
 from services.scheduler.storage.tasks import Tasks
+from services.scheduler.storage.webhook_secrets import WebhookSecrets
 from services.scheduler.webhooks.delivery import Places, tenant_places
 from services.scheduler.webhooks.health import Health
 from services.scheduler.webhooks.lanes import Lanes, Tools
@@ -36,10 +37,11 @@ async def open_webhooks(settings: WebhookSettings) -> AsyncIterator[Service]:
     ):
         engine = EngineDriver(database)
         ownership = Ownership(engine, new_id(), settings.lease_seconds, "webhook")
-        registry = Registry(engine, settings.rules, settings.concurrency, settings.poll_seconds)
         # Each looks at the other: the first lane's owner tells the gauges.
         lanes: Lanes
         health = Health(engine, timedelta(days=settings.failed_days), lambda: lanes.has_first())
+        secrets = WebhookSecrets(settings.master_keys)
+        registry = Registry(engine, secrets, settings.rules, settings.concurrency, settings.poll_seconds, health.changed)
         tools = Tools(
             registry=registry,
             topic=EventTopic(settings),
@@ -56,6 +58,6 @@ async def open_webhooks(settings: WebhookSettings) -> AsyncIterator[Service]:
         yield Service(
             name="webhooks",
             background=[] if settings.topic_per_tenant else [registry.run, health.run, lanes.run],
-            checks={"database": database.check},
+            checks={"database": database.check, "secrets": registry.check},
             serves_grpc=False,
         )

@@ -129,7 +129,8 @@ class Delivery:
         free: dict[str, int] = {}
         for uid in self._in_line:
             known = self._registry.all.get(uid)
-            if known is not None and not known.webhook.paused:
+            # What is sealed waits, as if it were paused: its receiver has no part in it.
+            if known is not None and not known.webhook.paused and not known.webhook.sealed:
                 number = min(known.endpoint.free(now), self._most - under_way.get(uid, 0))
                 if number > 0:
                     free[uid] = number
@@ -156,10 +157,12 @@ class Delivery:
             async with self._places.of_tenant(tried.tenant_id), self._places.total:
                 for number, event, traceparent in line.events:
                     current = self._registry.all.get(line.uid)
-                    if current is None or current.webhook.paused or current.endpoint is not endpoint or not self._holds():
+                    if current is None or current.endpoint is not endpoint or not self._holds():
+                        break
+                    webhook = current.webhook
+                    if webhook.paused or webhook.sealed:
                         break
                     outgoing = outgoing_event(event, traceparent)
-                    webhook = current.webhook
                     delivered = await self._sender.send(webhook.url, webhook.secrets_at(datetime.now(UTC)), outgoing)
                     await fail_point("webhooks.send.after_answer")
                     self._tell(current, delivered)

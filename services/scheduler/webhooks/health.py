@@ -1,4 +1,4 @@
-"""Which receivers take nothing, kept where their tenants see it; and what is kept too long."""
+"""Which receivers take nothing, or cannot be sent anything, kept where their tenants see it; and what is kept too long."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Health:
         self._wanted = asyncio.Event()
 
     def changed(self, uid: str, error: str | None) -> None:
-        """A receiver takes nothing any more, or (None) takes events again."""
+        """A receiver takes nothing any more, or nothing can be sent to it, or (None) that is over."""
         self._note(uid, _WORKS if error is None else _FAILING, error or "")
 
     def gone(self, uid: str, error: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from services.scheduler.domain.webhook_endpoint import RetryRules
+from services.scheduler.master_key_settings import MasterKeySettings
 from services.scheduler.topic_settings import TopicSettings
 from services.scheduler.webhook_settings import WebhookTargetSettings
 
 
-class WebhookSettings(TopicSettings, WebhookTargetSettings):
+class WebhookSettings(TopicSettings, WebhookTargetSettings, MasterKeySettings):
     """What the webhook process reads from the environment besides what every service does."""
 
     db_pool_size: int = Field(

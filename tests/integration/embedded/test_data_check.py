@@ -278,6 +278,7 @@ async def test_it_finds_nothing_in_a_sound_database_and_each_harm_by_its_task(ur
     assert good.exit_code == 0, good.output
     assert {line.split(": ")[0][6:] for line in good.output.splitlines()} == CHECKS
     assert "note  tasks: 7 rows; 5 have not ended" in good.output
+    assert "note  webhooks: 1 row; webhooks whose secrets are plain: 1" in good.output
     assert "ok    request ids: 3 rows" in good.output
     assert all(finding.rows for finding in check_data(url)), "a check looked at nothing"
     for name, (about, statement, word) in HARMS.items():

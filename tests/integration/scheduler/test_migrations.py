@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+import pytest
 from alembic import command
 from alembic.config import Config
 from guildmesh.scheduler.v1 import task_pb2
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InternalError
 from sqlalchemy.pool import NullPool
 
 from services.common import db
@@ -166,3 +168,29 @@ def test_what_has_failed_becomes_a_dead_letter_and_the_queues_stay(empty_databas
         move(url, "0005", down=True)
         assert rows(url, f"SELECT {_OLD} FROM scheduler.finished_tasks ORDER BY task_id") == before
         assert rows(url, "SELECT tenant_id, queue, priority FROM scheduler.queues ORDER BY 1, 2") == queues
+
+
+def test_sealed_secrets_of_webhooks_are_not_left_to_a_version_that_would_sign_with_them(empty_database_url: str) -> None:
+    url = empty_database_url
+    move(url, "0021")
+    plain, sealed = "UPDATE scheduler.webhooks SET master_key_id = NULL", "UPDATE scheduler.webhooks SET master_key_id = 'x'"
+
+    def change(statement: str) -> None:
+        with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute("SET ROLE scheduler_engine")
+            cursor.execute(statement)
+
+    change(
+        "INSERT INTO scheduler.webhooks (create_time, update_time, uid, tenant_id, webhook_id, url, filter, description,"
+        " created_by, secret)"
+        " VALUES (now(), now(), gen_random_uuid(), 'acme', 'hook', 'https://example.com', '', '', 'ada', 'secret')"
+    )
+    change(sealed)
+    with pytest.raises(InternalError, match="cannot open them"):
+        move(url, "0019", down=True)
+    change(plain)
+    kept = "SELECT webhook_id, secret FROM scheduler.webhooks"
+    for revision, down in (("0019", True), ("0021", False)):
+        move(url, revision, down=down)
+        assert rows(url, kept) == [("hook", b"secret")]
+    assert rows(url, "SELECT master_key_id FROM scheduler.webhooks") == [(None,)]

@@ -4,34 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import structlog
 
 from services.common.context import CallContext, _current
 from services.common.telemetry.lines import LineLogger
-from services.common.telemetry.logs import configure_logs
+from tests.support.logs import configured
 
-NOISY = ("aiokafka", "asyncio", "httpx", "urllib3", "alembic")
 FIELDS: dict[str, str | float] = {"method": "/a.B/C", "duration_ms": 1.25, "subject": 'jörg "\n'}
-
-
-@contextmanager
-def configured() -> Iterator[None]:
-    """As in a process of its own; within a test, since pytest adds handlers of its own before each."""
-    root = logging.getLogger()
-    handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in (*NOISY, None)}
-    before = structlog.get_config()
-    configure_logs("scheduler")
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-        structlog.configure(**before)
 
 
 @pytest.mark.parametrize("traceparent", ["", "00-" + "1" * 32 + "-" + "2" * 16 + "-01"])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from services.embedded import diagnosis
+from services.embedded.diagnosis import Level
 from services.embedded.errors import MeshError
 from services.embedded.parts.kafka_jars import locked
 from services.embedded.parts.service import ServiceProcess
@@ -139,13 +141,32 @@ def test_in_production_what_is_on_kafka_must_be_chosen(tmp_path: Path, monkeypat
     assert "GUILDMESH_EVENT_MASTER_KEY" not in environment(planned(tmp_path), "scheduler")
 
 
-def test_only_the_scheduler_gets_the_master_key_of_events_which_development_makes(
+def test_only_who_seals_and_signs_gets_the_master_key_which_development_makes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = environment(planned(tmp_path), "scheduler")["GUILDMESH_EVENT_MASTER_KEY"]
-    assert environment(planned(tmp_path), "scheduler")["GUILDMESH_EVENT_MASTER_KEY"] == made
+    for holder in ("scheduler", "webhooks"):
+        assert environment(planned(tmp_path), holder)["GUILDMESH_EVENT_MASTER_KEY"] == made
+    [kept] = [file for file in (tmp_path / "mesh").iterdir() if file.is_file() and made in file.read_text()]
+    assert kept.stat().st_mode & 0o777 == 0o600
     monkeypatch.setenv("GUILDMESH_EVENT_MASTER_KEY", "mine")
     mesh = planned(tmp_path)
     assert environment(mesh, "scheduler")["GUILDMESH_EVENT_MASTER_KEY"] == "mine"
+    assert environment(mesh, "webhooks")["GUILDMESH_EVENT_MASTER_KEY"] == "mine"
     for other in ("relay", "identity", "agent", "worker", "tool", "memory", "monitor"):
         assert "GUILDMESH_EVENT_MASTER_KEY" not in environment(mesh, other)
+
+
+def test_the_doctor_says_whether_the_secrets_of_webhooks_are_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told() -> tuple[Level, str]:
+        [finding] = list(diagnosis.webhook_secrets(load_settings()))
+        return finding.level, finding.text
+
+    assert told() == (Level.GOOD, "sealed in the database, with a key of the state folder")
+    monkeypatch.setenv("GUILDMESH_PROFILE", "production")
+    level, text = told()
+    assert level is Level.NOTE
+    assert text.startswith("plain in the database")
+    assert "Set GUILDMESH_EVENT_MASTER_KEY" in text
+    monkeypatch.setenv("GUILDMESH_EVENT_MASTER_KEY", "mine")
+    assert told() == (Level.GOOD, "sealed in the database, with GUILDMESH_EVENT_MASTER_KEY")

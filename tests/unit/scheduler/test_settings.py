@@ -8,8 +8,10 @@ import os
 import pytest
 from pydantic import ValidationError
 
+from services.common.key_cipher import KeyCipher
 from services.scheduler.domain.event_content import EventContent
 from services.scheduler.settings import SchedulerSettings
+from services.scheduler.webhooks.settings import WebhookSettings
 
 NAMES = ("KAFKA_EVENT_CONTENT", "GUILDMESH_EVENT_MASTER_KEY", "GUILDMESH_EVENT_MASTER_KEY_BEFORE", "GUILDMESH_PROFILE")
 KEY = base64.b64encode(bytes(32)).decode()
@@ -25,16 +27,27 @@ def settings(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> Schedul
 
 def test_in_development_everything_is_on_kafka_unless_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings(monkeypatch, {}).contents is EventContent.PLAIN
-    assert settings(monkeypatch, {"KAFKA_EVENT_CONTENT": "", "GUILDMESH_EVENT_MASTER_KEY": ""}).event_masters == []
+    assert not settings(monkeypatch, {"KAFKA_EVENT_CONTENT": "", "GUILDMESH_EVENT_MASTER_KEY": ""}).master_keys
     assert settings(monkeypatch, {"KAFKA_EVENT_CONTENT": "omit"}).contents is EventContent.OMIT
 
 
 def test_the_first_of_two_master_keys_seals(monkeypatch: pytest.MonkeyPatch) -> None:
     other = base64.b64encode(os.urandom(32)).decode()
     values = {"KAFKA_EVENT_CONTENT": "encrypted", "GUILDMESH_EVENT_MASTER_KEY": other, "GUILDMESH_EVENT_MASTER_KEY_BEFORE": KEY}
-    now, before = settings(monkeypatch, values).event_masters
-    assert now.master_key_id != before.master_key_id
-    assert before.master_key_id == settings(monkeypatch, {"GUILDMESH_EVENT_MASTER_KEY": KEY}).event_masters[0].master_key_id
+    both, before = settings(monkeypatch, values), settings(monkeypatch, {"GUILDMESH_EVENT_MASTER_KEY": KEY}).master_keys
+    assert both.master_keys.newest_id == KeyCipher(other).master_key_id
+    assert before.newest_id is not None
+    assert both.master_keys.open(before.newest_id, "name", before.seal("name", b"plain")) == b"plain"
+
+
+def test_a_webhook_process_has_the_same_master_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = settings(monkeypatch, {"GUILDMESH_EVENT_MASTER_KEY": KEY}).master_keys
+    assert WebhookSettings(_env_file=None).master_keys.newest_id == kept.newest_id
+    monkeypatch.delenv("GUILDMESH_EVENT_MASTER_KEY")
+    assert not WebhookSettings(_env_file=None).master_keys
+    monkeypatch.setenv("GUILDMESH_EVENT_MASTER_KEY_BEFORE", KEY)
+    with pytest.raises(ValidationError, match="set GUILDMESH_EVENT_MASTER_KEY as well"):
+        WebhookSettings(_env_file=None)
 
 
 @pytest.mark.parametrize(

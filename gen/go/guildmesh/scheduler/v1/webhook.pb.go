@@ -36,7 +36,8 @@ const (
 	WebhookState_WEBHOOK_STATE_ACTIVE WebhookState = 1
 	// WEBHOOK_STATE_PAUSED: somebody paused it, or the receiver answered 410 Gone; events wait.
 	WebhookState_WEBHOOK_STATE_PAUSED WebhookState = 2
-	// WEBHOOK_STATE_FAILING: the receiver takes nothing, so only one event at a time is tried, more and more seldom; events wait.
+	// WEBHOOK_STATE_FAILING: the receiver takes nothing, so only one event at a time is tried, more and more seldom; or its secret is sealed with a
+	// master key that the webhook process does not have, so nothing is sent (last_error says which). Events wait.
 	WebhookState_WEBHOOK_STATE_FAILING WebhookState = 3
 )
 
@@ -108,9 +109,10 @@ type Webhook struct {
 	Secret string `protobuf:"bytes,7,opt,name=secret,proto3" json:"secret,omitempty"`
 	// previous_secret_expire_time is until when deliveries are signed with the secret before, too; unset when there is none.
 	PreviousSecretExpireTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=previous_secret_expire_time,json=previousSecretExpireTime,proto3" json:"previous_secret_expire_time,omitempty"`
-	// failing_since is since when the receiver takes nothing; set while the state is FAILING.
+	// failing_since is since when the receiver takes nothing, or nothing can be sent; set while the state is FAILING.
 	FailingSince *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=failing_since,json=failingSince,proto3" json:"failing_since,omitempty"`
-	// last_error says why the receiver took nothing when it last was FAILING, or why the scheduler paused the webhook.
+	// last_error says why the receiver took nothing when it last was FAILING, that nothing could be signed for want of a master key, or why the
+	// scheduler paused the webhook.
 	LastError string `protobuf:"bytes,10,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	// missed_time is when events were last passed over, because the topic no longer kept them when their turn came; unset if that never happened.
 	MissedTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=missed_time,json=missedTime,proto3" json:"missed_time,omitempty"`

@@ -65,10 +65,11 @@ type WebhookServiceClient interface {
 	// ResumeWebhook goes on with deliveries (AIP-136), of a FAILING one at once. Fails with NOT_FOUND, reason WEBHOOK_NOT_FOUND.
 	ResumeWebhook(ctx context.Context, in *ResumeWebhookRequest, opts ...grpc.CallOption) (*Webhook, error)
 	// RotateWebhookSecret makes a new secret and tells it (AIP-136). Until the overlap is over, deliveries are signed with both. Fails with
-	// NOT_FOUND, reason WEBHOOK_NOT_FOUND.
+	// NOT_FOUND, reason WEBHOOK_NOT_FOUND; FAILED_PRECONDITION, reason WEBHOOK_SECRET_SEALED, when the secret before is to stay valid and is sealed with
+	// a master key that the scheduler does not have.
 	RotateWebhookSecret(ctx context.Context, in *RotateWebhookSecretRequest, opts ...grpc.CallOption) (*Webhook, error)
 	// TestWebhook sends one event of the type guildmesh.webhook.ping.v1, also of a paused webhook, and tells what came back (AIP-136). Fails with
-	// NOT_FOUND, reason WEBHOOK_NOT_FOUND; not when the receiver fails.
+	// NOT_FOUND, reason WEBHOOK_NOT_FOUND; FAILED_PRECONDITION, reason WEBHOOK_SECRET_SEALED; not when the receiver fails.
 	TestWebhook(ctx context.Context, in *TestWebhookRequest, opts ...grpc.CallOption) (*TestWebhookResponse, error)
 	// ReplayWebhook delivers the events from a time on again, each task's in order, as far back as the topic keeps them (AIP-136). What waits now
 	// comes in its turn. Fails with NOT_FOUND, reason WEBHOOK_NOT_FOUND.
@@ -274,10 +275,11 @@ type WebhookServiceServer interface {
 	// ResumeWebhook goes on with deliveries (AIP-136), of a FAILING one at once. Fails with NOT_FOUND, reason WEBHOOK_NOT_FOUND.
 	ResumeWebhook(context.Context, *ResumeWebhookRequest) (*Webhook, error)
 	// RotateWebhookSecret makes a new secret and tells it (AIP-136). Until the overlap is over, deliveries are signed with both. Fails with
-	// NOT_FOUND, reason WEBHOOK_NOT_FOUND.
+	// NOT_FOUND, reason WEBHOOK_NOT_FOUND; FAILED_PRECONDITION, reason WEBHOOK_SECRET_SEALED, when the secret before is to stay valid and is sealed with
+	// a master key that the scheduler does not have.
 	RotateWebhookSecret(context.Context, *RotateWebhookSecretRequest) (*Webhook, error)
 	// TestWebhook sends one event of the type guildmesh.webhook.ping.v1, also of a paused webhook, and tells what came back (AIP-136). Fails with
-	// NOT_FOUND, reason WEBHOOK_NOT_FOUND; not when the receiver fails.
+	// NOT_FOUND, reason WEBHOOK_NOT_FOUND; FAILED_PRECONDITION, reason WEBHOOK_SECRET_SEALED; not when the receiver fails.
 	TestWebhook(context.Context, *TestWebhookRequest) (*TestWebhookResponse, error)
 	// ReplayWebhook delivers the events from a time on again, each task's in order, as far back as the topic keeps them (AIP-136). What waits now
 	// comes in its turn. Fails with NOT_FOUND, reason WEBHOOK_NOT_FOUND.

@@ -124,6 +124,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: the webhook has no such failed delivery."""
     ERROR_REASON_WEBHOOKS_NOT_SERVED: _ErrorReason.ValueType  # 88
     """ERROR_REASON_WEBHOOKS_NOT_SERVED: each tenant has topics of its own, and webhooks are sent from the topic of all tenants."""
+    ERROR_REASON_WEBHOOK_SECRET_SEALED: _ErrorReason.ValueType  # 96
+    """ERROR_REASON_WEBHOOK_SECRET_SEALED: the secret of a webhook is sealed with a master key that the scheduler does not have."""
+    ERROR_REASON_WEBHOOK_SECRETS_SEALED: _ErrorReason.ValueType  # 97
+    """ERROR_REASON_WEBHOOK_SECRETS_SEALED: events of webhooks wait for a master key; what the /ready of a webhook process says."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists the google.rpc.ErrorInfo reasons of the domain "scheduler.guildmesh.dev"."""
@@ -230,4 +234,8 @@ ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: ErrorReason.ValueType  # 87
 """ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: the webhook has no such failed delivery."""
 ERROR_REASON_WEBHOOKS_NOT_SERVED: ErrorReason.ValueType  # 88
 """ERROR_REASON_WEBHOOKS_NOT_SERVED: each tenant has topics of its own, and webhooks are sent from the topic of all tenants."""
+ERROR_REASON_WEBHOOK_SECRET_SEALED: ErrorReason.ValueType  # 96
+"""ERROR_REASON_WEBHOOK_SECRET_SEALED: the secret of a webhook is sealed with a master key that the scheduler does not have."""
+ERROR_REASON_WEBHOOK_SECRETS_SEALED: ErrorReason.ValueType  # 97
+"""ERROR_REASON_WEBHOOK_SECRETS_SEALED: events of webhooks wait for a master key; what the /ready of a webhook process says."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -32,7 +32,9 @@ class _WebhookStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WebhookS
     WEBHOOK_STATE_PAUSED: _WebhookState.ValueType  # 2
     """WEBHOOK_STATE_PAUSED: somebody paused it, or the receiver answered 410 Gone; events wait."""
     WEBHOOK_STATE_FAILING: _WebhookState.ValueType  # 3
-    """WEBHOOK_STATE_FAILING: the receiver takes nothing, so only one event at a time is tried, more and more seldom; events wait."""
+    """WEBHOOK_STATE_FAILING: the receiver takes nothing, so only one event at a time is tried, more and more seldom; or its secret is sealed with a
+    master key that the webhook process does not have, so nothing is sent (last_error says which). Events wait.
+    """
 
 class WebhookState(_WebhookState, metaclass=_WebhookStateEnumTypeWrapper):
     """WebhookState is whether a webhook delivers."""
@@ -44,7 +46,9 @@ WEBHOOK_STATE_ACTIVE: WebhookState.ValueType  # 1
 WEBHOOK_STATE_PAUSED: WebhookState.ValueType  # 2
 """WEBHOOK_STATE_PAUSED: somebody paused it, or the receiver answered 410 Gone; events wait."""
 WEBHOOK_STATE_FAILING: WebhookState.ValueType  # 3
-"""WEBHOOK_STATE_FAILING: the receiver takes nothing, so only one event at a time is tried, more and more seldom; events wait."""
+"""WEBHOOK_STATE_FAILING: the receiver takes nothing, so only one event at a time is tried, more and more seldom; or its secret is sealed with a
+master key that the webhook process does not have, so nothing is sent (last_error says which). Events wait.
+"""
 Global___WebhookState: _TypeAlias = WebhookState  # noqa: Y015
 
 @_typing.final
@@ -96,7 +100,9 @@ class Webhook(_message.Message):
     secret: _builtins.str
     """secret signs the deliveries: "whsec_" and the base64 of 32 bytes. It is told once, by CreateWebhook and RotateWebhookSecret."""
     last_error: _builtins.str
-    """last_error says why the receiver took nothing when it last was FAILING, or why the scheduler paused the webhook."""
+    """last_error says why the receiver took nothing when it last was FAILING, that nothing could be signed for want of a master key, or why the
+    scheduler paused the webhook.
+    """
     waiting_count: _builtins.int
     """waiting_count is how many events are kept to be delivered; more may wait in the topic. 0 in a list."""
     failed_count: _builtins.int
@@ -113,7 +119,7 @@ class Webhook(_message.Message):
 
     @_builtins.property
     def failing_since(self) -> _timestamp_pb2.Timestamp:
-        """failing_since is since when the receiver takes nothing; set while the state is FAILING."""
+        """failing_since is since when the receiver takes nothing, or nothing can be sent; set while the state is FAILING."""
 
     @_builtins.property
     def missed_time(self) -> _timestamp_pb2.Timestamp:

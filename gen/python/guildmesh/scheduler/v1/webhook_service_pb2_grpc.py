@@ -176,7 +176,8 @@ class WebhookServiceServicer:
 
     def RotateWebhookSecret(self, request, context):
         """RotateWebhookSecret makes a new secret and tells it (AIP-136). Until the overlap is over, deliveries are signed with both. Fails with
-        NOT_FOUND, reason WEBHOOK_NOT_FOUND.
+        NOT_FOUND, reason WEBHOOK_NOT_FOUND; FAILED_PRECONDITION, reason WEBHOOK_SECRET_SEALED, when the secret before is to stay valid and is sealed with
+        a master key that the scheduler does not have.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,7 +185,7 @@ class WebhookServiceServicer:
 
     def TestWebhook(self, request, context):
         """TestWebhook sends one event of the type guildmesh.webhook.ping.v1, also of a paused webhook, and tells what came back (AIP-136). Fails with
-        NOT_FOUND, reason WEBHOOK_NOT_FOUND; not when the receiver fails.
+        NOT_FOUND, reason WEBHOOK_NOT_FOUND; FAILED_PRECONDITION, reason WEBHOOK_SECRET_SEALED; not when the receiver fails.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

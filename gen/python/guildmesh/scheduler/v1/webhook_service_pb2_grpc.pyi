@@ -63,11 +63,12 @@ class WebhookServiceStub:
     """ResumeWebhook goes on with deliveries (AIP-136), of a FAILING one at once. Fails with NOT_FOUND, reason WEBHOOK_NOT_FOUND."""
     RotateWebhookSecret: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.RotateWebhookSecretRequest, _webhook_pb2.Webhook]
     """RotateWebhookSecret makes a new secret and tells it (AIP-136). Until the overlap is over, deliveries are signed with both. Fails with
-    NOT_FOUND, reason WEBHOOK_NOT_FOUND.
+    NOT_FOUND, reason WEBHOOK_NOT_FOUND; FAILED_PRECONDITION, reason WEBHOOK_SECRET_SEALED, when the secret before is to stay valid and is sealed with
+    a master key that the scheduler does not have.
     """
     TestWebhook: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.TestWebhookRequest, _webhook_service_pb2.TestWebhookResponse]
     """TestWebhook sends one event of the type guildmesh.webhook.ping.v1, also of a paused webhook, and tells what came back (AIP-136). Fails with
-    NOT_FOUND, reason WEBHOOK_NOT_FOUND; not when the receiver fails.
+    NOT_FOUND, reason WEBHOOK_NOT_FOUND; FAILED_PRECONDITION, reason WEBHOOK_SECRET_SEALED; not when the receiver fails.
     """
     ReplayWebhook: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.ReplayWebhookRequest, _webhook_pb2.Webhook]
     """ReplayWebhook delivers the events from a time on again, each task's in order, as far back as the topic keeps them (AIP-136). What waits now
@@ -123,11 +124,12 @@ class WebhookServiceAsyncStub(WebhookServiceStub):
     """ResumeWebhook goes on with deliveries (AIP-136), of a FAILING one at once. Fails with NOT_FOUND, reason WEBHOOK_NOT_FOUND."""
     RotateWebhookSecret: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.RotateWebhookSecretRequest, _webhook_pb2.Webhook]  # type: ignore[assignment]
     """RotateWebhookSecret makes a new secret and tells it (AIP-136). Until the overlap is over, deliveries are signed with both. Fails with
-    NOT_FOUND, reason WEBHOOK_NOT_FOUND.
+    NOT_FOUND, reason WEBHOOK_NOT_FOUND; FAILED_PRECONDITION, reason WEBHOOK_SECRET_SEALED, when the secret before is to stay valid and is sealed with
+    a master key that the scheduler does not have.
     """
     TestWebhook: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.TestWebhookRequest, _webhook_service_pb2.TestWebhookResponse]  # type: ignore[assignment]
     """TestWebhook sends one event of the type guildmesh.webhook.ping.v1, also of a paused webhook, and tells what came back (AIP-136). Fails with
-    NOT_FOUND, reason WEBHOOK_NOT_FOUND; not when the receiver fails.
+    NOT_FOUND, reason WEBHOOK_NOT_FOUND; FAILED_PRECONDITION, reason WEBHOOK_SECRET_SEALED; not when the receiver fails.
     """
     ReplayWebhook: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.ReplayWebhookRequest, _webhook_pb2.Webhook]  # type: ignore[assignment]
     """ReplayWebhook delivers the events from a time on again, each task's in order, as far back as the topic keeps them (AIP-136). What waits now
@@ -228,7 +230,8 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_pb2.Webhook, _abc.Awaitable[_webhook_pb2.Webhook]]:
         """RotateWebhookSecret makes a new secret and tells it (AIP-136). Until the overlap is over, deliveries are signed with both. Fails with
-        NOT_FOUND, reason WEBHOOK_NOT_FOUND.
+        NOT_FOUND, reason WEBHOOK_NOT_FOUND; FAILED_PRECONDITION, reason WEBHOOK_SECRET_SEALED, when the secret before is to stay valid and is sealed with
+        a master key that the scheduler does not have.
         """
 
     @_abc_1.abstractmethod
@@ -238,7 +241,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_webhook_service_pb2.TestWebhookResponse, _abc.Awaitable[_webhook_service_pb2.TestWebhookResponse]]:
         """TestWebhook sends one event of the type guildmesh.webhook.ping.v1, also of a paused webhook, and tells what came back (AIP-136). Fails with
-        NOT_FOUND, reason WEBHOOK_NOT_FOUND; not when the receiver fails.
+        NOT_FOUND, reason WEBHOOK_NOT_FOUND; FAILED_PRECONDITION, reason WEBHOOK_SECRET_SEALED; not when the receiver fails.
         """
 
     @_abc_1.abstractmethod
