@@ -45,6 +45,11 @@ class RunningPart:
             self.part.finish()
             self._finished = True
 
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and not ended by us."""
+        return self._process is not None
+
     def stop(self) -> None:
         """Ends the part in order and waits for its end."""
         self._end(self.part.launch().stop_signal)
