@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from services.common.errors import (
     AlreadyExists,
-    FailedPrecondition,
     InvalidArgument,
     NotFound,
     ResourceExhausted,
@@ -70,17 +69,4 @@ class FailedDeliveryNotFound(NotFound):
             f"No failed delivery {delivery_id!r} of the webhook {webhook_id!r};"
             f" list them with GET /v1/webhooks/{webhook_id}/failed-deliveries.",
             delivery_id=delivery_id,
-        )
-
-
-class WebhooksNotServed(FailedPrecondition):
-    """Webhooks are sent from the topic of all tenants, and there is none."""
-
-    reason = "WEBHOOKS_NOT_SERVED"
-    domain = DOMAIN
-
-    def __init__(self) -> None:
-        super().__init__(
-            "This mesh sends no webhooks, since each tenant has topics of its own (KAFKA_TOPIC_PER_TENANT); watch events with"
-            " GET /v1/events, or read your topic."
         )

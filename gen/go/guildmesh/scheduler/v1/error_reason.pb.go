@@ -126,8 +126,6 @@ const (
 	ErrorReason_ERROR_REASON_INVALID_WEBHOOK_URL ErrorReason = 86
 	// ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: the webhook has no such failed delivery.
 	ErrorReason_ERROR_REASON_FAILED_DELIVERY_NOT_FOUND ErrorReason = 87
-	// ERROR_REASON_WEBHOOKS_NOT_SERVED: each tenant has topics of its own, and webhooks are sent from the topic of all tenants.
-	ErrorReason_ERROR_REASON_WEBHOOKS_NOT_SERVED ErrorReason = 88
 )
 
 // Enum value maps for ErrorReason.
@@ -183,7 +181,6 @@ var (
 		85: "ERROR_REASON_TOO_MANY_WEBHOOKS",
 		86: "ERROR_REASON_INVALID_WEBHOOK_URL",
 		87: "ERROR_REASON_FAILED_DELIVERY_NOT_FOUND",
-		88: "ERROR_REASON_WEBHOOKS_NOT_SERVED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":               0,
@@ -236,7 +233,6 @@ var (
 		"ERROR_REASON_TOO_MANY_WEBHOOKS":         85,
 		"ERROR_REASON_INVALID_WEBHOOK_URL":       86,
 		"ERROR_REASON_FAILED_DELIVERY_NOT_FOUND": 87,
-		"ERROR_REASON_WEBHOOKS_NOT_SERVED":       88,
 	}
 )
 
@@ -271,7 +267,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\x8bK\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xc3I\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -384,8 +380,7 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\aproblem\x12\x1bit must begin with https://\x1a\x1b\n" +
 	"\x03url\x12\x14http://10.0.0.5/hook\x12\xfc\x01\n" +
 	"&ERROR_REASON_FAILED_DELIVERY_NOT_FOUND\x10W\x1a\xcf\x01ʻ\x18\xca\x01\b\x05\x12\x8e\x01No failed delivery '01990000-0000-7000-8000-000000000000.3' of the webhook 'orders'; list them with GET /v1/webhooks/orders/failed-deliveries.\x1a5\n" +
-	"\vdelivery_id\x12&01990000-0000-7000-8000-000000000000.3\x12\xc5\x01\n" +
-	" ERROR_REASON_WEBHOOKS_NOT_SERVED\x10X\x1a\x9e\x01ʻ\x18\x99\x01\b\t\x12\x94\x01This mesh sends no webhooks, since each tenant has topics of its own (KAFKA_TOPIC_PER_TENANT); watch events with GET /v1/events, or read your topic.B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
+	"\vdelivery_id\x12&01990000-0000-7000-8000-000000000000.3B9Z7guildmesh.dev/gen/go/guildmesh/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_guildmesh_scheduler_v1_error_reason_proto_rawDescOnce sync.Once

@@ -122,8 +122,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_INVALID_WEBHOOK_URL: events cannot be sent to the URL of a webhook."""
     ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: _ErrorReason.ValueType  # 87
     """ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: the webhook has no such failed delivery."""
-    ERROR_REASON_WEBHOOKS_NOT_SERVED: _ErrorReason.ValueType  # 88
-    """ERROR_REASON_WEBHOOKS_NOT_SERVED: each tenant has topics of its own, and webhooks are sent from the topic of all tenants."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason lists the google.rpc.ErrorInfo reasons of the domain "scheduler.guildmesh.dev"."""
@@ -228,6 +226,4 @@ ERROR_REASON_INVALID_WEBHOOK_URL: ErrorReason.ValueType  # 86
 """ERROR_REASON_INVALID_WEBHOOK_URL: events cannot be sent to the URL of a webhook."""
 ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: ErrorReason.ValueType  # 87
 """ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: the webhook has no such failed delivery."""
-ERROR_REASON_WEBHOOKS_NOT_SERVED: ErrorReason.ValueType  # 88
-"""ERROR_REASON_WEBHOOKS_NOT_SERVED: each tenant has topics of its own, and webhooks are sent from the topic of all tenants."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
