@@ -35,11 +35,15 @@ COMMENT ON COLUMN scheduler.webhook_places.positions IS 'offsets of the next rec
 
 # The version before reads the topic of all tenants only: who was elsewhere begins there with what happens from now on.
 DOWNGRADE = """
+ALTER TABLE scheduler.webhooks NO FORCE ROW LEVEL SECURITY;
+ALTER TABLE scheduler.webhook_backlogs NO FORCE ROW LEVEL SECURITY;
 DELETE FROM scheduler.webhook_backlogs b USING scheduler.webhook_lanes l
 WHERE l.lane = b.lane AND b.positions IS NOT NULL AND b.topic NOT IN ('', l.topic);
 INSERT INTO scheduler.webhook_backlogs (tenant_id, uid, lane, start_time)
 SELECT tenant_id, uid, lane, clock_timestamp() FROM scheduler.webhooks CROSS JOIN scheduler.webhook_lanes WHERE positions IS NULL
 ON CONFLICT DO NOTHING;
+ALTER TABLE scheduler.webhook_backlogs FORCE ROW LEVEL SECURITY;
+ALTER TABLE scheduler.webhooks FORCE ROW LEVEL SECURITY;
 DROP TABLE scheduler.webhook_places;
 ALTER TABLE scheduler.webhook_backlogs DROP COLUMN topic;
 ALTER TABLE scheduler.webhook_lanes DROP COLUMN topic
