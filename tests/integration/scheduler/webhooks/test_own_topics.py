@@ -180,3 +180,17 @@ async def test_nothing_is_lost_and_all_is_in_order_when_the_setting_of_topics_is
             await complete(receiver, made)
             idle = await hooks.until(lambda webhook: not webhook.waiting_count and not webhook.behind)
             assert not idle.HasField("missed_time")
+
+
+async def test_a_topic_of_before_that_is_gone_is_told_and_all_goes_on(tenants: Tenants, webhook_settings: MakeWebhooks) -> None:
+    hooks = tenants.acme
+    async with receiving() as receiver, relaying(tenants.one), delivering(webhook_settings()):
+        await hooks.create(receiver)
+        await seen(receiver, await create(hooks, 4))
+        await hooks.until(lambda webhook: not webhook.behind)
+    async with open_admin(tenants.own) as admin:
+        await admin.delete_topics([tenants.one.events_topic])
+    async with receiving(port=receiver.port) as again, relaying(tenants.own), delivering(webhook_settings(topic_per_tenant=True)):
+        more = await create(hooks, 4)
+        await seen(again, more)
+        await hooks.until(lambda webhook: webhook.HasField("missed_time"))
