@@ -139,6 +139,7 @@ class TopicReader:
     def __init__(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
         self._consumer = consumer
         self._partitions = partitions
+        self._rests = False
 
     async def bounds(self) -> tuple[Positions, Positions]:
         """See TopicReader of the ports."""
@@ -163,11 +164,13 @@ class TopicReader:
         begin, end = await self.bounds()
         self.seek(tuple(max(first, last - _NEWEST) for first, last in zip(begin, end, strict=True)))
         newest = None
+        self._go_on()
         with _away():
             async with asyncio.timeout(_ANSWER_SECONDS):
                 while not reaches(await self._positions(), end):
                     found = await self._consumer.getmany(timeout_ms=_LOOK_MS)
                     newest = max([newest or 0, *(each.timestamp for batch in found.values() for each in batch)])
+        self.rest()
         return datetime.fromtimestamp(newest / 1000, UTC) if newest else None
 
     def seek(self, positions: Positions) -> None:
@@ -175,8 +178,19 @@ class TopicReader:
         for partition, offset in zip(self._partitions, positions, strict=True):
             self._consumer.seek(partition, offset)
 
+    def rest(self) -> None:
+        """See TopicReader of the ports."""
+        self._consumer.pause(*self._partitions)
+        self._rests = True
+
+    def _go_on(self) -> None:
+        if self._rests:
+            self._consumer.resume(*self._partitions)
+            self._rests = False
+
     async def read(self, most: int, seconds: float) -> tuple[list[Record], Positions]:
         """See TopicReader of the ports."""
+        self._go_on()
         with _away():
             found = await self._consumer.getmany(timeout_ms=int(seconds * 1000), max_records=most)
             records = [

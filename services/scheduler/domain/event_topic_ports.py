@@ -42,6 +42,9 @@ class TopicReader(Protocol):
     def seek(self, positions: Positions) -> None:
         """Goes to a place."""
 
+    def rest(self) -> None:
+        """Reads nothing ahead until the next read: a question waits for what is being read before it is answered."""
+
     async def read(self, most: int, seconds: float) -> tuple[Sequence[Record], Positions]:
         """At most so many records, each partition's in order, and the place behind them; waits so long when there is none.
 

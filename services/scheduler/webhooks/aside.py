@@ -30,15 +30,15 @@ class Aside:
 
     async def at(self, moment: datetime) -> Positions:
         """Where the events begin that were published at a moment or later."""
-        return await (await self._open()).at(moment)
+        return await (await self._asked()).at(moment)
 
     async def bounds(self) -> tuple[Positions, Positions]:
         """Where what is kept begins, and where it ends."""
-        return await (await self._open()).bounds()
+        return await (await self._asked()).bounds()
 
     async def newest(self) -> datetime | None:
         """When the newest record was published, if there is one."""
-        reader = await self._open()
+        reader = await self._asked()
         self._at = None
         return await reader.newest()
 
@@ -58,6 +58,11 @@ class Aside:
         """Closes it, if it is open."""
         self._reader = self._at = None
         await self._stack.aclose()
+
+    async def _asked(self) -> TopicReader:
+        reader = await self._open()
+        reader.rest()
+        return reader
 
     async def _open(self) -> TopicReader:
         if self._reader is None:

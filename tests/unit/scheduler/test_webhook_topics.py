@@ -46,6 +46,9 @@ class Topic:
     async def at(self, moment: datetime) -> Positions:
         return 0, sum(1 for each in self.minutes if NOON + timedelta(minutes=each) < moment)
 
+    def rest(self) -> None:
+        pass
+
     async def newest(self) -> datetime | None:
         self.newest_asked += 1
         return NOON + timedelta(minutes=self.minutes[-1]) if self.minutes else None
