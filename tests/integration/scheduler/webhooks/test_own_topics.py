@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,10 +17,11 @@ from guildmesh.scheduler.v1 import webhook_service_pb2 as pb
 from services.common.failpoints import CRASH_STATUS
 from services.common.kafka.topics import open_admin
 from services.scheduler.bootstrap import open_service
-from services.scheduler.domain.shards import SHARDS
+from services.scheduler.domain.shards import LANES, SHARDS
 from services.scheduler.domain.topic_names import tenant_topic
 from services.scheduler.relay.settings import RelaySettings
 from services.scheduler.webhooks import routing
+from services.scheduler.webhooks.former_topics import FormerTopics
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler
 from tests.integration.scheduler.test_relay import MakeRelay, own_settings, relay_settings, relaying  # noqa: F401 - fixtures
 from tests.integration.scheduler.webhooks.conftest import Hooks, MakeWebhooks, delivering
@@ -147,6 +149,14 @@ async def test_nothing_is_lost_and_all_is_in_order_when_the_setting_of_topics_is
     tenants: Tenants, webhook_settings: MakeWebhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(routing, "_REST_SECONDS", 0.1)
+    stays: asyncio.Queue[bool] = asyncio.Queue()
+    after = FormerTopics.after
+
+    async def watched(*arguments: Any) -> Any:
+        stays.put_nowait((place := await after(*arguments)) is None)
+        return place
+
+    monkeypatch.setattr(FormerTopics, "after", watched)
     hooks, settings, changed = tenants.acme, webhook_settings(), webhook_settings(topic_per_tenant=True)
     async with receiving() as receiver, AsyncExitStack() as relay:
         await relay.enter_async_context(relaying(tenants.one))
@@ -159,9 +169,12 @@ async def test_nothing_is_lost_and_all_is_in_order_when_the_setting_of_topics_is
         async with delivering(changed):
             # The process of webhooks was changed before the relays, which still publish to the topic of before.
             await seen(receiver, across)
-            for _ in range(3):
-                across += await create(hooks, 2)
-                await seen(receiver, across)
+            # Each lane has come to its end, and stays there.
+            for _ in range(2 * LANES):
+                async with asyncio.timeout(20):
+                    assert await stays.get()
+            across += await create(hooks, 6)
+            await seen(receiver, across)
             await relay.aclose()
             await relay.enter_async_context(relaying(tenants.own))
             async with hooks.echoing():
