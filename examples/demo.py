@@ -26,7 +26,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 # The script runs from a checkout; its own folder is on the path, the other modules lie beside it.
 from sales_report import Mismatch, check_result, load
-from watch_events import EventLog, MissingEvents, TaskEvents
+from watch_events import EventLog, MissingEvents, TaskEvents, topic_of
 
 FOLDER = Path(__file__).resolve().parent / "sales-report"
 RUN_TIMEOUT_SECONDS = 240
@@ -81,7 +81,7 @@ async def demo(env: dict[str, str]) -> int:
     proxied = not env["GUILDMESH_URL"].startswith(("http://127.", "http://localhost"))
     async with (
         httpx.AsyncClient(base_url=env["GUILDMESH_URL"], headers=headers, timeout=30, trust_env=proxied) as client,
-        TaskEvents(env["KAFKA_BOOTSTRAP_SERVERS"]) as events,
+        TaskEvents(env["KAFKA_BOOTSTRAP_SERVERS"], topic_of(os.environ, env["GUILDMESH_TOKEN"])) as events,
     ):
         for agent in files.agents:
             await create(client, "/v1/agents", agent)

@@ -1,19 +1,23 @@
-"""The events of a run and of its steps, from Kafka as anyone may read them: topic guildmesh.task-events.v1."""
+"""The events of a run and its steps, from Kafka as anyone may read them: topic guildmesh.task-events.v1, or the tenant's own."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import logging
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from google.protobuf import json_format
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 from rich.markup import escape
 
 TOPIC = "guildmesh.task-events.v1"
+PARTITIONS = 16
 _STYLES = {"created": "dim", "started": "cyan", "completed": "green", "failed": "red", "cancelled": "red", "retried": "yellow"}
 _LAST = ("completed", "failed", "cancelled")
 
@@ -21,20 +25,31 @@ _LAST = ("completed", "failed", "cancelled")
 class TaskEvents:
     """A consumer of the whole topic, from now on, without a group: it keeps its place itself."""
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    def __init__(self, bootstrap_servers: str, topic: str = TOPIC) -> None:
         # The client's own remarks on a broker that is away would stand between the events.
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+        self._topic = topic
         self._consumer = AIOKafkaConsumer(
-            TOPIC, bootstrap_servers=bootstrap_servers, isolation_level="read_committed", enable_auto_commit=False
+            bootstrap_servers=bootstrap_servers,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
         )
 
     async def __aenter__(self) -> Self:
-        """Starts at the end of every partition."""
+        """Starts at the end of every partition; of a topic that is yet to come (a tenant's own) it gets all."""
         await self._consumer.start()
-        partitions = sorted(self._consumer.assignment())
-        for partition, offset in (await self._consumer.end_offsets(partitions)).items():
-            self._consumer.seek(partition, offset)
+        if await self._found():
+            for partition, offset in (await self._consumer.end_offsets(self._consumer.assignment())).items():
+                self._consumer.seek(partition, offset)
         return self
+
+    async def _found(self) -> bool:
+        """Whether the topic is there, whose partitions are then read."""
+        if self._topic not in await self._consumer.topics():
+            return False
+        self._consumer.assign([TopicPartition(self._topic, partition) for partition in range(PARTITIONS)])
+        return True
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -45,11 +60,25 @@ class TaskEvents:
     async def next(self, seconds: float) -> list[TaskEvent]:
         """The events that come within `seconds`; none while the broker is away, which the client finds again by itself."""
         try:
+            if not self._consumer.assignment() and not await self._found():
+                await asyncio.sleep(seconds)
+                return []
             batches = await self._consumer.getmany(timeout_ms=int(seconds * 1000))
         except KafkaError:
             await asyncio.sleep(seconds)
             return []
         return [event_of(record.value) for records in batches.values() for record in records]
+
+
+def topic_of(environment: Mapping[str, str], token: str) -> str:
+    """The topic of the events of whoever has a token: that of all tenants, or its tenant's own (KAFKA_TOPIC_PER_TENANT)."""
+    topic = environment.get("GUILDMESH_TASK_EVENTS_TOPIC") or TOPIC
+    if environment.get("KAFKA_TOPIC_PER_TENANT", "").lower() not in ("1", "true", "t", "yes", "y", "on"):
+        return topic
+    claims = token.split(".")[1]
+    tenant = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["tenant"]
+    first, dot, rest = topic.partition(".")
+    return f"{first}.{tenant}.{rest}" if dot else f"{topic}.{tenant}"
 
 
 def event_of(value: bytes) -> TaskEvent:

@@ -240,12 +240,7 @@ async def open_service(settings: SchedulerSettings) -> AsyncIterator[Service]:
                     Registration(
                         add_WebhookServiceServicer_to_server,
                         WebhookServicer(
-                            _webhook_use_cases(
-                                Webhooks(database, settings.max_webhooks, webhook_secrets),
-                                targets,
-                                sender,
-                                served=not settings.topic_per_tenant,
-                            )
+                            _webhook_use_cases(Webhooks(database, settings.max_webhooks, webhook_secrets), targets, sender)
                         ),
                         "guildmesh.scheduler.v1.WebhookService",
                     ),
@@ -391,9 +386,9 @@ def _payload_use_cases(settings: SchedulerSettings, store: PayloadStore, objects
     )
 
 
-def _webhook_use_cases(store: WebhookStore, targets: WebhookTargets, sender: EventSender, *, served: bool) -> WebhookUseCases:
+def _webhook_use_cases(store: WebhookStore, targets: WebhookTargets, sender: EventSender) -> WebhookUseCases:
     return WebhookUseCases(
-        create_webhook=CreateWebhook(store, targets, served=served),
+        create_webhook=CreateWebhook(store, targets),
         get_webhook=GetWebhook(store),
         list_webhooks=ListWebhooks(store),
         update_webhook=UpdateWebhook(store, targets),

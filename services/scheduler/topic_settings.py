@@ -34,7 +34,8 @@ class TopicSettings(KafkaSettings):
     topic_per_tenant: bool = Field(
         False,
         validation_alias="KAFKA_TOPIC_PER_TENANT",
-        description="each tenant has its own topics, such as guildmesh.acme.task-events.v1; relays and schedulers need the same",
+        description="each tenant has its own topics, such as guildmesh.acme.task-events.v1; relays, schedulers and webhook"
+        " processes need the same",
     )
     replication_factor: int | None = Field(
         None,

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from services.scheduler.relay import gauges, relay
+from services.scheduler.webhooks import routing
 from tests.support.requirements import need_program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,7 +17,7 @@ ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 
 
 def test_each_alert_is_about_a_metric_that_there_is() -> None:
-    known = {metric._name for module in (gauges, relay) for metric in vars(module).values() if hasattr(metric, "_name")}
+    known = {metric._name for module in (gauges, relay, routing) for metric in vars(module).values() if hasattr(metric, "_name")}
     groups = yaml.safe_load(ALERTS.read_text())["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert len({rule["alert"] for rule in rules}) == len(rules) >= 3

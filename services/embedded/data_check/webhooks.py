@@ -1,4 +1,4 @@
-"""Webhooks: what waits for its delivery is in line, and how many secrets are not sealed."""
+"""Webhooks: what waits for its delivery is in line, each has a place from which it goes on, and how many secrets are plain."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ WHERE NOT EXISTS (
   WHERE d.tenant_id = l.tenant_id AND d.uid = l.uid AND d.task_id = l.task_id AND d.fail_time IS NULL
 )
 """
+_NOWHERE = """
+SELECT w.webhook_id, l.lane FROM webhooks w CROSS JOIN webhook_lanes l
+WHERE l.positions IS NULL AND NOT EXISTS (SELECT FROM webhook_places p WHERE p.lane = l.lane AND p.tenant_id = w.tenant_id)
+  AND NOT EXISTS (SELECT FROM webhook_backlogs b WHERE b.tenant_id = w.tenant_id AND b.uid = w.uid AND b.lane = l.lane)
+ORDER BY 1, 2
+"""
 
 
 def check_webhooks(connection: psycopg2.extensions.connection) -> DataFinding:
-    """Each task with events that wait has a line, by which they are found, and no other has; plain secrets are noted."""
+    """Each task with events that wait has a line, and no other has; each webhook has its places; plain secrets are noted."""
     [(rows,)] = read_rows(connection, _COUNT)
     [(plain,)] = read_rows(connection, _PLAIN)
     finding = DataFinding("webhooks", rows, note=f"webhooks whose secrets are plain: {plain:,}" if plain else "")
@@ -34,4 +40,6 @@ def check_webhooks(connection: psycopg2.extensions.connection) -> DataFinding:
         finding.bad(f"{webhook_id}: events of {task_id} wait, and nobody will deliver them")
     for webhook_id, task_id in read_rows(connection, _NOTHING_IN_LINE):
         finding.bad(f"{webhook_id}: {task_id} is in line with nothing to deliver")
+    for webhook_id, lane in read_rows(connection, _NOWHERE):
+        finding.bad(f"{webhook_id}: where it goes on in the lane {lane} is not known; use `guildmesh webhooks replay --since`")
     return finding

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
@@ -19,16 +19,19 @@ from services.scheduler.adapters.event_json import event_bytes
 from services.scheduler.adapters.topics import topics_of
 from services.scheduler.domain.errors import WatchPositionExpired
 from services.scheduler.domain.event_topic_ports import Record
-from services.scheduler.domain.positions import Positions
+from services.scheduler.domain.positions import Positions, reaches
 from services.scheduler.domain.published import Published
 from services.scheduler.domain.shards import SHARDS
 from services.scheduler.domain.task import State
-from services.scheduler.domain.topic_names import ALL_TENANTS
+from services.scheduler.domain.topic_names import ALL_TENANTS, TopicNames
 from services.scheduler.topic_settings import TopicSettings
 
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 5.0
 _PARTITION_BYTES = 64 << 10
+# Offsets from the end on among which there is a record: transactions that were given up take some, too.
+_NEWEST = 100
+_LOOK_MS = 200
 _CLUSTER = "Kafka cluster"
 _STATES = {
     "started": State.RUNNING,
@@ -42,12 +45,12 @@ _STATES = {
 class EventTopic:
     """Implements the port of this name."""
 
-    def __init__(self, settings: TopicSettings, owner: str = ALL_TENANTS) -> None:
-        """The events of all tenants, or with topics per tenant those of the owner."""
+    def __init__(self, settings: TopicSettings, owner: str = ALL_TENANTS, name: str = "") -> None:
+        """The events of all tenants, or with topics per tenant those of the owner; or whichever topic has this name."""
         self._settings = settings
         self._arguments = kafka_arguments(settings)
         self._owner = owner
-        self._topic = settings.topic_names.of(owner).events
+        self.name = name or settings.topic_names.of(owner).events
 
     @asynccontextmanager
     async def open(self, only: Sequence[int] = range(SHARDS)) -> AsyncIterator[TopicReader]:
@@ -64,7 +67,7 @@ class EventTopic:
             request_timeout_ms=int(_ANSWER_SECONDS * 1000),
             retry_backoff_ms=50,
         )
-        partitions = [TopicPartition(self._topic, partition) for partition in only]
+        partitions = [TopicPartition(self.name, partition) for partition in only]
         consumer.assign(partitions)
         try:
             with _away():
@@ -108,12 +111,35 @@ class EventTopic:
         )
 
 
+class EventTopics:
+    """Implements the port of this name."""
+
+    def __init__(self, settings: TopicSettings) -> None:
+        self.names: TopicNames = settings.topic_names
+        self._settings = settings
+
+    def of(self, owner: str) -> EventTopic:
+        """See EventTopics of the ports."""
+        return EventTopic(self._settings, owner)
+
+    def called(self, name: str) -> EventTopic:
+        """See EventTopics of the ports."""
+        return EventTopic(self._settings, name=name)
+
+    async def exists(self, name: str) -> bool:
+        """See EventTopics of the ports."""
+        with _away():
+            async with asyncio.timeout(_CONNECT_SECONDS), open_admin(self._settings) as admin:
+                return name in await admin.list_topics()
+
+
 class TopicReader:
     """Implements the port of this name."""
 
     def __init__(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
         self._consumer = consumer
         self._partitions = partitions
+        self._rests = False
 
     async def bounds(self) -> tuple[Positions, Positions]:
         """See TopicReader of the ports."""
@@ -133,13 +159,38 @@ class TopicReader:
                 found = await self._consumer.offsets_for_times(dict.fromkeys(self._partitions, milliseconds))
         return tuple(ends[each] if found[each] is None else found[each].offset for each in self._partitions)
 
+    async def newest(self) -> datetime | None:
+        """See TopicReader of the ports."""
+        begin, end = await self.bounds()
+        self.seek(tuple(max(first, last - _NEWEST) for first, last in zip(begin, end, strict=True)))
+        newest = None
+        self._go_on()
+        with _away():
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                while not reaches(await self._positions(), end):
+                    found = await self._consumer.getmany(timeout_ms=_LOOK_MS)
+                    newest = max([newest or 0, *(each.timestamp for batch in found.values() for each in batch)])
+        self.rest()
+        return datetime.fromtimestamp(newest / 1000, UTC) if newest else None
+
     def seek(self, positions: Positions) -> None:
         """See TopicReader of the ports."""
         for partition, offset in zip(self._partitions, positions, strict=True):
             self._consumer.seek(partition, offset)
 
+    def rest(self) -> None:
+        """See TopicReader of the ports."""
+        self._consumer.pause(*self._partitions)
+        self._rests = True
+
+    def _go_on(self) -> None:
+        if self._rests:
+            self._consumer.resume(*self._partitions)
+            self._rests = False
+
     async def read(self, most: int, seconds: float) -> tuple[list[Record], Positions]:
         """See TopicReader of the ports."""
+        self._go_on()
         with _away():
             found = await self._consumer.getmany(timeout_ms=int(seconds * 1000), max_records=most)
             records = [

@@ -35,6 +35,14 @@ class TopicNames:
             tenant_topic(self.events, owner), tenant_topic(self.state, owner), tenant_topic(self.dead_letters, owner)
         )
 
+    def is_read(self, owner: str, topic: str) -> bool:
+        """Whether the events of an owner come on a topic, as it is configured now."""
+        return self.per_tenant == (owner != ALL_TENANTS) and topic == self.of(owner).events
+
+    def former_events(self, tenant_id: str) -> str:
+        """The topic that a tenant's events are on where `per_tenant` is the other way round."""
+        return self.events if self.per_tenant else tenant_topic(self.events, tenant_id)
+
     def is_public(self, topic: str) -> bool:
         """Whether relays publish to a topic, or might for some tenant."""
         if topic in self.all:

@@ -74,19 +74,6 @@ class FailedDeliveryNotFound(NotFound):
         )
 
 
-class WebhooksNotServed(FailedPrecondition):
-    """Webhooks are sent from the topic of all tenants, and there is none."""
-
-    reason = "WEBHOOKS_NOT_SERVED"
-    domain = DOMAIN
-
-    def __init__(self) -> None:
-        super().__init__(
-            "This mesh sends no webhooks, since each tenant has topics of its own (KAFKA_TOPIC_PER_TENANT); watch events with"
-            " GET /v1/events, or read your topic."
-        )
-
-
 class WebhookSecretSealed(FailedPrecondition):
     """A secret is sealed with a master key that this process does not have."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from services.common.ids import new_id
 from services.scheduler.domain.webhook import Webhook
-from services.scheduler.domain.webhook_errors import WebhooksNotServed
 from services.scheduler.domain.webhook_ports import WebhookStore
 from services.scheduler.domain.webhook_url import WebhookTargets
 
@@ -12,20 +11,16 @@ from services.scheduler.domain.webhook_url import WebhookTargets
 class CreateWebhook:
     """Creates webhooks."""
 
-    def __init__(self, store: WebhookStore, targets: WebhookTargets, *, served: bool = True) -> None:
-        """`served` says whether there is a topic of all tenants, from which they are sent."""
+    def __init__(self, store: WebhookStore, targets: WebhookTargets) -> None:
         self._store = store
         self._targets = targets
-        self._served = served
 
     async def execute(self, webhook: Webhook) -> Webhook:
         """The new webhook; it gets an id when it has none.
 
         Raises:
-            InvalidWebhookUrl, InvalidFilter, WebhookExists, TooManyWebhooks, WebhooksNotServed.
+            InvalidWebhookUrl, InvalidFilter, WebhookExists, TooManyWebhooks.
         """
-        if not self._served:
-            raise WebhooksNotServed
         self._targets.check(webhook.url)
         webhook.check()
         webhook.uid = new_id()

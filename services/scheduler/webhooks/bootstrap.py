@@ -7,14 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-import structlog
-
 from services.common.db.driver import open_driver
 from services.common.db.engine_role import EngineDriver
 from services.common.ids import new_id
 from services.common.lanes import Ownership
 from services.common.service import Service
-from services.scheduler.adapters.event_topic import EventTopic
+from services.scheduler.adapters.event_topic import EventTopics
 from services.scheduler.adapters.webhook_sender import open_webhook_sender
 from services.scheduler.storage.tasks import Tasks
 from services.scheduler.storage.webhook_secrets import WebhookSecrets
@@ -24,8 +22,6 @@ from services.scheduler.webhooks.lanes import Lanes, Tools
 from services.scheduler.webhooks.registry import Registry
 from services.scheduler.webhooks.settings import WebhookSettings
 from services.scheduler.webhooks.waiting import Waiting
-
-log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
@@ -37,6 +33,7 @@ async def open_webhooks(settings: WebhookSettings) -> AsyncIterator[Service]:
     ):
         engine = EngineDriver(database)
         ownership = Ownership(engine, new_id(), settings.lease_seconds, "webhook")
+        topics = EventTopics(settings)
         # Each looks at the other: the first lane's owner tells the gauges.
         lanes: Lanes
         health = Health(engine, timedelta(days=settings.failed_days), lambda: lanes.has_first())
@@ -44,20 +41,17 @@ async def open_webhooks(settings: WebhookSettings) -> AsyncIterator[Service]:
         registry = Registry(engine, secrets, settings.rules, settings.concurrency, settings.poll_seconds, health.changed)
         tools = Tools(
             registry=registry,
-            topic=EventTopic(settings),
+            topics=topics,
             reader=Tasks(database),
             sender=sender,
             health=health,
             places=Places(asyncio.Semaphore(settings.total_concurrency), tenant_places(settings.tenant_concurrency)),
-            open_waiting=lambda lane, epoch: Waiting(engine, lane, epoch),
+            open_waiting=lambda lane, epoch: Waiting(engine, lane, epoch, topics.names),
         )
         lanes = Lanes(settings, ownership, tools)
-        if settings.topic_per_tenant:
-            # The scheduler refuses to create one, and says why.
-            log.warning("webhooks_not_served", reason="each tenant has topics of its own (KAFKA_TOPIC_PER_TENANT)")
         yield Service(
             name="webhooks",
-            background=[] if settings.topic_per_tenant else [registry.run, health.run, lanes.run],
+            background=[registry.run, health.run, lanes.run],
             checks={"database": database.check, "secrets": registry.check},
             serves_grpc=False,
         )

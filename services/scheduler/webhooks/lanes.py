@@ -1,4 +1,4 @@
-"""The loops of the webhook process: one that keeps its lanes, and for each lane one that reads and one that sends."""
+"""The loops of the webhook process: one keeps its lanes; of each lane one sends, and one reads for each topic."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from prometheus_client import Gauge
 
 from services.common.errors import DomainError
 from services.common.lanes import Ownership
-from services.scheduler.domain.event_topic_ports import EventTopic
+from services.scheduler.domain.event_topic_ports import EventTopics
 from services.scheduler.domain.ports import TaskReader
 from services.scheduler.domain.shards import LANES, SHARDS, lane_of
 from services.scheduler.domain.webhook_ports import EventSender
 from services.scheduler.webhooks.delivery import Delivery, Places
 from services.scheduler.webhooks.health import Health
 from services.scheduler.webhooks.registry import Registry
-from services.scheduler.webhooks.routing import Routing
+from services.scheduler.webhooks.routing import Routing, readings
 from services.scheduler.webhooks.settings import WebhookSettings
 from services.scheduler.webhooks.waiting import LaneLost, Waiting
 
@@ -35,7 +35,7 @@ class Tools:
     """What the lanes work with."""
 
     registry: Registry
-    topic: EventTopic
+    topics: EventTopics
     reader: TaskReader
     sender: EventSender
     health: Health
@@ -115,7 +115,7 @@ class Lanes:
         """Reads and sends; what waits is sent also while Kafka is away."""
         settings, tools = self._settings, self._tools
         waiting = tools.open_waiting(lane, epoch)
-        _, counts = await waiting.open()
+        counts = await waiting.open()
         at_once = max(1, settings.concurrency // LANES)
         delivery = Delivery(
             tools.registry,
@@ -130,22 +130,50 @@ class Lanes:
         )
         partitions = [shard for shard in range(SHARDS) if lane_of(shard) == lane]
         most = settings.most_waiting // LANES
-        routing = Routing(tools.registry, waiting, tools.topic, tools.reader, partitions, most, counts, delivery.added)
+
+        def routing(owner: str) -> Routing:
+            reader, added = tools.reader, delivery.added
+            return Routing(tools.registry, waiting, tools.topics, owner, reader, partitions, most, counts, added)
+
         log.info("lane_opened", lane=lane, epoch=epoch)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._route(lane, routing, waiting))
             group.create_task(delivery.run())
+            group.create_task(self._read(lane, routing))
 
-    async def _route(self, lane: int, routing: Routing, waiting: Waiting) -> None:
-        pause = 0.1
+    async def _read(self, lane: int, routing: Callable[[str], Routing]) -> None:
+        """Keeps a reading of each topic whose owner has webhooks, and of no other; raises LaneLost."""
+        registry, names = self._tools.registry, self._tools.topics.names
+        await registry.ready()
+        tasks: dict[str, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as group:
+            while True:
+                changed = registry.next_change
+                owners = {names.owner(tenant_id) for tenant_id in registry.tenants}
+                ended = [tasks.pop(owner) for owner in tasks.keys() - owners]
+                for task in ended:
+                    task.cancel()
+                # Of one owner there are never two.
+                await asyncio.gather(*ended, return_exceptions=True)
+                for owner in owners - tasks.keys():
+                    tasks[owner] = group.create_task(_read_topic(lane, owner, routing(owner)))
+                await changed.wait()
+
+
+async def _read_topic(lane: int, owner: str, routing: Routing) -> None:
+    """Reads until cancelled, whatever is away; nobody else is held up when it is this topic alone. Raises LaneLost."""
+    pause = 0.1
+    with readings.labels("wanted").track_inprogress():
         while True:
             started = asyncio.get_running_loop().time()
             try:
-                positions, _ = await waiting.open()
-                await routing.run(positions)
+                await routing.run()
+            except LaneLost:
+                raise
             except DomainError as error:
-                if asyncio.get_running_loop().time() - started > _LONGEST_PAUSE:
-                    pause = 0.1
-                log.warning("events_not_read", lane=lane, error=str(error), retry_in=pause)
+                log.warning("events_not_read", lane=lane, tenant=owner, error=str(error), retry_in=pause)
+            except Exception:
+                log.exception("events_not_read", lane=lane, tenant=owner, retry_in=pause)
+            if asyncio.get_running_loop().time() - started > _LONGEST_PAUSE:
+                pause = 0.1
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)

@@ -11,6 +11,7 @@ import structlog
 from services.common.db.engine_role import EngineDriver
 from services.common.errors import DomainError
 from services.scheduler.domain.published import EventFilter, parse_event_filter
+from services.scheduler.domain.topic_names import ALL_TENANTS
 from services.scheduler.domain.webhook import Webhook
 from services.scheduler.domain.webhook_endpoint import Endpoint, RetryRules
 from services.scheduler.domain.webhook_errors import WebhookSecretsSealed
@@ -70,15 +71,24 @@ class Registry:
         self._sealed = 0
         self._begun = time.monotonic()
         self._ready = asyncio.Event()
+        self.changes = 0
+        """how often something changed."""
+        self.next_change = asyncio.Event()
+        """is set when something changes, and is another one then."""
 
     @property
     def all(self) -> Mapping[str, Known]:
         """By uid."""
         return self._known
 
-    def of_tenant(self, tenant_id: str) -> Collection[Known]:
-        """The webhooks of a tenant."""
-        return self._by_tenant.get(tenant_id, ())
+    @property
+    def tenants(self) -> Collection[str]:
+        """Those that have webhooks."""
+        return self._by_tenant.keys()
+
+    def of_owner(self, owner: str) -> Collection[Known]:
+        """The webhooks of a tenant, or of ALL_TENANTS."""
+        return self._known.values() if owner == ALL_TENANTS else self._by_tenant.get(owner, ())
 
     async def ready(self) -> None:
         """Waits until they were read for the first time."""
@@ -124,6 +134,9 @@ class Registry:
             self._by_tenant = {}
             for known in self._known.values():
                 self._by_tenant.setdefault(known.webhook.tenant_id, []).append(known)
+            self.changes += 1
+            self.next_change.set()
+            self.next_change = asyncio.Event()
         self._tell_sealed()
         self._ready.set()
 

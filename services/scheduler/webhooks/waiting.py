@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import asyncpg
+import structlog
 
 from services.common.db.engine_role import EngineDriver
 from services.common.failpoints import fail_point
 from services.scheduler.domain.positions import Positions
+from services.scheduler.domain.topic_names import ALL_TENANTS, TopicNames
 
-_HOLD = "SELECT positions FROM webhook_lanes WHERE lane = $1 AND epoch = $2 FOR UPDATE"
-_BACKLOGS = "SELECT uid::text, start_time, positions FROM webhook_backlogs WHERE lane = $1"
+log = structlog.get_logger(__name__)
+
+_HOLD = "SELECT FROM webhook_lanes WHERE lane = $1 AND epoch = $2 FOR UPDATE"
+_PLACES = """
+SELECT '' AS owner, topic, positions FROM webhook_lanes WHERE lane = $1 AND positions IS NOT NULL
+UNION ALL SELECT tenant_id, topic, positions FROM webhook_places WHERE lane = $1
+"""
+# Those that were with the lane there; who begins at a time has a row.
+_STAY_BEHIND = """
+INSERT INTO webhook_backlogs (tenant_id, uid, lane, start_time, positions, topic)
+SELECT tenant_id, uid, $1, $2, $3, $4 FROM webhooks WHERE $5 IN ('', tenant_id) ON CONFLICT DO NOTHING
+"""
+_FORGET_PLACE = "DELETE FROM webhook_places WHERE lane = $1 AND tenant_id = $2"
+_FORGET_PLACE_OF_ALL = "UPDATE webhook_lanes SET positions = NULL WHERE lane = $1"
+_FORGET_PLACES = """
+DELETE FROM webhook_places p WHERE lane = $1 AND NOT EXISTS (SELECT FROM webhooks w WHERE w.tenant_id = p.tenant_id)
+"""
+_BACKLOGS = "SELECT uid::text, start_time, positions, topic FROM webhook_backlogs WHERE lane = $1 AND $2 IN ('', tenant_id)"
 _COUNT = "SELECT uid::text, count(*) FROM webhook_deliveries WHERE lane = $1 AND fail_time IS NULL GROUP BY uid"
 _IN_LINE = """
 SELECT w.uid::text FROM unnest($2::uuid[]) w (uid) WHERE EXISTS (SELECT FROM webhook_lines WHERE lane = $1 AND uid = w.uid)
@@ -33,10 +53,14 @@ _LINE_UP = """
 INSERT INTO webhook_lines (tenant_id, uid, task_id, lane, next_time)
 SELECT n.*, $4::smallint, clock_timestamp() FROM unnest($1::text[], $2::uuid[], $3::uuid[]) n ON CONFLICT DO NOTHING
 """
-_MOVE_LANE = "UPDATE webhook_lanes SET positions = $2 WHERE lane = $1"
+_MOVE = """
+INSERT INTO webhook_places (lane, topic, positions, tenant_id) VALUES ($1, $2, $3, $4)
+ON CONFLICT (lane, tenant_id) DO UPDATE SET topic = EXCLUDED.topic, positions = EXCLUDED.positions
+"""
+_MOVE_IN_THAT_OF_ALL = "UPDATE webhook_lanes SET topic = $2, positions = $3 WHERE lane = $1"
 _SET_BACKLOG = """
-INSERT INTO webhook_backlogs (tenant_id, uid, lane, start_time, positions) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (tenant_id, uid, lane) DO UPDATE SET positions = EXCLUDED.positions
+INSERT INTO webhook_backlogs (tenant_id, uid, lane, start_time, positions, topic) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (tenant_id, uid, lane) DO UPDATE SET positions = EXCLUDED.positions, topic = EXCLUDED.topic
 """
 _END_BACKLOGS = "DELETE FROM webhook_backlogs WHERE lane = $1 AND uid = ANY($2::uuid[])"
 _MISSED = "UPDATE webhooks SET missed_time = clock_timestamp() WHERE uid = ANY($1::uuid[])"
@@ -104,6 +128,18 @@ class Backlog:
     """events from before it are not delivered."""
     positions: Positions | None
     """None where that time is."""
+    topic: str
+    """which they are of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far a lane is in a topic."""
+
+    owner: str
+    """the tenant whose topic it is, or ALL_TENANTS."""
+    topic: str
+    positions: Positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +161,7 @@ class Page:
     generations: Mapping[str, int]
     """of the webhooks that it is for, when it was read; it is nothing to one that was set anew since."""
     wanted: Sequence[Wanted] = ()
-    lane: Positions | None = None
+    place: Place | None = None
     """how far the lane has come; None for where it was."""
     backlogs: Mapping[str, tuple[str, Backlog]] = field(default_factory=dict)
     """where webhooks go on that are not with the lane, with their tenants."""
@@ -165,41 +201,71 @@ class Tried:
 class Waiting:
     """The tables of one lane under one epoch."""
 
-    def __init__(self, database: EngineDriver, lane: int, epoch: int) -> None:
+    def __init__(self, database: EngineDriver, lane: int, epoch: int, names: TopicNames) -> None:
+        """`names` says which topics events come on."""
         self._database = database
         self._lane = lane
         self._epoch = epoch
+        self._names = names
+        # Many readings of a lane would wait for its row, each with a connection.
+        self._alone = asyncio.Lock()
 
-    async def open(self) -> tuple[Positions | None, dict[str, int]]:
-        """How far the lane has come (None: nobody was there before), and how many events wait of each webhook."""
+    async def open(self) -> dict[str, int]:
+        """How many events wait of each webhook. Those that were with the lane in a topic of before stay behind there.
+
+        Raises:
+            LaneLost, DependencyUnavailable.
+        """
+        async with self._transaction() as connection:
+            for owner, topic, positions in await connection.fetch(_PLACES, self._lane):
+                topic = topic or self._names.events
+                if self._names.is_read(owner, topic):
+                    continue
+                log.info("topic_changed", lane=self._lane, topic=topic)
+                await connection.execute(_STAY_BEHIND, self._lane, _EVER, positions, topic, owner)
+                if owner == ALL_TENANTS:
+                    await connection.execute(_FORGET_PLACE_OF_ALL, self._lane)
+                else:
+                    await connection.execute(_FORGET_PLACE, self._lane, owner)
+            await connection.execute(_FORGET_PLACES, self._lane)
+            return dict(await connection.fetch(_COUNT, self._lane))
+
+    async def place(self, owner: str) -> Positions | None:
+        """How far the lane has come in a topic that is read, None: nobody was there before."""
         async with self._database.transaction() as connection:
-            positions = await self._hold(connection)
-            counts = dict(await connection.fetch(_COUNT, self._lane))
-        return positions, counts
+            rows = await connection.fetch(_PLACES, self._lane)
+        return next((tuple(row["positions"]) for row in rows if row["owner"] == owner), None)
 
     async def counts(self) -> dict[str, int]:
         """How many events wait of each webhook."""
         async with self._database.transaction() as connection:
             return dict(await connection.fetch(_COUNT, self._lane))
 
-    async def backlogs(self) -> dict[str, Backlog]:
-        """The webhooks that are not with the lane."""
+    async def backlogs(self, owner: str) -> dict[str, Backlog]:
+        """The webhooks that are not with the lane in the topic of an owner."""
         async with self._database.transaction() as connection:
-            rows = await connection.fetch(_BACKLOGS, self._lane)
-        return {uid: Backlog(start, None if positions is None else tuple(positions)) for uid, start, positions in rows}
+            rows = await connection.fetch(_BACKLOGS, self._lane, owner)
+        return {
+            uid: Backlog(start, None if positions is None else tuple(positions), topic or self._names.events)
+            for uid, start, positions, topic in rows
+        }
 
     async def store(self, page: Page) -> dict[str, int]:
         """Takes a page over, all of it or nothing; gives how many events were added for each webhook."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection)
+        async with self._transaction() as connection:
             unchanged = await self._unchanged(connection, page.generations)
             wanted = [each for each in page.wanted if each.uid in unchanged]
             added = await self._add(connection, wanted) if wanted else []
-            if page.lane is not None:
-                await connection.execute(_MOVE_LANE, self._lane, page.lane)
+            if page.place is not None:
+                owner, topic, positions = page.place.owner, page.place.topic, page.place.positions
+                if owner == ALL_TENANTS:
+                    await connection.execute(_MOVE_IN_THAT_OF_ALL, self._lane, topic, positions)
+                else:
+                    await connection.execute(_MOVE, self._lane, topic, positions, owner)
             for uid, (tenant_id, backlog) in page.backlogs.items():
                 if uid in unchanged:
-                    await connection.execute(_SET_BACKLOG, tenant_id, uid, self._lane, backlog.start_time, backlog.positions)
+                    place = backlog.start_time, backlog.positions, backlog.topic
+                    await connection.execute(_SET_BACKLOG, tenant_id, uid, self._lane, *place)
             joined = [uid for uid in page.with_lane if uid in unchanged]
             if joined:
                 await connection.execute(_END_BACKLOGS, self._lane, joined)
@@ -258,8 +324,7 @@ class Waiting:
             for each in tried
             if each.line.attempts or each.attempts or each.pause
         ]
-        async with self._database.transaction(one_plan=True) as connection:
-            await self._hold(connection)
+        async with self._transaction(one_plan=True) as connection:
             await connection.execute(_KEEP, sorted({uid for _, uid, _ in keys}))
             # Who adds to a line locks it, too: what was added before is seen below, and what comes after makes a new line.
             await connection.execute(_LOCK_LINES, *_columns(keys, 3))
@@ -273,12 +338,13 @@ class Waiting:
             await fail_point("webhooks.record.before_commit", connection.terminate)
         await fail_point("webhooks.record.after_commit")
 
-    async def _hold(self, connection: asyncpg.Connection) -> Positions | None:
-        """Keeps others from the lane until the end of the transaction; raises LaneLost."""
-        row = await connection.fetchrow(_HOLD, self._lane, self._epoch)
-        if row is None:
-            raise LaneLost
-        return None if row["positions"] is None else tuple(row["positions"])
+    @asynccontextmanager
+    async def _transaction(self, *, one_plan: bool = False) -> AsyncIterator[asyncpg.Connection]:
+        """Keeps others from the lane until its end; raises LaneLost."""
+        async with self._alone, self._database.transaction(one_plan=one_plan) as connection:
+            if await connection.fetchrow(_HOLD, self._lane, self._epoch) is None:
+                raise LaneLost
+            yield connection
 
     async def _unchanged(self, connection: asyncpg.Connection, generations: Mapping[str, int]) -> set[str]:
         """Those of the webhooks that are there and where they were; nobody changes that until the end of the transaction."""
@@ -295,9 +361,9 @@ class Waiting:
         return added
 
 
-def at_lane(positions: Positions) -> Backlog:
+def at_lane(place: Place) -> Backlog:
     """Where a webhook goes on that was with its lane."""
-    return Backlog(_EVER, positions)
+    return Backlog(_EVER, place.positions, place.topic)
 
 
 def _columns(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:

@@ -48,7 +48,8 @@ VALUES (now(), now(), gen_random_uuid(), 'acme', 'hook', 'https://example.com', 
 INSERT INTO webhook_deliveries (tenant_id, uid, task_id, number, lane, event)
 SELECT 'acme', uid, gen_random_uuid(), 1, 0, 'x' FROM webhooks;
 INSERT INTO webhook_lines (tenant_id, uid, task_id, lane, next_time)
-SELECT tenant_id, uid, task_id, lane, now() FROM webhook_deliveries
+SELECT tenant_id, uid, task_id, lane, now() FROM webhook_deliveries;
+INSERT INTO webhook_backlogs (tenant_id, uid, lane, start_time) SELECT tenant_id, uid, lane, now() FROM webhooks, webhook_lanes
 """
 
 
@@ -269,6 +270,7 @@ HARMS = {
     "nobody knows who uses a result": ("payloads", "DELETE FROM task_payloads WHERE use = 2", "its result is the payload"),
     "an event waits for ever": ("webhooks", "DELETE FROM webhook_lines", "nobody will deliver"),
     "nothing is in line": ("webhooks", "DELETE FROM webhook_deliveries", "nothing to deliver"),
+    "a webhook is nowhere": ("webhooks", "DELETE FROM webhook_backlogs WHERE lane = 2", "the lane 2 is not known"),
     "there are no lanes": ("relay lanes", "DELETE FROM relay_lanes", "no lanes"),
 }
 

@@ -170,6 +170,35 @@ def test_what_has_failed_becomes_a_dead_letter_and_the_queues_stay(empty_databas
         assert rows(url, "SELECT tenant_id, queue, priority FROM scheduler.queues ORDER BY 1, 2") == queues
 
 
+def test_a_webhook_has_a_place_in_each_lane_before_and_after_there_are_topics_of_tenants(empty_database_url: str) -> None:
+    url = empty_database_url
+    move(url, "0019")
+    webhook = """
+INSERT INTO scheduler.webhooks
+  (create_time, update_time, uid, tenant_id, webhook_id, url, filter, description, created_by, secret)
+VALUES (now(), now(), gen_random_uuid(), 'acme', 'hook', 'https://example.com', '', '', 'ada', 'x');
+INSERT INTO scheduler.webhook_backlogs (tenant_id, uid, lane, start_time, positions)
+SELECT tenant_id, uid, 0, now(), '{1,2,3,4}' FROM scheduler.webhooks;
+UPDATE scheduler.webhook_lanes SET positions = '{5,6,7,8}' WHERE lane < 2 RETURNING lane
+"""
+    assert rows(url, webhook) == [(0,), (1,)]
+    backlogs = "SELECT lane, positions{} FROM scheduler.webhook_backlogs ORDER BY lane"
+    move(url, "0020")
+    # A topic without a name is that of all tenants, which was the only one.
+    assert rows(url, backlogs.format(", topic")) == [(0, [1, 2, 3, 4], "")]
+    assert rows(url, "SELECT positions, topic FROM scheduler.webhook_lanes WHERE lane = 1") == [([5, 6, 7, 8], "")]
+    elsewhere = """
+INSERT INTO scheduler.webhook_places (lane, tenant_id, topic, positions) VALUES (2, 'acme', 'mesh.acme.events', '{9,9,9,9}');
+INSERT INTO scheduler.webhook_backlogs (tenant_id, uid, lane, start_time, positions, topic)
+SELECT tenant_id, uid, 3, now(), '{9,9,9,9}', 'mesh.acme.events' FROM scheduler.webhooks RETURNING lane
+"""
+    assert rows(url, elsewhere) == [(3,)]
+    move(url, "0019", down=True)
+    # It is with the lane 1; in the others it begins at a time.
+    assert rows(url, backlogs.format("")) == [(0, [1, 2, 3, 4]), (2, None), (3, None)]
+    move(url, "0020")
+
+
 def test_sealed_secrets_of_webhooks_are_not_left_to_a_version_that_would_sign_with_them(empty_database_url: str) -> None:
     url = empty_database_url
     move(url, "0021")
@@ -187,10 +216,10 @@ def test_sealed_secrets_of_webhooks_are_not_left_to_a_version_that_would_sign_wi
     )
     change(sealed)
     with pytest.raises(InternalError, match="cannot open them"):
-        move(url, "0019", down=True)
+        move(url, "0020", down=True)
     change(plain)
     kept = "SELECT webhook_id, secret FROM scheduler.webhooks"
-    for revision, down in (("0019", True), ("0021", False)):
+    for revision, down in (("0020", True), ("0021", False)):
         move(url, revision, down=down)
         assert rows(url, kept) == [("hook", b"secret")]
     assert rows(url, "SELECT master_key_id FROM scheduler.webhooks") == [(None,)]

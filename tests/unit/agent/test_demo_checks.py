@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +109,11 @@ def test_a_gap_or_a_late_event_is_told(watch_events: Any, numbers: list[int]) ->
         log.add(event("run", number, "started"))
     with pytest.raises(watch_events.MissingEvents, match=r"not as 1\.\.N"):
         log.check_complete([])
+
+
+def test_the_topic_is_that_of_all_or_the_tenants_own(watch_events: Any) -> None:
+    claims = base64.urlsafe_b64encode(json.dumps({"sub": "ada", "tenant": "acme"}).encode()).decode().rstrip("=")
+    token = f"x.{claims}.x"
+    assert watch_events.topic_of({}, token) == "guildmesh.task-events.v1"
+    assert watch_events.topic_of({"KAFKA_TOPIC_PER_TENANT": "false", "GUILDMESH_TASK_EVENTS_TOPIC": "a.b"}, token) == "a.b"
+    assert watch_events.topic_of({"KAFKA_TOPIC_PER_TENANT": "true"}, token) == "guildmesh.acme.task-events.v1"

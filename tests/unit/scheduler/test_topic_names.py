@@ -57,3 +57,14 @@ def test_what_relays_may_publish_to_is_known(tenant: str) -> None:
     assert not NAMES.is_public(tenant_topic(NAMES.events, tenant))
     assert not OWN.is_public(f"{OWN.of('acme').events}.replay-20261128T090000Z")
     assert not OWN.is_public("guildmesh.a.b.task-events.v1")
+
+
+@given(st.text(min_size=1))
+def test_whose_events_come_on_which_topic_is_known(tenant: str) -> None:
+    own = tenant_topic(NAMES.events, tenant)
+    assert NAMES.is_read(ALL_TENANTS, NAMES.events)
+    assert OWN.is_read(tenant, own)
+    assert not NAMES.is_read(tenant, own)
+    assert not OWN.is_read(ALL_TENANTS, NAMES.events)
+    assert not NAMES.is_read(ALL_TENANTS, "guildmesh.task-events.v0")
+    assert (NAMES.former_events(tenant), OWN.former_events(tenant)) == (own, NAMES.events)

@@ -8,7 +8,6 @@ import hmac
 import ipaddress
 import time
 from datetime import UTC, datetime, timedelta
-from typing import cast
 
 import pytest
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
@@ -20,11 +19,9 @@ from pydantic import ValidationError
 from services.scheduler.adapters.webhook_event import PING, outgoing_event, ping
 from services.scheduler.domain.webhook import Delivered, Webhook, WebhookState, delivery_key, new_secret, secret_text
 from services.scheduler.domain.webhook_endpoint import Endpoint, RetryRules
-from services.scheduler.domain.webhook_errors import InvalidWebhookUrl, WebhooksNotServed
-from services.scheduler.domain.webhook_ports import WebhookStore
+from services.scheduler.domain.webhook_errors import InvalidWebhookUrl
 from services.scheduler.domain.webhook_signature import signed_headers
 from services.scheduler.domain.webhook_url import WebhookTargets
-from services.scheduler.usecases.create_webhook import CreateWebhook
 from services.scheduler.webhooks.settings import WebhookSettings
 
 PRODUCTION = WebhookTargets(ports=frozenset({443, 8443}))
@@ -252,9 +249,3 @@ def test_a_secret_is_as_long_as_a_digest() -> None:
     text = secret_text(new_secret())
     assert text.startswith("whsec_")
     assert len(base64.b64decode(text.removeprefix("whsec_"))) == hmac.new(b"", b"", hashlib.sha256).digest_size
-
-
-async def test_no_webhook_is_created_where_nobody_would_send_it() -> None:
-    targets = WebhookTargets(http=True, networks=(), ports=frozenset())
-    with pytest.raises(WebhooksNotServed, match="KAFKA_TOPIC_PER_TENANT"):
-        await CreateWebhook(cast(WebhookStore, None), targets, served=False).execute(cast(Webhook, None))

@@ -44,6 +44,7 @@ POINTS = (
     "webhooks.record.after_commit",
 )
 WEBHOOKS = "services.scheduler.webhooks"
+MakeProcess = Callable[..., Process]
 
 
 @pytest.fixture
@@ -51,12 +52,12 @@ async def webhooks(
     own_settings: MakeSettings,  # noqa: F811 - the fixture
     relay_settings: MakeRelay,  # noqa: F811 - the fixture
     tmp_path: Path,
-) -> AsyncIterator[Callable[[str], Process]]:
-    """Makes webhook processes, each with a file of failpoints of its name, and stops them at the end."""
+) -> AsyncIterator[MakeProcess]:
+    """Makes webhook processes, each with a file of failpoints of its name (and more variables), and stops them at the end."""
     settings, relay = own_settings(), relay_settings()
     made: list[Process] = []
 
-    def make(name: str) -> Process:
+    def make(name: str, **more: str) -> Process:
         rules = tmp_path / f"{name}.rules"
         rules.write_text("")
         environment = {
@@ -70,6 +71,7 @@ async def webhooks(
             "GUILDMESH_WEBHOOK_RETRY_SECONDS": "0.1",
             "GUILDMESH_WEBHOOK_LONGEST_CLOSED_SECONDS": "0.5",
             "GUILDMESH_FAILPOINTS_FILE": str(rules),
+            **more,
         }
         made.append(Process(WEBHOOKS, environment, tmp_path / f"{name}.log"))
         return made[-1]
@@ -139,7 +141,7 @@ async def check(mesh: Mesh, receiver: Receiver, secret: str, task_ids: list[str]
 
 async def test_whoever_is_killed_a_receiver_has_every_event_of_every_task_in_order(
     mesh: Mesh,  # noqa: F811 - the fixture
-    webhooks: Callable[[str], Process],
+    webhooks: MakeProcess,
     tmp_path: Path,
 ) -> None:
     """In each turn one webhook process dies at a place, and something else at any moment; the receiver is away meanwhile."""

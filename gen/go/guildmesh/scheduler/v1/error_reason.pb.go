@@ -126,8 +126,6 @@ const (
 	ErrorReason_ERROR_REASON_INVALID_WEBHOOK_URL ErrorReason = 86
 	// ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: the webhook has no such failed delivery.
 	ErrorReason_ERROR_REASON_FAILED_DELIVERY_NOT_FOUND ErrorReason = 87
-	// ERROR_REASON_WEBHOOKS_NOT_SERVED: each tenant has topics of its own, and webhooks are sent from the topic of all tenants.
-	ErrorReason_ERROR_REASON_WEBHOOKS_NOT_SERVED ErrorReason = 88
 	// ERROR_REASON_WEBHOOK_SECRET_SEALED: the secret of a webhook is sealed with a master key that the scheduler does not have.
 	ErrorReason_ERROR_REASON_WEBHOOK_SECRET_SEALED ErrorReason = 96
 	// ERROR_REASON_WEBHOOK_SECRETS_SEALED: events of webhooks wait for a master key; what the /ready of a webhook process says.
@@ -187,7 +185,6 @@ var (
 		85: "ERROR_REASON_TOO_MANY_WEBHOOKS",
 		86: "ERROR_REASON_INVALID_WEBHOOK_URL",
 		87: "ERROR_REASON_FAILED_DELIVERY_NOT_FOUND",
-		88: "ERROR_REASON_WEBHOOKS_NOT_SERVED",
 		96: "ERROR_REASON_WEBHOOK_SECRET_SEALED",
 		97: "ERROR_REASON_WEBHOOK_SECRETS_SEALED",
 	}
@@ -242,7 +239,6 @@ var (
 		"ERROR_REASON_TOO_MANY_WEBHOOKS":         85,
 		"ERROR_REASON_INVALID_WEBHOOK_URL":       86,
 		"ERROR_REASON_FAILED_DELIVERY_NOT_FOUND": 87,
-		"ERROR_REASON_WEBHOOKS_NOT_SERVED":       88,
 		"ERROR_REASON_WEBHOOK_SECRET_SEALED":     96,
 		"ERROR_REASON_WEBHOOK_SECRETS_SEALED":    97,
 	}
@@ -279,7 +275,7 @@ var File_guildmesh_scheduler_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\xd4P\n" +
+	")guildmesh/scheduler/v1/error_reason.proto\x12\x16guildmesh.scheduler.v1\x1a guildmesh/common/v1/policy.proto*\x8cO\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\xaf\x01\n" +
 	"\x1bERROR_REASON_TASK_NOT_FOUND\x10\x01\x1a\x8d\x01ʻ\x18\x88\x01\b\x05\x12SNo task '01990000-0000-7000-8000-000000000000'; list your tasks with GET /v1/tasks.\x1a/\n" +
@@ -392,8 +388,7 @@ const file_guildmesh_scheduler_v1_error_reason_proto_rawDesc = "" +
 	"\aproblem\x12\x1bit must begin with https://\x1a\x1b\n" +
 	"\x03url\x12\x14http://10.0.0.5/hook\x12\xfc\x01\n" +
 	"&ERROR_REASON_FAILED_DELIVERY_NOT_FOUND\x10W\x1a\xcf\x01ʻ\x18\xca\x01\b\x05\x12\x8e\x01No failed delivery '01990000-0000-7000-8000-000000000000.3' of the webhook 'orders'; list them with GET /v1/webhooks/orders/failed-deliveries.\x1a5\n" +
-	"\vdelivery_id\x12&01990000-0000-7000-8000-000000000000.3\x12\xc5\x01\n" +
-	" ERROR_REASON_WEBHOOKS_NOT_SERVED\x10X\x1a\x9e\x01ʻ\x18\x99\x01\b\t\x12\x94\x01This mesh sends no webhooks, since each tenant has topics of its own (KAFKA_TOPIC_PER_TENANT); watch events with GET /v1/events, or read your topic.\x12\xfd\x02\n" +
+	"\vdelivery_id\x12&01990000-0000-7000-8000-000000000000.3\x12\xfd\x02\n" +
 	"\"ERROR_REASON_WEBHOOK_SECRET_SEALED\x10`\x1a\xd4\x02ʻ\x18\xcf\x02\b\t\x12\xb4\x02The secret of the webhook 'orders' is sealed with a master key that the scheduler does not have; have the operator set GUILDMESH_EVENT_MASTER_KEY, or the key of before as GUILDMESH_EVENT_MASTER_KEY_BEFORE. If it is lost, replace the secret with no overlap (POST /v1/webhooks/orders:rotateSecret, overlap 0s).\x1a\x14\n" +
 	"\n" +
 	"webhook_id\x12\x06orders\x12\xc6\x02\n" +

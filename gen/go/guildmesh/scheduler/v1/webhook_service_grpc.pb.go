@@ -45,8 +45,7 @@ const (
 type WebhookServiceClient interface {
 	// CreateWebhook creates a webhook and tells its secret (AIP-133). It delivers events from its create_time on. A repeat with the same
 	// webhook_id creates no other one: it fails with ALREADY_EXISTS, reason WEBHOOK_EXISTS. Fails with INVALID_ARGUMENT, reason
-	// INVALID_WEBHOOK_URL or INVALID_FILTER; with RESOURCE_EXHAUSTED, reason TOO_MANY_WEBHOOKS; with FAILED_PRECONDITION, reason
-	// WEBHOOKS_NOT_SERVED.
+	// INVALID_WEBHOOK_URL or INVALID_FILTER; with RESOURCE_EXHAUSTED, reason TOO_MANY_WEBHOOKS.
 	CreateWebhook(ctx context.Context, in *CreateWebhookRequest, opts ...grpc.CallOption) (*Webhook, error)
 	// GetWebhook gives a webhook of the caller's tenant (AIP-131). Fails with NOT_FOUND, reason WEBHOOK_NOT_FOUND.
 	GetWebhook(ctx context.Context, in *GetWebhookRequest, opts ...grpc.CallOption) (*Webhook, error)
@@ -255,8 +254,7 @@ func (c *webhookServiceClient) DeleteFailedDelivery(ctx context.Context, in *Del
 type WebhookServiceServer interface {
 	// CreateWebhook creates a webhook and tells its secret (AIP-133). It delivers events from its create_time on. A repeat with the same
 	// webhook_id creates no other one: it fails with ALREADY_EXISTS, reason WEBHOOK_EXISTS. Fails with INVALID_ARGUMENT, reason
-	// INVALID_WEBHOOK_URL or INVALID_FILTER; with RESOURCE_EXHAUSTED, reason TOO_MANY_WEBHOOKS; with FAILED_PRECONDITION, reason
-	// WEBHOOKS_NOT_SERVED.
+	// INVALID_WEBHOOK_URL or INVALID_FILTER; with RESOURCE_EXHAUSTED, reason TOO_MANY_WEBHOOKS.
 	CreateWebhook(context.Context, *CreateWebhookRequest) (*Webhook, error)
 	// GetWebhook gives a webhook of the caller's tenant (AIP-131). Fails with NOT_FOUND, reason WEBHOOK_NOT_FOUND.
 	GetWebhook(context.Context, *GetWebhookRequest) (*Webhook, error)

@@ -122,8 +122,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_INVALID_WEBHOOK_URL: events cannot be sent to the URL of a webhook."""
     ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: _ErrorReason.ValueType  # 87
     """ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: the webhook has no such failed delivery."""
-    ERROR_REASON_WEBHOOKS_NOT_SERVED: _ErrorReason.ValueType  # 88
-    """ERROR_REASON_WEBHOOKS_NOT_SERVED: each tenant has topics of its own, and webhooks are sent from the topic of all tenants."""
     ERROR_REASON_WEBHOOK_SECRET_SEALED: _ErrorReason.ValueType  # 96
     """ERROR_REASON_WEBHOOK_SECRET_SEALED: the secret of a webhook is sealed with a master key that the scheduler does not have."""
     ERROR_REASON_WEBHOOK_SECRETS_SEALED: _ErrorReason.ValueType  # 97
@@ -232,8 +230,6 @@ ERROR_REASON_INVALID_WEBHOOK_URL: ErrorReason.ValueType  # 86
 """ERROR_REASON_INVALID_WEBHOOK_URL: events cannot be sent to the URL of a webhook."""
 ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: ErrorReason.ValueType  # 87
 """ERROR_REASON_FAILED_DELIVERY_NOT_FOUND: the webhook has no such failed delivery."""
-ERROR_REASON_WEBHOOKS_NOT_SERVED: ErrorReason.ValueType  # 88
-"""ERROR_REASON_WEBHOOKS_NOT_SERVED: each tenant has topics of its own, and webhooks are sent from the topic of all tenants."""
 ERROR_REASON_WEBHOOK_SECRET_SEALED: ErrorReason.ValueType  # 96
 """ERROR_REASON_WEBHOOK_SECRET_SEALED: the secret of a webhook is sealed with a master key that the scheduler does not have."""
 ERROR_REASON_WEBHOOK_SECRETS_SEALED: ErrorReason.ValueType  # 97

@@ -121,8 +121,7 @@ class WebhookServiceServicer:
     def CreateWebhook(self, request, context):
         """CreateWebhook creates a webhook and tells its secret (AIP-133). It delivers events from its create_time on. A repeat with the same
         webhook_id creates no other one: it fails with ALREADY_EXISTS, reason WEBHOOK_EXISTS. Fails with INVALID_ARGUMENT, reason
-        INVALID_WEBHOOK_URL or INVALID_FILTER; with RESOURCE_EXHAUSTED, reason TOO_MANY_WEBHOOKS; with FAILED_PRECONDITION, reason
-        WEBHOOKS_NOT_SERVED.
+        INVALID_WEBHOOK_URL or INVALID_FILTER; with RESOURCE_EXHAUSTED, reason TOO_MANY_WEBHOOKS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,8 +38,7 @@ class WebhookServiceStub:
     CreateWebhook: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.CreateWebhookRequest, _webhook_pb2.Webhook]
     """CreateWebhook creates a webhook and tells its secret (AIP-133). It delivers events from its create_time on. A repeat with the same
     webhook_id creates no other one: it fails with ALREADY_EXISTS, reason WEBHOOK_EXISTS. Fails with INVALID_ARGUMENT, reason
-    INVALID_WEBHOOK_URL or INVALID_FILTER; with RESOURCE_EXHAUSTED, reason TOO_MANY_WEBHOOKS; with FAILED_PRECONDITION, reason
-    WEBHOOKS_NOT_SERVED.
+    INVALID_WEBHOOK_URL or INVALID_FILTER; with RESOURCE_EXHAUSTED, reason TOO_MANY_WEBHOOKS.
     """
     GetWebhook: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.GetWebhookRequest, _webhook_pb2.Webhook]
     """GetWebhook gives a webhook of the caller's tenant (AIP-131). Fails with NOT_FOUND, reason WEBHOOK_NOT_FOUND."""
@@ -99,8 +98,7 @@ class WebhookServiceAsyncStub(WebhookServiceStub):
     CreateWebhook: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.CreateWebhookRequest, _webhook_pb2.Webhook]  # type: ignore[assignment]
     """CreateWebhook creates a webhook and tells its secret (AIP-133). It delivers events from its create_time on. A repeat with the same
     webhook_id creates no other one: it fails with ALREADY_EXISTS, reason WEBHOOK_EXISTS. Fails with INVALID_ARGUMENT, reason
-    INVALID_WEBHOOK_URL or INVALID_FILTER; with RESOURCE_EXHAUSTED, reason TOO_MANY_WEBHOOKS; with FAILED_PRECONDITION, reason
-    WEBHOOKS_NOT_SERVED.
+    INVALID_WEBHOOK_URL or INVALID_FILTER; with RESOURCE_EXHAUSTED, reason TOO_MANY_WEBHOOKS.
     """
     GetWebhook: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.GetWebhookRequest, _webhook_pb2.Webhook]  # type: ignore[assignment]
     """GetWebhook gives a webhook of the caller's tenant (AIP-131). Fails with NOT_FOUND, reason WEBHOOK_NOT_FOUND."""
@@ -163,8 +161,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_webhook_pb2.Webhook, _abc.Awaitable[_webhook_pb2.Webhook]]:
         """CreateWebhook creates a webhook and tells its secret (AIP-133). It delivers events from its create_time on. A repeat with the same
         webhook_id creates no other one: it fails with ALREADY_EXISTS, reason WEBHOOK_EXISTS. Fails with INVALID_ARGUMENT, reason
-        INVALID_WEBHOOK_URL or INVALID_FILTER; with RESOURCE_EXHAUSTED, reason TOO_MANY_WEBHOOKS; with FAILED_PRECONDITION, reason
-        WEBHOOKS_NOT_SERVED.
+        INVALID_WEBHOOK_URL or INVALID_FILTER; with RESOURCE_EXHAUSTED, reason TOO_MANY_WEBHOOKS.
         """
 
     @_abc_1.abstractmethod
