@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
 import pytest
+from aiokafka import AIOKafkaConsumer
 
 from tests.support.console_consumer import console_consumer
 from tests.support.mesh import RunningMesh
@@ -76,49 +78,36 @@ def check_events(mesh: RunningMesh, run_id: str) -> None:
         "tasks"
     ]
     assert steps
+    last: dict[str, int] = {}
     for task_id in [run_id, *(step["task_id"] for step in steps)]:
         task = httpx.get(f"{mesh.url}/v1/tasks/{task_id}", headers=headers).json()
         assert task["status"] == "completed", task
-        numbers = kafka_numbers(mesh, task_id, task["last_event_number"])
-        assert numbers == list(range(1, task["last_event_number"] + 1)), task_id
+        last[task_id] = task["last_event_number"]
+    numbers = asyncio.run(kafka_numbers(mesh, last))
+    assert numbers == {task_id: list(range(1, number + 1)) for task_id, number in last.items()}
 
 
-def kafka_numbers(mesh: RunningMesh, task_id: str, last: int) -> list[int]:
-    """The event numbers of a task on Kafka in order, exact repeats left out, up to `last`."""
-    import asyncio
-
-    from aiokafka import AIOKafkaConsumer
-
-    async def read() -> list[int]:
-        consumer = AIOKafkaConsumer(
-            "guildmesh.task-events.v1",
-            bootstrap_servers=mesh.kafka_bootstrap_servers,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            group_id=None,
-        )
-        await consumer.start()
-        numbers: list[int] = []
-        values: dict[int, bytes] = {}
+async def kafka_numbers(mesh: RunningMesh, last: Mapping[str, int]) -> dict[str, list[int]]:
+    """The event numbers of tasks on Kafka in order, exact repeats left out, up to the last of each."""
+    values: dict[str, dict[int, bytes]] = {task_id: {} for task_id in last}
+    consumer = AIOKafkaConsumer(
+        "guildmesh.task-events.v1",
+        bootstrap_servers=mesh.kafka_bootstrap_servers,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        group_id=None,
+    )
+    async with consumer:
         end = time.monotonic() + 30
-        try:
-            while last not in numbers and time.monotonic() < end:
-                for records in (await consumer.getmany(timeout_ms=500)).values():
-                    for record in records:
-                        if (record.key or b"").decode() != task_id:
-                            continue
+        while any(number not in values[task_id] for task_id, number in last.items()) and time.monotonic() < end:
+            for records in (await consumer.getmany(timeout_ms=500)).values():
+                for record in records:
+                    known = values.get((record.key or b"").decode())
+                    if known is not None:
                         number = int(dict(record.headers)["ce_sequence"])
-                        if number in values:
-                            # A relay that died between Kafka's commit and the database's may send the very same again.
-                            assert values[number] == record.value
-                            continue
-                        values[number] = record.value
-                        numbers.append(number)
-        finally:
-            await consumer.stop()
-        return numbers
-
-    return asyncio.run(read())
+                        # A relay that died between Kafka's commit and the database's may send the very same again.
+                        assert known.setdefault(number, record.value) == record.value
+    return {task_id: list(known) for task_id, known in values.items()}
 
 
 def test_kafkas_own_console_consumer_reads_a_tasks_events_in_order_with_their_headers(mesh: RunningMesh) -> None:
