@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def blank_is_unset(*settings: str) -> Any:
+    """A validator of settings that may be unset: a blank one, such as that of a line `NAME=` in `.env`, is."""
+
+    def none_of_blank(value: object) -> object:
+        return value or None
+
+    return field_validator(*settings, mode="before")(none_of_blank)
 
 
 class ServiceSettings(BaseSettings):
@@ -103,10 +112,7 @@ class ServiceSettings(BaseSettings):
         description="default 1 in development, 0.1 in production",
     )
 
-    @field_validator("redis_cache_url", mode="before")
-    @classmethod
-    def _empty_is_unset(cls, value: object) -> object:
-        return value or None
+    _blank_cache = blank_is_unset("redis_cache_url")
 
     @property
     def sample_rate(self) -> float:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from services.common.key_cipher import KeyCipher
-from services.common.settings import ServiceSettings
+from services.common.settings import ServiceSettings, blank_is_unset
 from services.identity.adapters.shared_secret import SharedSecretSigner
 
 OWN_KEYS_ALGORITHM = "ES256"
@@ -40,10 +40,7 @@ class IdentitySettings(ServiceSettings):
         description="how long a key is published before it signs; longer than any verifier caches the key set",
     )
 
-    @field_validator("jwt_secret_key", "master_key", mode="before")
-    @classmethod
-    def _blank_is_unset(cls, value: object) -> object:
-        return value or None
+    _blank_keys = blank_is_unset("jwt_secret_key", "master_key")
 
     @property
     def token_lifetime(self) -> timedelta:

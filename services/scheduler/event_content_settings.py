@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from services.common.settings import blank_is_unset
 from services.scheduler.domain.event_content import EventContent
 from services.scheduler.master_key_settings import MasterKeySettings
 
@@ -20,10 +21,7 @@ class EventContentSettings(MasterKeySettings):
         " (with a key of the user); plain in development, to be chosen in production",
     )
 
-    @field_validator("event_content", mode="before")
-    @classmethod
-    def _blank_is_unset(cls, value: object) -> object:
-        return value or None
+    _blank_content = blank_is_unset("event_content")
 
     @property
     def contents(self) -> EventContent:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from services.common.key_cipher import KeyCipher
 from services.common.master_keys import MasterKeys
-from services.common.settings import ServiceSettings
+from services.common.settings import ServiceSettings, blank_is_unset
 
 
 class MasterKeySettings(ServiceSettings):
@@ -26,10 +26,7 @@ class MasterKeySettings(ServiceSettings):
         description="the master key of before, until everything is sealed anew: a scheduler does that when it starts",
     )
 
-    @field_validator("event_master_key", "event_master_key_before", mode="before")
-    @classmethod
-    def _no_key(cls, value: object) -> object:
-        return value or None
+    _blank_master_keys = blank_is_unset("event_master_key", "event_master_key_before")
 
     @property
     def master_keys(self) -> MasterKeys:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from services.common.kafka.connection import KafkaSettings
+from services.common.settings import blank_is_unset
 from services.tool.adapters.sandbox.choice import Choice
 
 
@@ -47,7 +48,4 @@ class ToolSettings(KafkaSettings):
         """Replicas of a new topic."""
         return self.replication_factor or (3 if self.profile == "production" else 1)
 
-    @field_validator("docker_host", mode="before")
-    @classmethod
-    def _blank_is_unset(cls, value: object) -> object:
-        return value or None
+    _blank_host = blank_is_unset("docker_host")

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from services.common.settings import ServiceSettings
+from services.common.settings import ServiceSettings, blank_is_unset
 
 PLAINTEXT = "PLAINTEXT"
 
@@ -48,10 +48,7 @@ class KafkaSettings(ServiceSettings):
             return cls.model_fields[str(info.field_name)].default
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file", mode="before")
-    @classmethod
-    def _no_file(cls, value: object) -> object:
-        return value or None
+    _blank_files = blank_is_unset("kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
