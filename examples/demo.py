@@ -81,7 +81,7 @@ async def demo(env: dict[str, str]) -> int:
     proxied = not env["GUILDMESH_URL"].startswith(("http://127.", "http://localhost"))
     async with (
         httpx.AsyncClient(base_url=env["GUILDMESH_URL"], headers=headers, timeout=30, trust_env=proxied) as client,
-        TaskEvents(env["KAFKA_BOOTSTRAP_SERVERS"], topic_of(os.environ, env["GUILDMESH_TOKEN"])) as events,
+        TaskEvents(env["KAFKA_BOOTSTRAP_SERVERS"], topic_of(env, env["GUILDMESH_TOKEN"])) as events,
     ):
         for agent in files.agents:
             await create(client, "/v1/agents", agent)

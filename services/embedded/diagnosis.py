@@ -17,7 +17,7 @@ import psycopg2
 from pydantic import ValidationError
 
 from services.common.kafka.connection import KafkaSettings, kafka_arguments
-from services.embedded.errors import MeshError
+from services.embedded.errors import MeshError, first_problem
 from services.embedded.llm import weights
 from services.embedded.machine import unsupported
 from services.embedded.parts.java import find_java, java_version
@@ -220,9 +220,7 @@ def _kafka(settings: MeshSettings, state: StateFolder) -> Iterator[Finding]:
         kafka = KafkaSettings(kafka_bootstrap_servers=servers)
         brokers = asyncio.run(_brokers(kafka))
     except ValidationError as error:
-        problem = error.errors()[0]
-        text = ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, "))))
-        yield Finding("kafka", Level.BAD, text)
+        yield Finding("kafka", Level.BAD, first_problem(error))
     except (KafkaError, OSError, TimeoutError) as error:
         why = str(error) or type(error).__name__
         text = f"{servers} does not let us in ({why}): check KAFKA_BOOTSTRAP_SERVERS and what is set of KAFKA_SECURITY_PROTOCOL,"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pydantic import SecretStr
 
 from services.embedded.errors import MeshError
+from services.embedded.event_settings import event_exports
 from services.embedded.gateway_config import GatewayConfig
 from services.embedded.parts.envoy import Envoy
 from services.embedded.parts.kafka import Kafka
@@ -163,6 +164,7 @@ def plan(settings: MeshSettings, state: StateFolder) -> Mesh:
         "REDIS_CACHE_URL": environment["REDIS_CACHE_URL"],
         "GUILDMESH_METRICS_URL": f"http://{LOOPBACK}:{settings.metrics_port}/metrics",
     }
+    exports |= event_exports()
     return Mesh(parts, exports, connections)
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.embedded.errors import MeshError
+from services.embedded.errors import MeshError, first_problem
 
 
 class MeshSettings(BaseSettings):
@@ -71,6 +71,4 @@ def load_settings() -> MeshSettings:
     try:
         return MeshSettings()
     except ValidationError as error:
-        problem = error.errors()[0]
-        variable = ".".join(str(each) for each in problem["loc"])
-        raise MeshError(f"{variable}: {problem['msg']}; change it in the environment or in .env.") from error
+        raise MeshError(f"{first_problem(error)}; change it in the environment or in .env.") from error

@@ -14,7 +14,7 @@ from guildmesh_client.cli.times import moment_of, seconds_of
 
 from services.embedded.commands.console import fail, one_line_errors, open_state, out
 from services.embedded.diagnosis import database_url
-from services.embedded.errors import MeshError
+from services.embedded.errors import MeshError, first_problem
 from services.embedded.plan import event_master_key
 
 if TYPE_CHECKING:
@@ -72,22 +72,25 @@ def settings_of(kind: type[S], *, event_keys: bool = False) -> S:
     """
     from pydantic import ValidationError
 
+    from services.embedded.event_settings import as_exported
+
     _quiet()
     settings, state = open_state()
-    kafka = settings.kafka_bootstrap_servers
-    if not kafka and state.is_locked():
-        kafka = str(state.record()["exports"]["KAFKA_BOOTSTRAP_SERVERS"])
+    exports = state.record().get("exports", {}) if state.is_locked() else {}
+    kafka = settings.kafka_bootstrap_servers or exports.get("KAFKA_BOOTSTRAP_SERVERS")
     if not kafka:
         raise MeshError("No mesh runs, and KAFKA_BOOTSTRAP_SERVERS is not set: start the mesh, or set it and DATABASE_URL.")
-    own = {"kafka_bootstrap_servers": kafka, "database_url": database_url(settings, state), "db_pool_size": 2}
+    own = as_exported(exports) | {
+        "kafka_bootstrap_servers": kafka,
+        "database_url": database_url(settings, state),
+        "db_pool_size": 2,
+    }
     if event_keys and state.is_locked() and (key := event_master_key(settings, state)) is not None:
         own["event_master_key"] = key
     try:
         return kind(**own, enable_tracing=False)  # type: ignore[arg-type]
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise MeshError(": ".join(filter(None, (where, problem["msg"].removeprefix("Value error, "))))) from error
+        raise MeshError(first_problem(error)) from error
 
 
 def _range(since: str, until: str, task: str, tenant: str, queue: str, settings: RelaySettings) -> ReplayRange:

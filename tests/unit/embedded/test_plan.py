@@ -9,18 +9,21 @@ import pytest
 from services.embedded import diagnosis
 from services.embedded.diagnosis import Level
 from services.embedded.errors import MeshError
+from services.embedded.event_settings import as_exported
 from services.embedded.parts.kafka_jars import locked
 from services.embedded.parts.service import ServiceProcess
 from services.embedded.plan import Mesh, plan, required_connections
 from services.embedded.settings import MeshSettings, load_settings
 from services.embedded.state import StateFolder
 from services.embedded.supervisor import Supervisor
+from services.scheduler.topic_settings import TopicSettings
 
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in MeshSettings.model_fields.values():
+    for name in (MeshSettings.model_fields | TopicSettings.model_fields).values():
         monkeypatch.delenv(str(name.validation_alias), raising=False)
+    monkeypatch.delenv("KAFKA_VALUE_FORMAT", raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -72,6 +75,8 @@ def test_a_secret_goes_only_to_those_who_need_it(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("JWT_SECRET_KEY", "s" * 40)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "kafka.example:9093")
+    monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("KAFKA_SASL_USERNAME", "guildmesh")
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "secret")
     mesh = planned(tmp_path)
     holders = {
@@ -170,3 +175,24 @@ def test_the_doctor_says_whether_the_secrets_of_webhooks_are_sealed(tmp_path: Pa
     assert "Set GUILDMESH_EVENT_MASTER_KEY" in text
     monkeypatch.setenv("GUILDMESH_EVENT_MASTER_KEY", "mine")
     assert told() == (Level.GOOD, "sealed in the database, with GUILDMESH_EVENT_MASTER_KEY")
+
+
+def test_env_exports_how_events_are_published_where_that_is_not_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not {name for name in planned(tmp_path).exports if name.startswith(("KAFKA_TOPIC", "KAFKA_VALUE", "GUILDMESH_TASK_"))}
+    chosen = {"KAFKA_TOPIC_PER_TENANT": "true", "KAFKA_VALUE_FORMAT": "json", "GUILDMESH_TASK_EVENTS_TOPIC": "ours.events"}
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    exports = planned(tmp_path).exports
+    assert chosen.items() <= exports.items()
+    # What goes by a running mesh reads it back, except for what its own environment says.
+    monkeypatch.delenv("KAFKA_TOPIC_PER_TENANT")
+    monkeypatch.delenv("KAFKA_VALUE_FORMAT")
+    assert as_exported(exports) == {"topic_per_tenant": "true", "value_format": "json"}
+
+
+def test_a_wrong_setting_of_events_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUILDMESH_TASK_EVENTS_TOPIC", "a topic")
+    with pytest.raises(MeshError, match="GUILDMESH_TASK_EVENTS_TOPIC"):
+        planned(tmp_path)
