@@ -16,6 +16,7 @@ from guildmesh.scheduler.v1 import task_pb2
 
 from services.common.context import Principal
 from services.common.grpcx.channel import secure_channel
+from tests.faults.calls import UNKNOWN
 from tests.faults.cluster import Cluster, target_of
 from tests.faults.events import event_of
 from tests.faults.evidence import Event
@@ -29,14 +30,6 @@ NOBODY = "nobody"
 """what a task does that no worker takes."""
 CHILD = "child of "
 """before the id of the parent: what a subtask does, beside its work, which is quick."""
-# After these a caller does not know what happened, and asks again.
-_UNKNOWN = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.UNKNOWN,
-}
 _MAX_ATTEMPTS = 20
 _LATER_MS = 400
 _LAYER = 4
@@ -244,7 +237,7 @@ class Client:
             self.recorder.outcome(number, OK, task_id=task_id)
             self.task_ids[tag] = task_id
             return True
-        unknown = code in {status.value[0] for status in _UNKNOWN}
+        unknown = code in {status.value[0] for status in UNKNOWN}
         self.recorder.outcome(number, INFO if unknown else FAIL, code=code)
         if not unknown:
             self._cluster.surprises.append(f"the create of {tag} was refused with code {code}")
@@ -255,7 +248,7 @@ class Client:
         if error.code() is grpc.StatusCode.INTERNAL:
             self._cluster.surprises.append(f"INTERNAL: {error.details()}")
             return True
-        return error.code() in _UNKNOWN
+        return error.code() in UNKNOWN
 
     def _request(self, tag: str, what: str) -> pb.CreateTaskRequest:
         """The same for a tag whenever it is asked."""

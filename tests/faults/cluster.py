@@ -37,12 +37,14 @@ from tests.support.service import mesh_certificates, metadata
 ROOT = Path(__file__).resolve().parents[2]
 # Long, for a machine that does much else.
 _START_SECONDS = 180
-# Alembic keeps what it works on in a global of its own.
-_MIGRATING = threading.Lock()
+MIGRATING = threading.Lock()
+"""held by whoever migrates: Alembic keeps what it works on in a global of its own."""
 # What a program's main module imports.
 _IMPORTS = {
     "services.scheduler": "services.scheduler.__main__",
     "services.scheduler.relay": "services.scheduler.relay.__main__",
+    "services.scheduler.webhooks": "services.scheduler.webhooks.__main__",
+    "services.tool": "services.tool.__main__",
     "tests.faults.worker": "tests.faults.worker",
 }
 
@@ -107,7 +109,7 @@ class Cluster:
             self._add(f"worker-{index}", "tests.faults.worker", self._worker(index))
 
     def of(self, role: str) -> list[Member]:
-        """The members of a role: scheduler, relay or worker."""
+        """The members of a role: scheduler, relay, worker, or one of `more`."""
         return [member for name, member in self.members.items() if name.startswith(role)]
 
     def arm(self, rules: str, *roles: str) -> None:
@@ -128,6 +130,32 @@ class Cluster:
                     self._fired.append((entry["name"], entry["action"]))
         return self._fired
 
+    def deaths(self) -> int:
+        """How often a process of it ended before its time."""
+        return sum(max(member.lives - 1, 0) for member in self.members.values())
+
+    @asynccontextmanager
+    async def more(self, role: str, module: str, environments: Sequence[Mapping[str, str]]) -> AsyncIterator[None]:
+        """Further processes of another role, for a while: one for each environment; they must stop in order."""
+        for index, environment in enumerate(environments):
+            self._add(name := f"{role}-{index}", module, _same(environment))
+            self.members[name].start()
+        try:
+            yield
+        finally:
+            self.arm("", role)
+            await self.stop(role)
+            self.fired()
+            for member in self.of(role):
+                del self.members[member.name]
+
+    async def stop(self, role: str) -> None:
+        """Stops the members of a role, each of which must end in order."""
+        members = self.of(role)
+        for member, status in zip(members, await asyncio.gather(*(member.stop() for member in members)), strict=True):
+            if status:
+                self.surprises.append(f"{member.name} did not stop cleanly: {status}\n{member.tail()}")
+
     def histories(self) -> list[Path]:
         """The files of all workers and clients."""
         return sorted(self.folder.glob("history-*.jsonl"))
@@ -141,7 +169,8 @@ class Cluster:
         spawner = Spawner(module, _IMPORTS[module]) if self.shape.spawned else None
         self.members[name] = Member(name, module, environment, self.tree, log, self.surprises.append, spawner)
 
-    def _common(self, name: str, index: int) -> dict[str, str]:
+    def common(self, name: str, index: int) -> dict[str, str]:
+        """The settings that every process has; `index` makes its chances others."""
         paths = (self.tree, self.tree / "gen" / "python", self.tree / "sdk" / "python")
         return {
             "PYTHONPATH": ":".join(map(str, paths)),
@@ -176,18 +205,23 @@ class Cluster:
             "GUILDMESH_PAYLOAD_SWEEP_SECONDS": "0.2",
             "OBJECT_STORE_URL": self.objects.as_uri(),
         }
-        return lambda _: own | self._common(f"scheduler-{index}", index)
+        return lambda _: own | self.common(f"scheduler-{index}", index)
 
-    def _relay(self, index: int) -> Callable[[int], Mapping[str, str]]:
-        own = {
+    def topics(self) -> dict[str, str]:
+        """Where Kafka is, and what its topics are called."""
+        return {
             "KAFKA_BOOTSTRAP_SERVERS": self.servers.kafka,
             "GUILDMESH_TASK_EVENTS_TOPIC": self.events_topic,
             "GUILDMESH_TASK_STATE_TOPIC": self.state_topic,
             "GUILDMESH_DEAD_LETTERS_TOPIC": self.dead_letters_topic,
+        }
+
+    def _relay(self, index: int) -> Callable[[int], Mapping[str, str]]:
+        own = self.topics() | {
             "GUILDMESH_RELAY_LEASE_SECONDS": str(self.shape.relay_lease_seconds),
             "GUILDMESH_TLS_DIR": str(self.tls / "scheduler"),
         }
-        return lambda _: own | self._common(f"relay-{index}", 100 + index)
+        return lambda _: own | self.common(f"relay-{index}", 100 + index)
 
     def _worker(self, index: int) -> Callable[[int], Mapping[str, str]]:
         def environment(life: int) -> Mapping[str, str]:
@@ -200,9 +234,13 @@ class Cluster:
                 "concurrency": self.shape.concurrency,
                 "lease_seconds": self.shape.lease_seconds,
             }
-            return {SETTINGS: json.dumps(settings)} | self._common(f"worker-{index}", 200 + index)
+            return {SETTINGS: json.dumps(settings)} | self.common(f"worker-{index}", 200 + index)
 
         return environment
+
+
+def _same(environment: Mapping[str, str]) -> Callable[[int], Mapping[str, str]]:
+    return lambda _: environment
 
 
 @asynccontextmanager
@@ -227,7 +265,7 @@ async def running_cluster(
 
 def _migrate(url: str) -> None:
     settings = SchedulerSettings(_env_file=None, database_url=SecretStr(url))
-    with _MIGRATING:
+    with MIGRATING:
         migrate(settings, package="services.scheduler.storage.migrations", schema="scheduler")
 
 
@@ -244,15 +282,9 @@ async def _ready(cluster: Cluster) -> None:
 
 async def _stop(cluster: Cluster) -> None:
     cluster.arm("")
-    statuses: dict[str, int] = {}
     # As an operator would: who asks first, who answers last.
     for role in ("worker", "relay", "scheduler"):
-        members = cluster.of(role)
-        for member, status in zip(members, await asyncio.gather(*(member.stop() for member in members)), strict=True):
-            statuses[member.name] = status
-    for name, status in statuses.items():
-        if status:
-            cluster.surprises.append(f"{name} did not stop cleanly: {status}\n{cluster.members[name].tail()}")
+        await cluster.stop(role)
 
 
 async def kill_one(cluster: Cluster, *roles: str) -> str:

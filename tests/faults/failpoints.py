@@ -9,12 +9,11 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import psycopg2
 
-from services.common.failpoints import POINTS
-from tests.faults import beside, bodies, letters
+from tests.faults import beside, bodies, hooks, letters, tools
 from tests.faults.checker import check
 from tests.faults.client import Client, client_of
 from tests.faults.clocks import add_clocks, wrong_clocks
@@ -24,6 +23,7 @@ from tests.faults.limited import HALTED
 from tests.faults.operator import Operator
 from tests.faults.outcome import Outcome, told
 from tests.faults.suites import GRAPH_MIX, MIX
+from tests.faults.tools import Tools
 from tests.support.past import ended_tasks, take_newest_partition
 
 ACTIONS = ("crash", "delay", "error", "cut")
@@ -49,10 +49,6 @@ WHERE application_name = 'guildmesh-scheduler-listen' AND datname = current_data
 """
 
 
-PLACES = tuple(name for name in POINTS if not name.startswith(("tool.", "webhooks.")))
-"""those of the processes of these clusters; tests/integration/tool and tests/integration/scheduler/webhooks have the others."""
-
-
 def rule_of(name: str, action: str, seed: int) -> str:
     """The rule of a round: the seed decides when it acts, and how long a delay is."""
     chance = random.Random(f"{name} {action} {seed}")
@@ -69,8 +65,10 @@ async def failpoint(cluster: Cluster, name: str, action: str, seed: int) -> Outc
     rule = rule_of(name, action, seed)
     chance = cluster.random = random.Random(f"{name} {action} {seed}")
     before = len(cluster.fired())
-    lives = sum(member.lives for member in cluster.members.values())
-    async with client_of(cluster) as client:
+    dead = cluster.deaths()
+    async with client_of(cluster) as client, AsyncExitStack() as stack:
+        hook = await stack.enter_async_context(hooks.hooked(cluster, client)) if name.startswith(hooks.PLACES) else None
+        tool = await stack.enter_async_context(tools.tools_of(cluster, client)) if name.startswith(tools.PLACES) else None
         if name.startswith(_DECIDED):
             client.limited = 1.0
         elif name.startswith(_RACED):
@@ -79,22 +77,27 @@ async def failpoint(cluster: Cluster, name: str, action: str, seed: int) -> Outc
         async with armed(cluster, rule, chance.uniform(0, _LATEST_MOMENT)) as acted:
             turn = 0
             while turn < _MOST_TURNS and (turn < 2 or not acted.is_set()):
-                await _work(cluster, client, name, turn)
+                await _work(cluster, client, name, turn, tool)
                 await _wait(acted, _patience(cluster.shape, name))
                 turn += 1
         fired = len(cluster.fired()) - before
         worked = time.monotonic()
+        untold = await tool.told(_QUIET_SECONDS) if tool is not None else []
         await quiet(cluster, client.tenant, _QUIET_SECONDS)
         quieted = time.monotonic()
         await client.watched(10)
         evidence = await evidence_of(cluster, client, 10)
         problems = check(evidence)
-        beside = await _beside(cluster, client, name)
+        beside = untold + await _beside(cluster, client, name)
+        if hook is not None:
+            beside += await hook.wrong(evidence.table, _QUIET_SECONDS)
+        if tool is not None:
+            beside += await tool.wrong(evidence.table, _QUIET_SECONDS)
+        deaths = cluster.deaths() - dead
         cluster.reader.forget(client.tenant)
     surprises, cluster.surprises[:] = [*cluster.surprises, *beside], []
     if not fired:
         surprises.append("the place was not visited")
-    deaths = sum(member.lives for member in cluster.members.values()) - lives
     ended = time.monotonic()
     spent = [round(seconds, 2) for seconds in (worked - begun, quieted - worked, ended - quieted)]
     figures = {"rule": rule, "fired": fired, "deaths": deaths, "turns": turn, "spent": spent}
@@ -111,7 +114,7 @@ async def armed(cluster: Cluster, rule: str, moment: float) -> AsyncIterator[asy
 
     async def watch() -> None:
         await asyncio.sleep(moment)
-        cluster.arm(rule, "relay" if rule.startswith("relay.") else "scheduler")
+        cluster.arm(rule, rule.partition(".")[0])
         while (fired := len(cluster.fired())) < enough:
             if fired > before:
                 acted.set()
@@ -128,10 +131,10 @@ async def armed(cluster: Cluster, rule: str, moment: float) -> AsyncIterator[asy
         cluster.arm("")
 
 
-async def _work(cluster: Cluster, client: Client, name: str, turn: int) -> None:
+async def _work(cluster: Cluster, client: Client, name: str, turn: int, tool: Tools | None) -> None:
     chance = cluster.random
     tags = {f"{client.tenant}-{turn}-{number}": chance.choice(MIX) for number in range(_TASKS_A_TURN)}
-    if "heartbeat" in name or "sweep" in name or "append" in name:
+    if tool is not None or "heartbeat" in name or "sweep" in name or "append" in name:
         tags |= dict.fromkeys(list(tags)[:4], "slow")
     if "signal" in name:
         tags |= dict.fromkeys(list(tags)[:4], "ask")
@@ -143,6 +146,8 @@ async def _work(cluster: Cluster, client: Client, name: str, turn: int) -> None:
             nodes = {f"{client.tenant}-{turn}-node-{number}": chance.choice(GRAPH_MIX) for number in range(_TASKS_A_TURN)}
             group.create_task(client.submit_graph(nodes))
         group.create_task(_provoke(cluster, client, name, turn, list(tags)[:4]))
+        if tool is not None:
+            group.create_task(tool.run_for(list(tags)[:4]))
         if turn % 2 == 1 or name.startswith(_DECIDED):
             group.create_task(_halt(Operator(client)))
     known = [client.task_ids[tag] for tag in tags]
@@ -170,7 +175,7 @@ def _patience(shape: Shape, name: str) -> float:
         return 1.5 * shape.lease_seconds
     if name.startswith("relay.lane."):
         return 3 * shape.relay_lease_seconds
-    if name.startswith((*_DECIDED, *bodies.PLACES)):
+    if name.startswith((*_DECIDED, *bodies.PLACES, *hooks.PLACES, *tools.PLACES)):
         return 1.0
     if name.startswith((*_RETENTION, "scheduler.ready.", "scheduler.signal.", "scheduler.fire.")):
         return 1.0

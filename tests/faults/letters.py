@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +17,7 @@ from guildmesh.scheduler.v1 import queue_service_pb2_grpc as queues_grpc
 
 from services.common.context import Principal
 from services.common.grpcx.channel import secure_channel
+from tests.faults.calls import until_answered
 from tests.faults.cluster import Cluster
 from tests.support.due import Query
 from tests.support.past import QUEUE, ended_tasks
@@ -30,8 +30,6 @@ _REPLAYED = (
     "SELECT task_id::text, replay_task_id::text FROM scheduler.dead_letters WHERE tenant_id = %s AND replay_time IS NOT NULL"
 )
 _SPECS = "SELECT task_id::text, spec FROM scheduler.tasks WHERE tenant_id = %s"
-# After these a caller does not know what happened, and asks again.
-_UNKNOWN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED, grpc.StatusCode.UNKNOWN}
 
 
 async def provoke(cluster: Cluster, tenant: str, name: str) -> None:
@@ -54,11 +52,11 @@ async def provoke(cluster: Cluster, tenant: str, name: str) -> None:
         stub: Any = letters_grpc.DeadLetterServiceStub(channel)
         if name.startswith("scheduler.replay."):
             request = letters_pb.ReplayDeadLettersRequest(queue=QUEUE, limit=_A_CALL)
-            while (await _answer(lambda: stub.ReplayDeadLetters(request, metadata=by, timeout=10))).left:
+            while (await until_answered(lambda: stub.ReplayDeadLetters(request, metadata=by, timeout=10))).left:
                 pass
         else:
             dismiss = letters_pb.DeleteDeadLettersRequest(queue=QUEUE, filter="replayed = false")
-            while (await _answer(lambda: stub.DeleteDeadLetters(dismiss, metadata=by, timeout=10))).left:
+            while (await until_answered(lambda: stub.DeleteDeadLetters(dismiss, metadata=by, timeout=10))).left:
                 pass
 
 
@@ -77,19 +75,6 @@ def wrong_letters(query: Query, tenant: str) -> list[str]:
 async def _come_and_go(stub: Any, by: Any) -> None:
     name = f"q-{uuid.uuid4().hex[:12]}"
     create = queues_pb.CreateQueueRequest(queue=queue_pb2.Queue(queue=name))
-    await _answer(lambda: stub.CreateQueue(create, metadata=by, timeout=10), grpc.StatusCode.ALREADY_EXISTS)
+    await until_answered(lambda: stub.CreateQueue(create, metadata=by, timeout=10), grpc.StatusCode.ALREADY_EXISTS)
     delete = queues_pb.DeleteQueueRequest(queue=name)
-    await _answer(lambda: stub.DeleteQueue(delete, metadata=by, timeout=10), grpc.StatusCode.NOT_FOUND)
-
-
-async def _answer(call: Callable[[], Awaitable[Any]], done: grpc.StatusCode | None = None) -> Any:
-    """The answer of a call that is repeated until there is one; a repeat may be told that it was `done` before."""
-    while True:
-        try:
-            return await call()
-        except grpc.aio.AioRpcError as error:
-            if error.code() is done:
-                return None
-            if error.code() not in _UNKNOWN:
-                raise
-            await asyncio.sleep(0.1)
+    await until_answered(lambda: stub.DeleteQueue(delete, metadata=by, timeout=10), grpc.StatusCode.NOT_FOUND)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.common.failpoints import POINTS
 from services.embedded.parts.postgres import Postgres
 from services.embedded.running import RunningPart
 from tests.faults import bad, cells, failpoints, suites
@@ -181,7 +182,7 @@ def jobs(seeds: int) -> Iterator[Job]:
 
         yield Job("known bad", f"{patch.name if patch else 'nothing spoilt'} by {caught_by}", 1, known_bad)
     for seed in range(1, seeds + 1):
-        for name in failpoints.PLACES:
+        for name in POINTS:
             for action in failpoints.ACTIONS:
 
                 async def failpoint(bench: Bench, name: str = name, action: str = action, seed: int = seed) -> Outcome:

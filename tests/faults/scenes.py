@@ -10,14 +10,18 @@ from collections.abc import Awaitable, Callable
 from tests.faults.client import Client, client_of
 from tests.faults.clocks import add_clocks, wrong_clocks
 from tests.faults.cluster import Cluster
+from tests.faults.hooks import hooked
+from tests.faults.judge import evidence_of, quiet
 from tests.faults.limited import HALTED, KEYED, KEYS
 from tests.faults.members import Member
 from tests.faults.operator import Operator
+from tests.faults.tools import tools_of
 
 _OWNER = "SELECT address FROM scheduler.dispatch_owners WHERE lease_expires > clock_timestamp()"
 _RUNNING = "SELECT count(*) FROM scheduler.tasks WHERE tenant_id = %s AND state = 2"
 _RUNNING_NEW = f"{_RUNNING} AND priority = 9"
 _FAILED = "SELECT count(*) FROM scheduler.dead_letters WHERE tenant_id = %s"
+_QUIET_SECONDS = 5.0
 Scene = Callable[[Cluster, Client], Awaitable[None]]
 
 
@@ -183,6 +187,29 @@ async def replays(cluster: Cluster, client: Client) -> None:
     await asyncio.gather(*(operator.replay(task_id) for task_id in client.task_ids.values() for _ in range(3)))
 
 
+async def receiver(cluster: Cluster, client: Client) -> None:
+    """A webhook process crashes behind an answer of a receiver, which refuses some events the first time."""
+    async with hooked(cluster, client) as hook:
+        cluster.arm("webhooks.send.after_answer=crash@9", "webhooks")
+        await client.submit({f"{client.tenant}-{number}": "steps" for number in range(20)})
+        await _until_fired(cluster)
+        await quiet(cluster, client.tenant, _QUIET_SECONDS)
+        evidence = await evidence_of(cluster, client, _QUIET_SECONDS)
+        cluster.surprises += await hook.wrong(evidence.table, _QUIET_SECONDS)
+
+
+async def tools(cluster: Cluster, client: Client) -> None:
+    """A tool service crashes while it publishes what was run."""
+    async with tools_of(cluster, client) as tool:
+        cluster.arm("tool.publish.before_commit=crash@1", "tool")
+        tags = {f"{client.tenant}-{number}": "slow" for number in range(4)}
+        await client.submit(tags)
+        await asyncio.gather(tool.run_for(list(tags)), _until_fired(cluster))
+        cluster.surprises += await tool.told(_QUIET_SECONDS)
+        evidence = await evidence_of(cluster, client, _QUIET_SECONDS)
+        cluster.surprises += await tool.wrong(evidence.table, _QUIET_SECONDS)
+
+
 async def _owner(cluster: Cluster, but: Member | None = None) -> Member:
     """Waits until a scheduler decides, other than `but`."""
     while True:
@@ -217,6 +244,8 @@ SCENES: dict[str, Scene] = {
     "schedules": schedules,
     "signals": signals,
     "replays": replays,
+    "receiver": receiver,
+    "tools": tools,
 }
 LIMITED = ("keys", "stale owner", "take-over", "pause")
 """scenes for which the cluster has queues with limits."""

@@ -1,4 +1,4 @@
-"""The scheduler's tables, as its engine role sees them."""
+"""A service's tables, as its engine role sees them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import psycopg2
 class Tables:
     """One connection that is kept, and opened anew after it was lost. Threads may share it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, role: str = "scheduler_engine") -> None:
         self._url = url
+        self._role = role
         self._connection: Any = None
         self._lock = threading.Lock()
 
@@ -25,7 +26,7 @@ class Tables:
         """
         with self._lock:
             if self._connection is None:
-                self._connection = _connect(self._url)
+                self._connection = _connect(self._url, self._role)
             try:
                 with self._connection.cursor() as cursor:
                     cursor.execute(statement, arguments)
@@ -46,9 +47,9 @@ class Tables:
                 connection.close()
 
 
-def _connect(url: str) -> Any:
+def _connect(url: str, role: str) -> Any:
     connection = psycopg2.connect(url, connect_timeout=5)
     connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute("SET ROLE scheduler_engine")
+        cursor.execute(f"SET ROLE {role}")
     return connection

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from services.common.failpoints import POINTS
 from services.embedded.parts.postgres import Postgres
 from services.embedded.running import RunningPart
 from tests.faults import bad, cells, failpoints, suites
@@ -53,7 +54,7 @@ async def cluster(tmp_path: Path, servers: Servers) -> AsyncIterator[Cluster]:
 
 async def test_nothing_is_lost_when_processes_break_are_killed_and_paused(cluster: Cluster) -> None:
     chance = random.Random(SEED)
-    for name in (*ALWAYS, *chance.sample(sorted(set(failpoints.PLACES) - set(ALWAYS)), 1)):
+    for name in (*ALWAYS, *chance.sample(sorted(set(POINTS) - set(ALWAYS)), 1)):
         check(await failpoints.failpoint(cluster, name, chance.choice(failpoints.ACTIONS), SEED))
     check(await suites.kills_here(cluster, tasks=600, seconds=4))
     check(await suites.pauses_here(cluster, tasks=400, times=1))
