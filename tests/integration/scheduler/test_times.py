@@ -29,6 +29,9 @@ from services.scheduler.usecases.hub import Hub
 from tests.integration.scheduler.conftest import MakeSettings, Scheduler, completion, unique
 from tests.support.service import metadata, running
 
+LIMIT = 2.5
+"""seconds until a deadline: enough to have it running before, on a machine that stalls."""
+
 
 def seconds(number: float) -> Duration:
     duration = Duration()
@@ -117,14 +120,14 @@ async def test_who_has_no_worker_in_time_fails(quick: Scheduler) -> None:
 
 
 async def test_what_has_not_ended_by_its_deadline_fails_wherever_it_is(quick: Scheduler) -> None:
-    waiting = await quick.create(total_timeout=seconds(1.2))
-    running_one = await quick.create(deadline=moment(after=1.2), priority=10)
-    resting = await quick.create(deadline=moment(after=1.2), priority=9, retry_policy={"initial_backoff": seconds(60)})
+    waiting = await quick.create(total_timeout=seconds(LIMIT))
+    running_one = await quick.create(deadline=moment(after=LIMIT), priority=10)
+    resting = await quick.create(deadline=moment(after=LIMIT), priority=9, retry_policy={"initial_backoff": seconds(60)})
     async with quick.worker(credits=2) as worker:
         leases = [await worker.lease(), await worker.lease()]
         assert [lease.task.task_id for lease in leases] == [running_one.task_id, resting.task_id]
         # The first of the limits counts, and not the timeout of 300 s.
-        assert all(lease.remaining.ToTimedelta() <= timedelta(seconds=1.2) for lease in leases)
+        assert all(lease.remaining.ToTimedelta() <= timedelta(seconds=LIMIT) for lease in leases)
         await worker.fail(leases[1], retryable=True)
         cancel = await worker.answer("cancels")
         assert (cancel.task_id, cancel.reason) == (running_one.task_id, "DEADLINE_EXCEEDED")
@@ -165,10 +168,10 @@ async def test_a_worker_that_waits_for_a_task_is_told_the_first_of_its_limits_to
 
 
 async def test_an_attempt_that_takes_too_long_is_given_to_another(quick: Scheduler) -> None:
-    task = await quick.create(attempt_timeout=seconds(1), retry_policy={"initial_backoff": seconds(0)})
+    task = await quick.create(attempt_timeout=seconds(2), retry_policy={"initial_backoff": seconds(0)})
     async with quick.worker(credits=1) as slow, quick.worker(credits=0) as other:
         lease = await slow.lease()
-        assert timedelta(seconds=0.5) < lease.remaining.ToTimedelta() <= timedelta(seconds=1)
+        assert timedelta(seconds=0.5) < lease.remaining.ToTimedelta() <= timedelta(seconds=2)
         cancel = await slow.answer("cancels")
         assert (cancel.attempt, cancel.reason) == (1, "ATTEMPT_TIMEOUT")
         await other.send(credits=1)

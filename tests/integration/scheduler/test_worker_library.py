@@ -172,7 +172,8 @@ async def test_a_run_is_stopped_before_its_lease_ends_when_the_scheduler_is_gone
         async with asyncio.timeout(10):
             seconds, task = await stopped_after
         assert task.stop_reason == "LEASE_ENDED"
-        assert seconds < 2.0 + 0.5
+        # The lease ends after two; the rest is what a machine may stall.
+        assert seconds < 2.0 + 2.0
         worker.stop()
         async with asyncio.timeout(15):
             await working_task

@@ -47,10 +47,9 @@ async def failures(points: Failpoints, name: str, times: int) -> list[bool]:
 
 async def test_nothing_happens_when_nothing_is_set() -> None:
     fail_point = armed({})
-    begun = time.perf_counter()
-    for _ in range(10_000):
-        await fail_point(CREATE)
-    assert (time.perf_counter() - begun) / 10_000 < 20e-6
+    # Not even the loop gets a turn.
+    with pytest.raises(StopIteration):
+        fail_point(CREATE).__await__().send(None)
     assert fail_point.__name__ == "_nothing"  # type: ignore[attr-defined]
 
 
@@ -92,7 +91,7 @@ async def test_a_delay_takes_that_long() -> None:
     _, tell = told()
     begun = time.monotonic()
     await Failpoints(f"{CREATE}=delay:60", tell=tell).reach(CREATE)
-    assert 0.05 < time.monotonic() - begun < 1
+    assert time.monotonic() - begun > 0.05
 
 
 async def test_when_is_a_turn_or_a_chance_that_the_seed_decides() -> None:
