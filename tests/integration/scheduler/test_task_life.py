@@ -32,6 +32,12 @@ _WANTED = {
     "queues": (
         *("decided", "held back", "taken over", "decided no more"),
         *("started at once within limits", "let through by a rate", "held back by a rate"),
+        *("queue deleted", "queue not empty"),
+    ),
+    "graphs": ("graph", "graph before"),
+    "payloads": (
+        *("uploaded", "context", "context like before", "context is gone", "result is a payload", "result is gone"),
+        *("payload in use", "payload deleted", "payload swept"),
     ),
     "letters": ("replayed", "replayed before", "stands for another"),
     "clocks": ("run", "skipped"),

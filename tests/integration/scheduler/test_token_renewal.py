@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,8 +15,9 @@ from guildmesh.scheduler.v1 import worker_service_pb2 as worker_pb
 from guildmesh_client.worker import Task, Worker
 
 from services.common.grpcx.principal import CLAIMS_KEY
-from tests.integration.scheduler.conftest import BareWorker, Scheduler, unique, value
-from tests.support.service import metadata
+from services.scheduler.bootstrap import open_service
+from tests.integration.scheduler.conftest import BareWorker, MakeSettings, Scheduler, unique, value
+from tests.support.service import metadata, running
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
@@ -31,7 +34,7 @@ async def test_the_library_goes_on_with_fresh_tokens_and_its_runs_notice_nothing
     asked: list[Any] = []
 
     async def fresh() -> Any:
-        asked.append(metadata(scheduler.ada, expires_in=1.6))
+        asked.append(metadata(scheduler.ada, expires_in=3.2))
         if len(asked) == 2:
             raise ConnectionError("no token is to be had right now")
         return asked[-1]
@@ -44,7 +47,7 @@ async def test_the_library_goes_on_with_fresh_tokens_and_its_runs_notice_nothing
         return task.context["seconds"]
 
     # They end all the time while the streams replace each other.
-    seconds = [0.1 * number for number in range(1, 33)]
+    seconds = [0.2 * number for number in range(1, 33)]
     tasks = [await scheduler.create(context={"seconds": each}) for each in seconds]
     running = asyncio.create_task(worker.run())
     try:
@@ -62,13 +65,21 @@ async def test_the_library_goes_on_with_fresh_tokens_and_its_runs_notice_nothing
     assert [record.getMessage() for record in caplog.records if "no metadata" in record.getMessage()] != []
 
 
-async def test_a_token_that_is_not_renewed_ends_the_stream_and_loses_nothing(scheduler: Scheduler) -> None:
-    worker = BareWorker(scheduler.channel, metadata(scheduler.ada, expires_in=1.0))
+@pytest.fixture
+async def patient(scheduler_settings: MakeSettings, scheduler_tls: Path) -> AsyncIterator[Scheduler]:
+    """A scheduler whose leases outlive the tokens."""
+    async with running(open_service, scheduler_settings(lease_seconds=15.0), scheduler_tls) as server:
+        yield Scheduler(server)
+
+
+async def test_a_token_that_is_not_renewed_ends_the_stream_and_loses_nothing(patient: Scheduler) -> None:
+    scheduler = patient
+    worker = BareWorker(scheduler.channel, metadata(scheduler.ada, expires_in=3.0))
     await worker.hello(1, worker_id=unique("worker"), kinds=[scheduler.kind])
     task = await scheduler.create()
     lease = await worker.lease()
     response = await worker.read()
-    assert 0 < response.renew_token.expires_in.ToTimedelta().total_seconds() <= 0.51
+    assert 0 < response.renew_token.expires_in.ToTimedelta().total_seconds() <= 1.51
     with pytest.raises(grpc.aio.AioRpcError) as ended:
         await worker.read()
     assert ended.value.code() is grpc.StatusCode.UNAUTHENTICATED

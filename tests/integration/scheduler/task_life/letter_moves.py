@@ -70,6 +70,7 @@ class LetterMoves(TaskMoves):
         times = "timed" if model.timed else ""
         replay = self.keep(replay_id, model.priority, model.max_attempts, times=times, key=model.key, queue=model.home)
         replay.patient = replay.patient or model.patient
+        replay.context = model.context
         if model.needs:
             upstreams = [self._latest(self.models[task_id]) for task_id in model.needs]
             self.block(replay, {upstream.task_id: upstream for upstream in upstreams}, model.policy)

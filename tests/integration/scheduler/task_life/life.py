@@ -12,8 +12,10 @@ from guildmesh.scheduler.v1 import scheduler_service_pb2 as pb
 from guildmesh.scheduler.v1 import task_pb2
 from hypothesis.stateful import RuleBasedStateMachine
 
+from services.scheduler.domain.payload import is_payload
 from services.scheduler.domain.task import DEFAULT_MAX_ATTEMPTS, NewTask, State
 from services.scheduler.server.convert import new_task
+from services.scheduler.server.payload_convert import payload_id_in
 from services.scheduler.usecases.queues import put_in
 from tests.integration.scheduler.task_life.model import Model
 from tests.integration.scheduler.task_life.queue_model import QueueModel
@@ -38,6 +40,10 @@ class Life(RuleBasedStateMachine):
         self.models: dict[str, Model] = {}
         self.requests: dict[str, tuple[str, tuple[Any, ...]]] = {}
         self.values: dict[tuple[str, str], int] = {}
+        self.uploaded: list[str] = []
+        """payloads, also those that are gone."""
+        self.bodies: dict[str, str] = {}
+        """of those that are there."""
         self.order = 0
         self.queues = (QueueModel(self.kind), QueueModel(f"{self.kind}-b"))
         for queue in self.queues:
@@ -64,11 +70,32 @@ class Life(RuleBasedStateMachine):
         key: str = "",
         needs: Iterable[tuple[str, int]] = (),
         queue: QueueModel | None = None,
+        context: str = "",
     ) -> NewTask:
         """A task to create, with what its queue says; with `most` 0 it says nothing of its attempts."""
         queue = queue or self.queues[0]
+        task = self.message(priority, most, text, parent, times, key, needs, queue, context)
+        request_id = f"{self.kind}-{request}" if request else ""
+        new = new_task(pb.CreateTaskRequest(task=task, request_id=request_id, parent_attempt=attempt), TENANT, "ada", "")
+        put_in(new, queue.row(TENANT, RETENTION_DAYS))
+        return new
+
+    def message(
+        self,
+        priority: int,
+        most: int,
+        text: str,
+        parent: str = "",
+        times: str = "",
+        key: str = "",
+        needs: Iterable[tuple[str, int]] = (),
+        queue: QueueModel | None = None,
+        context: str = "",
+    ) -> task_pb2.Task:
+        """What a client asks for."""
+        queue = queue or self.queues[0]
         task = task_pb2.Task(description=text, kind=self.kind, queue=queue.name, priority=priority, parent_task_id=parent)
-        task.concurrency_key = key
+        task.concurrency_key, task.context_payload = key, context
         if most:
             task.max_attempts = most
         if times:
@@ -81,10 +108,7 @@ class Life(RuleBasedStateMachine):
             task.delay.FromTimedelta(HOUR / 2)
         for task_id, policy in needs:
             task.dependencies.add(task_id=task_id, failure_policy=task_pb2.DependencyFailurePolicy.ValueType(policy))
-        request_id = f"{self.kind}-{request}" if request else ""
-        new = new_task(pb.CreateTaskRequest(task=task, request_id=request_id, parent_attempt=attempt), TENANT, "ada", "")
-        put_in(new, queue.row(TENANT, RETENTION_DAYS))
-        return new
+        return task
 
     def keep(
         self,
@@ -131,7 +155,12 @@ class Life(RuleBasedStateMachine):
         assert task is not None
         found = (task.state, task.attempt, task.error_reason or "")
         assert found == (model.state, model.attempt, model.reason), model
-        assert (task.result or b"")[2:].decode() == model.result
+        if model.payload:
+            assert is_payload(task.result or b"")
+            assert payload_id_in(task.result or b"") == model.payload
+        else:
+            assert (task.result or b"")[2:].decode() == model.result
+        assert task_pb2.Task.FromString(task.spec).context_payload == model.context
         state, newest, stored = self.world.do(self.world.tasks.events(TENANT, model.task_id, 0, 1000))
         assert (state, newest) == (model.state, task.last_event_number)
         assert [event.number for event in stored] == list(range(1, newest + 1))

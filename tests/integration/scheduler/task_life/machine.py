@@ -13,7 +13,9 @@ from services.scheduler.domain.dependency import FailurePolicy
 from services.scheduler.domain.schedule import MissedRunPolicy, OverlapPolicy
 from services.scheduler.domain.task import State
 from tests.integration.scheduler.task_life.clock_moves import ClockMoves
+from tests.integration.scheduler.task_life.graph_moves import GraphMoves
 from tests.integration.scheduler.task_life.letter_moves import LetterMoves
+from tests.integration.scheduler.task_life.payload_moves import PayloadMoves
 from tests.integration.scheduler.task_life.queue_moves import QueueMoves
 from tests.integration.scheduler.task_life.task_moves import Wanted
 from tests.integration.scheduler.task_life.world import World
@@ -38,6 +40,8 @@ QUEUES = (
     "let flow",
     "make room",
     "make room",
+    "delete queue",
+    "empty and delete queue",
 )
 LETTERS = (
     "replay",
@@ -50,6 +54,18 @@ LETTERS = (
     "dismiss",
 )
 CLOCKS = ("clock", "clock", "clock", "look at the clock", "trigger", "backfill", "pause the clock", "resume the clock")
+GRAPHS = ("graph", "graph", "graph", "graph again", "unblock", "unblock")
+PAYLOADS = (
+    "upload",
+    "context",
+    "context",
+    "context again",
+    "context again",
+    "hand over",
+    "hand over",
+    "delete payload",
+    "sweep payloads",
+)
 # What moves a task on comes more often. Each life has one of these, so that it comes far in something.
 PLAIN = (*LEASES, *ENDS, *CHANGES, *TIMES, *SIGNALS)
 THEMES = {
@@ -58,7 +74,9 @@ THEMES = {
     "queues": (*PLAIN, "get on", *QUEUES, *QUEUES),
     "letters": (*PLAIN, *LETTERS, "fail for good", "fail for good", "fail for good"),
     "clocks": (*PLAIN, *CLOCKS, *CLOCKS),
-    "all": (*PLAIN, *OUTPUT, *QUEUES, *LETTERS, *CLOCKS),
+    "graphs": (*PLAIN, *GRAPHS, *GRAPHS),
+    "payloads": (*PLAIN, *PAYLOADS, *PAYLOADS),
+    "all": (*PLAIN, *OUTPUT, *QUEUES, *LETTERS, *CLOCKS, *GRAPHS, *PAYLOADS),
 }
 MIXED = (*THEMES, "queues", "letters")
 """the themes of lives of all kinds, those with the most states more often."""
@@ -71,7 +89,7 @@ def moves_of(names: Sequence[str]) -> st.SearchStrategy[list[Move]]:
     return st.lists(move, min_size=6, max_size=16)
 
 
-class TaskLife(QueueMoves, LetterMoves, ClockMoves):
+class TaskLife(QueueMoves, LetterMoves, ClockMoves, GraphMoves, PayloadMoves):
     """Bound to a world by `machine_over`."""
 
     theme = "tasks"
@@ -87,6 +105,7 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
     def begin(self, number: int, most: int, data: st.DataObject, policy: OverlapPolicy, missed: MissedRunPolicy) -> None:
         """Some tasks that run already: a machine that has to find its way to them spends its steps on that."""
         self.theme = data.draw(st.sampled_from(self.themes))
+        self.graphs, self.contexts = {}, {}
         self.make_clock(policy, missed)
         answers = self.world.do(self.world.batches.create([self.asked("", 1, most, "begin", key="x") for _ in range(number)]))
         for answer in answers:
@@ -137,6 +156,8 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
             self.move_queue(what, place, number)
         elif what in LETTERS:
             self.move_letter(what, place)
+        elif what in PAYLOADS:
+            self.move_payload(what, place, number)
         elif what in CLOCKS:
             self.move_clock(what, place, number)
         elif what in LEASES:
@@ -163,6 +184,12 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
                 self.call_tool(self.at(place), back)
             case "after":
                 self.create_after([self.at(place), self.at(place + number)], FailurePolicy(1 + (place + back) % 3))
+            case "graph" | "graph again":
+                if what == "graph again":
+                    # Mostly the same as before.
+                    self.create_graph(f"g{place % 2}", (3 + number // 4, 1, 0, ""))
+                else:
+                    self.create_graph("", (2 + number, 1 + place % 3, back, self.at(place).task_id if place % 2 else ""))
             case "unblock":
                 self.unblock()
             case "beat" | "beat and tell":
@@ -217,6 +244,11 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
                 self.make_room(queue)
                 # Whoever comes behind all that waits starts at once, unless its queue holds it back by something else.
                 self.create([(True, "", 1, 2, "b", "", "", self.queues.index(queue))], dying=False)
+            case "delete queue":
+                self.delete(self.queues[1])
+            case "empty and delete queue":
+                self.empty(self.queues[1])
+                self.delete(self.queues[1])
             case "depose":
                 self.change_owner()
                 # It has not heard of it, mostly.
@@ -242,6 +274,22 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
             case "dismiss":
                 self.dismiss()
 
+    def move_payload(self, what: str, place: int, number: int) -> None:
+        """Something is done to a payload, or with one."""
+        match what:
+            case "upload":
+                self.upload(number)
+            case "context":
+                self.create_with(place, "")
+            case "context again":
+                self.create_with(place, f"p{place % 2}")
+            case "hand over":
+                self.complete_with(place)
+            case "delete payload":
+                self.delete_payload(place)
+            case "sweep payloads":
+                self.sweep_payloads(place)
+
     def move_clock(self, what: str, place: int, number: int) -> None:
         """Something is done to the schedule."""
         match what:
@@ -265,6 +313,7 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves):
             self.world.seen.update(kind for kind, _ in model.events)
         if self.models:
             self.compare_clock()
+        self.compare_payloads()
         self.forget_clock()
 
 

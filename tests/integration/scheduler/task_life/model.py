@@ -27,6 +27,10 @@ class Model:
     steps: dict[str, int] = field(default_factory=dict)
     """attempt by step."""
     result: str = ""
+    context: str = ""
+    """payload that is its context."""
+    payload: str = ""
+    """payload that is its result."""
     reason: str = ""
     lost: bool = False
     """its lease has ended, and nobody has noticed."""

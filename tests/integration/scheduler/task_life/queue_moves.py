@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 
+import pytest
+
+from services.scheduler.domain.errors import QueueNotEmpty
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.task import State
 from tests.integration.scheduler.task_life.life import TENANT, WORKER
@@ -60,6 +64,27 @@ class QueueMoves(TaskMoves):
         queue.retention_days = (None, 1, 7)[number % 3]
         queue.letter_days = (None, 90)[place % 2]
         self._change(queue)
+
+    def delete(self, queue: QueueModel) -> None:
+        """Deletes a queue that has no task but ended ones, and makes it anew, without limits and defaults."""
+        deleting = self.world.delete_queue.execute(TENANT, queue.name, "", shared=False, operator=False)
+        if any(model.home is queue and not model.state.ended for model in self.models.values()):
+            with pytest.raises(QueueNotEmpty):
+                self.world.do(deleting)
+            self.world.seen["queue not empty"] += 1
+            return
+        self.world.do(deleting)
+        for field in dataclasses.fields(new := QueueModel(queue.name)):
+            setattr(queue, field.name, getattr(new, field.name))
+        self.world.do(self.world.queues.create(queue.row(TENANT)))
+        self._heard()
+        self.world.seen["queue deleted"] += 1
+
+    def empty(self, queue: QueueModel) -> None:
+        """Cancels all that is open in it."""
+        for model in list(self.models.values()):
+            if model.home is queue and not model.state.ended:
+                self.cancel(model)
 
     def offer(self, number: int) -> None:
         """Slots for what is decided on: exactly what may start does, the first in line first."""
@@ -124,10 +149,7 @@ class QueueMoves(TaskMoves):
     def _change(self, queue: QueueModel) -> None:
         """Writes a queue; whoever creates tasks hears of it, and whoever decides."""
         self.world.do(self.world.queues.change(TENANT, queue.name, lambda _: queue.row(TENANT)))
-        self.world.do(self.world.decided.read())
-        [(version,)] = self.world.query(_VERSION)
-        assert isinstance(version, int)
-        self.world.do(self.world.deciders.know(version))
+        self._heard()
         queue.bucket.at = time.monotonic()
         if queue.limited and not queue.decided:
             queue.decided = True
@@ -140,3 +162,10 @@ class QueueMoves(TaskMoves):
             for model in self.models.values():
                 if model.home is queue:
                     model.decided = not model.state.ended
+
+    def _heard(self) -> None:
+        """Waits until whoever creates tasks and whoever decides go by the queues as they are now."""
+        self.world.do(self.world.decided.read())
+        [(version,)] = self.world.query(_VERSION)
+        assert isinstance(version, int)
+        self.world.do(self.world.deciders.know(version))

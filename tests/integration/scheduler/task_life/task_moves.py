@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from google.protobuf.struct_pb2 import Value
+from guildmesh.scheduler.v1 import task_pb2
 
 from services.common.db.engine_role import EngineDriver
 from services.common.ids import new_id
@@ -21,6 +22,7 @@ from services.scheduler.domain.errors import (
     TaskNotCancellable,
 )
 from services.scheduler.domain.events import ToolCalled, ToolReturned
+from services.scheduler.domain.payload import is_payload, named_payload
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.task import Lease, State
 from services.scheduler.domain.told import Told
@@ -155,6 +157,7 @@ class TaskMoves(Life):
         self.world.seen["leased again"] += model.attempt > 0
         model.start(lost=lost)
         assert lease.run.attempt == model.attempt
+        assert task_pb2.Task.FromString(lease.spec).context_payload == model.context
         assert {step.step_id: step.attempt for step in lease.steps} == model.steps
         assert {each.task_id: each.state for each in lease.dependencies} == model.needs
         self.world.seen["unblocked"] += bool(model.needs)
@@ -224,6 +227,14 @@ class TaskMoves(Life):
                 model.says("step_completed")
         elif isinstance(item, WaitReport):
             model.wait(item.signal)
+        elif isinstance(item, CompletionReport) and is_payload(item.result):
+            payload_id = named_payload(item.result)
+            if payload_id not in self.bodies:
+                self.world.seen["result is gone"] += 1
+                return "PAYLOAD_NOT_FOUND"
+            model.payload = payload_id
+            self.world.seen["result is a payload"] += 1
+            model.end(State.COMPLETED, "completed")
         elif isinstance(item, CompletionReport):
             model.result = item.result[2:].decode()
             model.end(State.COMPLETED, "completed")

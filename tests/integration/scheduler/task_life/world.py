@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from services.common.db.driver import Driver
 from services.common.db.engine_role import EngineDriver
+from services.common.storage.object_store import open_object_store
 from services.scheduler.server.dead_letter_convert import replayed_task
 from services.scheduler.server.schedule_convert import scheduled_task
 from services.scheduler.storage.batches import Batches
@@ -18,12 +19,20 @@ from services.scheduler.storage.cancel import Cancellations
 from services.scheduler.storage.dead_letters import DeadLetters
 from services.scheduler.storage.decided_queues import DecidedQueues
 from services.scheduler.storage.fire_batch import DueSchedules
+from services.scheduler.storage.graphs import Graphs
+from services.scheduler.storage.payload_sweep import PayloadSweep
+from services.scheduler.storage.payloads import Payloads
 from services.scheduler.storage.queues import StoredQueues
 from services.scheduler.storage.replays import FailedTasks
 from services.scheduler.storage.schedules import Schedules
 from services.scheduler.storage.signals import Signals
 from services.scheduler.storage.tasks import Tasks
+from services.scheduler.usecases.delete_payload import DeletePayload
+from services.scheduler.usecases.delete_queue import DeleteQueue
 from services.scheduler.usecases.hub import Hub
+from services.scheduler.usecases.read_payload import ReadPayload
+from services.scheduler.usecases.sweep_payloads import SweepPayloads
+from services.scheduler.usecases.upload_payload import UploadPayload
 from tests.integration.scheduler.task_life.deciders import Deciders
 
 T = TypeVar("T")
@@ -52,9 +61,18 @@ class World:
         self.tasks = Tasks(self.database)
         self.signals = Signals(self.database, hub)
         self.queues = StoredQueues(self.database, engine, hub)
+        self.delete_queue = DeleteQueue(self.queues)
         self.failed = FailedTasks(self.database, hub, _LEASE, RETENTION_DAYS, replayed_task, self.decided)
         self.letters = DeadLetters(self.database)
         self.schedules = Schedules(self.database, hub, _LEASE, RETENTION_DAYS, self.decided, 1000)
+        self.graphs = Graphs(self.database, hub, _LEASE, self.decided)
+        self.objects = open_object_store("memory:///", "", "", {})
+        payloads = Payloads(self.database)
+        self.upload = UploadPayload(payloads, self.objects, 1 << 20, _LEASE, _LEASE)
+        self.read_payload = ReadPayload(payloads, self.objects)
+        self.delete_payload = DeletePayload(payloads, self.objects)
+        # Only those are looked at whose time a test has passed.
+        self.sweep_payloads = SweepPayloads(PayloadSweep(engine, _LEASE, _LEASE), self.objects, 1.0)
         self.due = DueSchedules(engine, hub, _LEASE, RETENTION_DAYS, scheduled_task, self.decided)
         self.deciders = Deciders(engine, hub, _LEASE)
         self.do(self.deciders.begin())
