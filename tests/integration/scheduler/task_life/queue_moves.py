@@ -74,7 +74,8 @@ class QueueMoves(TaskMoves):
             self.world.seen["queue not empty"] += 1
             return
         self.world.do(deleting)
-        for field in dataclasses.fields(new := QueueModel(queue.name)):
+        # Whoever decides for a queue of this name does so for some time more.
+        for field in dataclasses.fields(new := QueueModel(queue.name, decided=queue.decided)):
             setattr(queue, field.name, getattr(new, field.name))
         self.world.do(self.world.queues.create(queue.row(TENANT)))
         self._heard()
