@@ -32,7 +32,7 @@ _WANTED = {
     "queues": (
         *("decided", "held back", "taken over", "decided no more"),
         *("started at once within limits", "let through by a rate", "held back by a rate"),
-        *("queue deleted", "queue not empty"),
+        *("queue deleted", "queue not empty", "of a shared queue"),
     ),
     "graphs": ("graph", "graph before"),
     "payloads": (
@@ -51,7 +51,7 @@ def world(scheduler_settings: MakeSettings, empty_database_url: str, monkeypatch
     patient = dispatch_owners._HOLD.replace("'750'", "'30000'").replace("'2000'", "'30000'")
     assert patient != dispatch_owners._HOLD
     monkeypatch.setattr(dispatch_owners, "_HOLD", patient)
-    # Two a life, which stay.
+    # Some a life, which stay.
     monkeypatch.setattr(queues, "MOST_QUEUES", 1_000_000)
     own = scheduler_settings(database_url=SecretStr(empty_database_url), db_pool_size=6)
     migrate(own, package="services.scheduler.storage.migrations", schema="scheduler")

@@ -14,8 +14,7 @@ from services.scheduler.usecases.pause_schedule import PauseSchedule
 from services.scheduler.usecases.resume_schedule import ResumeSchedule
 from services.scheduler.usecases.trigger_schedule import TriggerSchedule
 from tests.integration.scheduler.task_life.clock_model import ClockModel
-from tests.integration.scheduler.task_life.life import TENANT
-from tests.integration.scheduler.task_life.model import Model
+from tests.integration.scheduler.task_life.model import TENANT, Model
 from tests.integration.scheduler.task_life.task_moves import TaskMoves
 
 _PRIORITY, _ATTEMPTS = 2, 2

@@ -11,8 +11,7 @@ from services.scheduler.domain.task import State
 from services.scheduler.domain.task_graph import NewGraph
 from services.scheduler.server.graph_convert import new_graph
 from services.scheduler.usecases.queues import put_in
-from tests.integration.scheduler.task_life.life import TENANT
-from tests.integration.scheduler.task_life.model import Model
+from tests.integration.scheduler.task_life.model import TENANT, Model
 from tests.integration.scheduler.task_life.task_moves import TaskMoves
 from tests.integration.scheduler.task_life.world import RETENTION_DAYS
 
@@ -60,7 +59,7 @@ class GraphMoves(TaskMoves):
             message.nodes.reverse()
         graph = new_graph(message, TENANT, "ada", "")
         for task in graph.tasks:
-            put_in(task, queue.row(TENANT, RETENTION_DAYS))
+            put_in(task, queue.row(RETENTION_DAYS))
         return graph
 
     def _keep(self, ids: list[str], shape: Shape) -> None:

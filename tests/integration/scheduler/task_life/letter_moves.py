@@ -7,7 +7,6 @@ import pytest
 from services.scheduler.domain.errors import TaskNotFailed
 from services.scheduler.domain.task import State
 from services.scheduler.domain.task_filter import Condition
-from tests.integration.scheduler.task_life.life import TENANT
 from tests.integration.scheduler.task_life.model import Model
 from tests.integration.scheduler.task_life.queue_model import QueueModel
 from tests.integration.scheduler.task_life.task_moves import TaskMoves
@@ -21,7 +20,7 @@ class LetterMoves(TaskMoves):
 
     def replay(self, model: Model, *, again: bool) -> None:
         """One task; it gives its replay when there is one."""
-        replaying = self.world.failed.replay(TENANT, model.task_id, "ada", again=again, request_id="")
+        replaying = self.world.failed.replay(model.tenant, model.task_id, "ada", again=again, request_id="")
         if model.state is not State.FAILED:
             with pytest.raises(TaskNotFailed):
                 self.world.do(replaying)
@@ -35,11 +34,11 @@ class LetterMoves(TaskMoves):
 
     def replay_all(self) -> None:
         """All that were not, queue by queue, some at a time: what they depend on first, and nothing that fails anew."""
-        for queue in self.queues:
-            wanted = {model.task_id for model in self._open_in(queue)}
+        for tenant, queue in self._homes():
+            wanted = {model.task_id for model in self._open_in(tenant, queue)}
             before = None
             while True:
-                replays = self.world.do(self.world.failed.replay_many(TENANT, queue.name, (), before, _SOME, "ada"))
+                replays = self.world.do(self.world.failed.replay_many(tenant, queue.name, (), before, _SOME, "ada"))
                 assert len(replays.replayed) == min(len(wanted), _SOME)
                 for task_id, replay_id in replays.replayed:
                     wanted.remove(task_id)
@@ -52,15 +51,20 @@ class LetterMoves(TaskMoves):
 
     def dismiss(self) -> None:
         """All that were not replayed."""
-        for queue in self.queues:
-            wanted = self._open_in(queue)
-            assert self.world.do(self.world.letters.dismiss(TENANT, queue.name, _OPEN, _MANY)) == (len(wanted), 0)
+        for tenant, queue in self._homes():
+            wanted = self._open_in(tenant, queue)
+            assert self.world.do(self.world.letters.dismiss(tenant, queue.name, _OPEN, _MANY)) == (len(wanted), 0)
             for model in wanted:
                 model.dismissed = True
 
-    def _open_in(self, queue: QueueModel) -> list[Model]:
+    def _homes(self) -> list[tuple[str, QueueModel]]:
+        """Each queue, with each tenant that has tasks there."""
+        return [(tenant, queue) for queue in self.queues for tenant in queue.tenants]
+
+    def _open_in(self, tenant: str, queue: QueueModel) -> list[Model]:
         """What failed in a queue and was neither replayed nor dismissed."""
-        failed = [model for model in self.models.values() if model.home is queue and model.state is State.FAILED]
+        there = [model for model in self.models.values() if model.home is queue and model.tenant == tenant]
+        failed = [model for model in there if model.state is State.FAILED]
         return [model for model in failed if not model.replay and not model.dismissed]
 
     def _replayed(self, model: Model, replay_id: str) -> None:
@@ -68,7 +72,8 @@ class LetterMoves(TaskMoves):
         assert replay_id not in self.models
         model.replay = replay_id
         times = "timed" if model.timed else ""
-        replay = self.keep(replay_id, model.priority, model.max_attempts, times=times, key=model.key, queue=model.home)
+        most, home = model.max_attempts, model.home
+        replay = self.keep(replay_id, model.priority, most, times=times, key=model.key, queue=home, tenant=model.tenant)
         replay.patient = replay.patient or model.patient
         replay.context = model.context
         if model.needs:

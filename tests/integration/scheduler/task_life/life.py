@@ -13,15 +13,15 @@ from guildmesh.scheduler.v1 import task_pb2
 from hypothesis.stateful import RuleBasedStateMachine
 
 from services.scheduler.domain.payload import is_payload
+from services.scheduler.domain.queue import EVERY_TENANT
 from services.scheduler.domain.task import DEFAULT_MAX_ATTEMPTS, NewTask, State
 from services.scheduler.server.convert import new_task
 from services.scheduler.server.payload_convert import payload_id_in
 from services.scheduler.usecases.queues import put_in
-from tests.integration.scheduler.task_life.model import Model
+from tests.integration.scheduler.task_life.model import TENANT, Model
 from tests.integration.scheduler.task_life.queue_model import QueueModel
 from tests.integration.scheduler.task_life.world import RETENTION_DAYS, World
 
-TENANT = "acme"
 WORKER = "worker-1"
 HOUR = timedelta(hours=1)
 _LETTER = "SELECT queue, retention_days, replay_task_id::text FROM dead_letters WHERE tenant_id = $1 AND task_id = $2"
@@ -29,7 +29,7 @@ _KEPT = "SELECT retention_days FROM finished_tasks WHERE tenant_id = $1 AND task
 
 
 class Life(RuleBasedStateMachine):
-    """What is known of the tasks of a machine; all are in two queues of its own."""
+    """What is known of the tasks of a machine; all are in queues of its own, the last of which two tenants share."""
 
     world: ClassVar[World]
 
@@ -45,9 +45,9 @@ class Life(RuleBasedStateMachine):
         self.bodies: dict[str, str] = {}
         """of those that are there."""
         self.order = 0
-        self.queues = (QueueModel(self.kind), QueueModel(f"{self.kind}-b"))
+        self.queues = (QueueModel(self.kind), QueueModel(f"{self.kind}-b"), QueueModel(f"{self.kind}-s", EVERY_TENANT))
         for queue in self.queues:
-            self.world.do(self.world.queues.create(queue.row(TENANT)))
+            self.world.do(self.world.queues.create(queue.row()))
 
     def at(self, place: int) -> Model:
         """A task by its place in a line in which the running ones stand first, since most happens to them."""
@@ -55,8 +55,12 @@ class Life(RuleBasedStateMachine):
         return line[place % len(line)]
 
     def queue_at(self, place: int) -> QueueModel:
-        """Mostly the first of the queues."""
+        """Mostly the first of the queues, never the shared one."""
         return self.queues[place % 3 // 2]
+
+    def home_of(self, model: Model) -> QueueModel:
+        """A queue for what comes of a task: that of all tenants, if it is another's."""
+        return self.queue_at(self.order) if model.tenant == TENANT else self.queues[-1]
 
     def asked(
         self,
@@ -71,13 +75,14 @@ class Life(RuleBasedStateMachine):
         needs: Iterable[tuple[str, int]] = (),
         queue: QueueModel | None = None,
         context: str = "",
+        tenant: str = TENANT,
     ) -> NewTask:
         """A task to create, with what its queue says; with `most` 0 it says nothing of its attempts."""
         queue = queue or self.queues[0]
         task = self.message(priority, most, text, parent, times, key, needs, queue, context)
         request_id = f"{self.kind}-{request}" if request else ""
-        new = new_task(pb.CreateTaskRequest(task=task, request_id=request_id, parent_attempt=attempt), TENANT, "ada", "")
-        put_in(new, queue.row(TENANT, RETENTION_DAYS))
+        new = new_task(pb.CreateTaskRequest(task=task, request_id=request_id, parent_attempt=attempt), tenant, "ada", "")
+        put_in(new, queue.row(RETENTION_DAYS))
         return new
 
     def message(
@@ -119,6 +124,7 @@ class Life(RuleBasedStateMachine):
         times: str = "",
         key: str = "",
         queue: QueueModel | None = None,
+        tenant: str = TENANT,
     ) -> Model:
         """A task was created, of which the queue says what it does not say itself."""
         self.order += 1
@@ -126,6 +132,7 @@ class Life(RuleBasedStateMachine):
         model = self.models[task_id] = Model(
             task_id, self.order, priority, most or queue.max_attempts or DEFAULT_MAX_ATTEMPTS, parent, timed=times != ""
         )
+        model.tenant = tenant
         model.patient = model.timed or queue.patient
         model.key, model.decided, model.home = key, queue.decided, queue
         model.queue_priority, model.retention_days = queue.priority, queue.retention_days or RETENTION_DAYS
@@ -151,7 +158,7 @@ class Life(RuleBasedStateMachine):
         """The tables say of a task what its model says."""
         while self.world.do(self.world.batches.tell_parents()):
             pass
-        task = self.world.do(self.world.tasks.get(TENANT, model.task_id))
+        task = self.world.do(self.world.tasks.get(model.tenant, model.task_id))
         assert task is not None
         found = (task.state, task.attempt, task.error_reason or "")
         assert found == (model.state, model.attempt, model.reason), model
@@ -161,7 +168,7 @@ class Life(RuleBasedStateMachine):
         else:
             assert (task.result or b"")[2:].decode() == model.result
         assert task_pb2.Task.FromString(task.spec).context_payload == model.context
-        state, newest, stored = self.world.do(self.world.tasks.events(TENANT, model.task_id, 0, 1000))
+        state, newest, stored = self.world.do(self.world.tasks.events(model.tenant, model.task_id, 0, 1000))
         assert (state, newest) == (model.state, task.last_event_number)
         assert [event.number for event in stored] == list(range(1, newest + 1))
         events = [TaskEvent.FromString(event.value) for event in stored]
@@ -200,7 +207,7 @@ class Life(RuleBasedStateMachine):
         days = model.retention_days
         if model.state is State.FAILED:
             days = model.letter_days or days
-        assert self.world.query(_KEPT, TENANT, model.task_id) == [(days,)], model
+        assert self.world.query(_KEPT, model.tenant, model.task_id) == [(days,)], model
         assert model.home is not None
         letters = [(model.home.name, days, model.replay or None)] if model.state is State.FAILED else []
-        assert self.world.query(_LETTER, TENANT, model.task_id) == letters, model
+        assert self.world.query(_LETTER, model.tenant, model.task_id) == letters, model

@@ -15,6 +15,7 @@ from services.scheduler.domain.task import State
 from tests.integration.scheduler.task_life.clock_moves import ClockMoves
 from tests.integration.scheduler.task_life.graph_moves import GraphMoves
 from tests.integration.scheduler.task_life.letter_moves import LetterMoves
+from tests.integration.scheduler.task_life.model import TENANT
 from tests.integration.scheduler.task_life.payload_moves import PayloadMoves
 from tests.integration.scheduler.task_life.queue_moves import QueueMoves
 from tests.integration.scheduler.task_life.task_moves import Wanted
@@ -42,6 +43,9 @@ QUEUES = (
     "make room",
     "delete queue",
     "empty and delete queue",
+    "share",
+    "share",
+    "share",
 )
 LETTERS = (
     "replay",
@@ -189,7 +193,7 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves, GraphMoves, PayloadMoves):
                     # Mostly the same as before.
                     self.create_graph(f"g{place % 2}", (3 + number // 4, 1, 0, ""))
                 else:
-                    self.create_graph("", (2 + number, 1 + place % 3, back, self.at(place).task_id if place % 2 else ""))
+                    self.create_graph("", (2 + number, 1 + place % 3, back, self._own_at(place) if place % 2 else ""))
             case "unblock":
                 self.unblock()
             case "beat" | "beat and tell":
@@ -244,6 +248,8 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves, GraphMoves, PayloadMoves):
                 self.make_room(queue)
                 # Whoever comes behind all that waits starts at once, unless its queue holds it back by something else.
                 self.create([(True, "", 1, 2, "b", "", "", self.queues.index(queue))], dying=False)
+            case "share":
+                self.create_guests(place, number)
             case "delete queue":
                 self.delete(self.queues[1])
             case "empty and delete queue":
@@ -273,6 +279,11 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves, GraphMoves, PayloadMoves):
                 self.replay_all()
             case "dismiss":
                 self.dismiss()
+
+    def _own_at(self, place: int) -> str:
+        """A task that what is created next may wait for."""
+        model = self.at(place)
+        return model.task_id if model.tenant == TENANT else ""
 
     def move_payload(self, what: str, place: int, number: int) -> None:
         """Something is done to a payload, or with one."""

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from tests.integration.scheduler.task_life.queue_model import QueueModel
 
 
+TENANT = "acme"
+"""whose tasks these are, mostly."""
+
+
 @dataclass
 class Model:
     """A task, as it should be."""
@@ -21,6 +25,7 @@ class Model:
     priority: int
     max_attempts: int
     parent: str = ""
+    tenant: str = TENANT
     state: State = State.PENDING
     attempt: int = 0
     events: list[tuple[str, int]] = field(default_factory=lambda: [("created", 0)])

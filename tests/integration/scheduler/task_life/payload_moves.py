@@ -12,7 +12,8 @@ from services.scheduler.domain.payload import named_result, object_key
 from services.scheduler.domain.payload_errors import PayloadInUse, PayloadNotFound
 from services.scheduler.domain.task import State
 from services.scheduler.domain.worker import CompletionReport
-from tests.integration.scheduler.task_life.life import TENANT, WORKER
+from tests.integration.scheduler.task_life.life import WORKER
+from tests.integration.scheduler.task_life.model import TENANT
 from tests.integration.scheduler.task_life.task_moves import TaskMoves
 
 _PRIORITY, _ATTEMPTS = 2, 2
@@ -68,7 +69,7 @@ class PayloadMoves(TaskMoves):
 
     def complete_with(self, place: int) -> None:
         """What runs completes with a payload as its result, which may be gone."""
-        running = [model for model in self.models.values() if model.state is State.RUNNING]
+        running = [model for model in self.models.values() if model.state is State.RUNNING and model.tenant == TENANT]
         if running:
             model = running[place % len(running)]
             named = named_result(self._payload(place))

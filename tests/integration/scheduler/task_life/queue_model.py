@@ -12,7 +12,7 @@ from guildmesh.scheduler.v1.task_pb2 import Task as TaskMessage
 from services.scheduler.domain.queue import Queue
 from services.scheduler.domain.retry import RetryPolicy
 from services.scheduler.domain.task import State
-from tests.integration.scheduler.task_life.model import Model
+from tests.integration.scheduler.task_life.model import TENANT, Model
 
 _PATIENT = RetryPolicy(initial_ms=3_600_000, max_ms=3_600_000, non_retryable=("BAD",))
 _RATES = {"drip": (0.001, 1), "flow": (50.0, 2)}
@@ -20,6 +20,9 @@ _RATES = {"drip": (0.001, 1), "flow": (50.0, 2)}
 DROP_SECONDS = 1 / _RATES["flow"][0]
 """in which a flow lets one more start."""
 _NEARLY = 1e-3
+GUEST = "globex"
+"""the other tenant of the shared queue."""
+_WEIGHTS = {TENANT: 5.0, GUEST: 2.0}
 
 
 @dataclass
@@ -73,6 +76,8 @@ class QueueModel:
     """A queue, as it should be."""
 
     name: str
+    owner: str = TENANT
+    """tenant, or * when several share it."""
     priority: int = 5
     max_attempts: int | None = None
     patient: bool = False
@@ -91,7 +96,12 @@ class QueueModel:
         """Whether it has a limit of any sort."""
         return self.max_running is not None or self.max_running_per_key is not None or self.bucket.rate != "" or self.paused
 
-    def row(self, tenant_id: str, default_days: int | None = None) -> Queue:
+    @property
+    def tenants(self) -> tuple[str, ...]:
+        """Those that have tasks here."""
+        return (TENANT,) if self.owner == TENANT else (TENANT, GUEST)
+
+    def row(self, default_days: int | None = None) -> Queue:
         """The queue as its row has it."""
         message = RetryMessage(non_retryable_reasons=["BAD"])
         message.initial_backoff.FromMilliseconds(_PATIENT.initial_ms)
@@ -101,7 +111,8 @@ class QueueModel:
             self.name,
             self.priority,
             retention_days=self.retention_days or default_days,
-            tenant_id=tenant_id,
+            tenant_id=self.owner,
+            tenant_weights={} if self.owner == TENANT else _WEIGHTS,
             dead_letter_retention_days=self.letter_days,
             max_attempts=self.max_attempts,
             retry=_PATIENT.encode() if self.patient else None,
@@ -114,21 +125,22 @@ class QueueModel:
             retry_spec=TaskMessage(retry_policy=message).SerializeToString() if self.patient else b"",
         )
 
-    def first(self, models: Iterable[Model]) -> Model | None:
-        """Which of the tasks that are decided on starts next, if the rate lets it."""
+    def firsts(self, models: Iterable[Model]) -> list[Model]:
+        """Which of the tasks that are decided on may start next, if the rate lets it: the first of each tenant."""
         models = [model for model in models if model.decided and model.home is self]
         running = Counter(model.key for model in models if model.state is State.RUNNING)
         if self.paused or (self.max_running is not None and running.total() >= self.max_running):
-            return None
+            return []
         most = self.max_running_per_key
-        waiting = (
+        waiting = [
             model
             for model in models
             if model.state is State.PENDING
             and not model.late
             and not (most is not None and model.key and running[model.key] >= most)
-        )
-        return min(waiting, key=lambda model: (-model.priority, model.order), default=None)
+        ]
+        of_tenants = ([model for model in waiting if model.tenant == tenant] for tenant in self.tenants)
+        return [min(line, key=lambda model: (-model.priority, model.order)) for line in of_tenants if line]
 
     def allows(self, started: Model, models: Iterable[Model]) -> bool:
         """Whether a task that has just started leaves no more running than may, in all and of its key."""
@@ -139,8 +151,15 @@ class QueueModel:
         return most is None or not started.key or running[started.key] <= most
 
 
-def next_of(queues: Sequence[QueueModel], models: Sequence[Model], dry: Sequence[QueueModel]) -> Model | None:
-    """Which of the tasks that are decided on starts next, when the rates of some queues let nothing start."""
-    firsts = [(queue.priority, model) for queue in queues if queue not in dry and (model := queue.first(models)) is not None]
-    firsts.sort(key=lambda first: (-first[0], -first[1].priority, first[1].order))
-    return firsts[0][1] if firsts else None
+def rivals_of(started: Model, queues: Sequence[QueueModel], models: Sequence[Model]) -> list[QueueModel]:
+    """The other queues out of which something has to start before a task, if their rates let it.
+
+    Nobody foretells whose turn it is in a queue that tenants share: any of their first tasks may be its next.
+    """
+    place, others = _place(started), [queue for queue in queues if queue is not started.home]
+    return [queue for queue in others if (firsts := queue.firsts(models)) and all(_place(model) < place for model in firsts)]
+
+
+def _place(model: Model) -> tuple[int, int, int]:
+    assert model.home is not None
+    return -model.home.priority, -model.priority, model.order

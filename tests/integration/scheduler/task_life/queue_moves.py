@@ -11,14 +11,16 @@ import pytest
 from services.scheduler.domain.errors import QueueNotEmpty
 from services.scheduler.domain.ports import Demand
 from services.scheduler.domain.task import State
-from tests.integration.scheduler.task_life.life import TENANT, WORKER
-from tests.integration.scheduler.task_life.queue_model import DROP_SECONDS, QueueModel, next_of
+from tests.integration.scheduler.task_life.life import WORKER
+from tests.integration.scheduler.task_life.model import TENANT
+from tests.integration.scheduler.task_life.queue_model import DROP_SECONDS, QueueModel, rivals_of
 from tests.integration.scheduler.task_life.task_moves import TaskMoves
 
 _MOST_SECONDS = 15.0
+_PLENTY = 100
 _VERSION = "SELECT limits_version FROM dispatch_epochs WHERE scope = 0"
 _NOTHING = Demand(TENANT, frozenset({"nothing"}), frozenset())
-_UNDECIDED = "SELECT count(*) FROM tasks WHERE tenant_id = $1 AND queue = $2 AND queue_tenant IS NULL"
+_UNDECIDED = "SELECT count(*) FROM tasks WHERE queue = $1 AND queue_tenant IS NULL"
 
 
 class QueueMoves(TaskMoves):
@@ -26,7 +28,7 @@ class QueueMoves(TaskMoves):
 
     def limit(self, what: str, place: int, number: int) -> None:
         """One of the limits of a queue changes."""
-        queue = self.queue_at(place)
+        queue = self.any_queue_at(place)
         rate = queue.bucket.rate
         match what:
             case "limit":
@@ -46,6 +48,25 @@ class QueueMoves(TaskMoves):
             queue.bucket.limit(rate, time.monotonic())
         self._change(queue)
 
+    def any_queue_at(self, place: int) -> QueueModel:
+        """Also the shared one."""
+        return self.queues[(0, 0, 1, 2)[place % 4]]
+
+    def create_guests(self, place: int, number: int) -> None:
+        """Tasks of two tenants in the queue that they share."""
+        queue = self.queues[-1]
+        if not queue.decided:
+            # It would be decided on some time after both tenants wait in it, which nobody foretells.
+            queue.max_running = _PLENTY
+            self._change(queue)
+        tenants = [queue.tenants[(place + each) % 2] for each in range(number)]
+        tasks = [self.asked("", 1 + place % 2, 2, "guest", queue=queue, tenant=tenant) for tenant in tenants]
+        answers = self.world.do(self.world.batches.create(tasks))
+        for tenant, answer in zip(tenants, answers, strict=True):
+            assert not isinstance(answer, Exception), answer
+            self.keep(answer.task_id, 1 + place % 2, 2, queue=queue, tenant=tenant)
+        self.world.seen["shared"] += number
+
     def make_room(self, queue: QueueModel) -> None:
         """Its limit lets two more run than run and wait, and nothing else holds them back."""
         home = [model for model in self.models.values() if model.home is queue and model.decided]
@@ -57,7 +78,7 @@ class QueueMoves(TaskMoves):
 
     def set_defaults(self, place: int, number: int) -> None:
         """What new tasks get that do not say it themselves, and how long what fails is kept."""
-        queue = self.queue_at(place + number)
+        queue = self.any_queue_at(place + number)
         queue.priority = (3, 5, 7)[place % 3]
         queue.max_attempts = (None, 1, 2, 4)[number - 1]
         queue.patient = place % 2 == 1
@@ -77,7 +98,7 @@ class QueueMoves(TaskMoves):
         # Whoever decides for a queue of this name does so for some time more.
         for field in dataclasses.fields(new := QueueModel(queue.name, decided=queue.decided)):
             setattr(queue, field.name, getattr(new, field.name))
-        self.world.do(self.world.queues.create(queue.row(TENANT)))
+        self.world.do(self.world.queues.create(queue.row()))
         self._heard()
         self.world.seen["queue deleted"] += 1
 
@@ -108,25 +129,18 @@ class QueueMoves(TaskMoves):
             queue.bucket.spend(0, before, now)
         models = list(self.models.values())
         for start in starts:
-            # What its rate has kept from starting may start a moment later.
-            dry: list[QueueModel] = []
             model = self.models[start.task_id]
             assert model.home is not None
-            # Before it only what a rate may have kept from starting.
-            while (following := next_of(self.queues, models, dry)) is not model:
-                assert following is not None, "it may not start"
-                assert following.home is not None
-                assert following.home.bucket.dry, "not the first in line"
-                dry.append(following.home)
+            assert model in model.home.firsts(models), "it may not start, or not yet"
+            # What its rate has kept from starting may start a moment later.
+            assert all(queue.bucket.dry for queue in rivals_of(model, self.queues, models)), "not the first in line"
             assert start.lease is not None
+            self.world.seen["of a shared queue"] += model.home.decided and model.home.owner != TENANT
             self.started(start.lease, lost=False)
             model.home.bucket.spend(1, before, now)
             self.world.seen["let through by a rate"] += model.home.bucket.rate != ""
-        kept: list[QueueModel] = []
-        while len(starts) < number and (following := next_of(self.queues, models, kept)) is not None:
-            assert following.home is not None
-            assert following.home.bucket.dry, "somebody was left waiting"
-            kept.append(following.home)
+        kept = [queue for queue in self.queues if queue.firsts(models)] if len(starts) < number else []
+        assert all(queue.bucket.dry for queue in kept), "somebody was left waiting"
         waiting = any(model.state is State.PENDING and model.decided for model in models)
         self.world.seen["held back"] += waiting and len(starts) < number
         self.world.seen["decided"] += len(starts)
@@ -149,13 +163,13 @@ class QueueMoves(TaskMoves):
 
     def _change(self, queue: QueueModel) -> None:
         """Writes a queue; whoever creates tasks hears of it, and whoever decides."""
-        self.world.do(self.world.queues.change(TENANT, queue.name, lambda _: queue.row(TENANT)))
+        self.world.do(self.world.queues.change(queue.owner, queue.name, lambda _: queue.row()))
         self._heard()
         queue.bucket.at = time.monotonic()
         if queue.limited and not queue.decided:
             queue.decided = True
             end = time.monotonic() + _MOST_SECONDS
-            while self.world.query(_UNDECIDED, TENANT, queue.name) != [(0,)]:
+            while self.world.query(_UNDECIDED, queue.name) != [(0,)]:
                 assert time.monotonic() < end, "there are tasks that nobody decides on"
                 self.world.do(asyncio.sleep(0.005))
             # Whoever decides tells of a slot for nothing in particular only when it has learnt what there is.

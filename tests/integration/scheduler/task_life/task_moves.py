@@ -37,8 +37,8 @@ from services.scheduler.domain.worker import (
     StepReport,
     WaitReport,
 )
-from tests.integration.scheduler.task_life.life import HOUR, TENANT, WORKER, Life
-from tests.integration.scheduler.task_life.model import Model
+from tests.integration.scheduler.task_life.life import HOUR, WORKER, Life
+from tests.integration.scheduler.task_life.model import TENANT, Model
 
 Wanted = tuple[bool, str, int, int, str, str, str, int]
 """whether a worker takes it at once, request id, priority, attempts, description, times, concurrency key and queue."""
@@ -51,7 +51,8 @@ class TaskMoves(Life):
     @property
     def demand(self) -> Demand:
         """Of a worker of all of them."""
-        return Demand(TENANT, frozenset({self.kind}), frozenset())
+        alone = all(model.tenant == TENANT for model in self.models.values())
+        return Demand(TENANT if alone else None, frozenset({self.kind}), frozenset())
 
     def create(self, wanted: Sequence[Wanted], *, dying: bool) -> None:
         """Several in one transaction; a request id may be in it twice, with the same payload or another.
@@ -101,8 +102,8 @@ class TaskMoves(Life):
 
     def create_child(self, model: Model, back: int, *, by_worker: bool) -> None:
         attempt = max(model.attempt - back, 1) if by_worker else 0
-        queue = self.queue_at(self.order)
-        task = self.asked("", 2, 2, "child", model.task_id, attempt, queue=queue)
+        queue = self.home_of(model)
+        task = self.asked("", 2, 2, "child", model.task_id, attempt, queue=queue, tenant=model.tenant)
         [answer] = self.world.do(self.world.batches.create([task]))
         if attempt and (model.state is not State.RUNNING or model.attempt != attempt):
             assert isinstance(answer, StaleAttempt | ParentTaskEnded), answer
@@ -110,13 +111,15 @@ class TaskMoves(Life):
             assert isinstance(answer, ParentTaskEnded), answer
         else:
             assert not isinstance(answer, Exception), answer
-            self.keep(answer.task_id, 2, 2, model.task_id, queue=queue)
+            self.keep(answer.task_id, 2, 2, model.task_id, queue=queue, tenant=model.tenant)
 
     def call_tool(self, model: Model, back: int) -> None:
         """An attempt has a tool called, and what came of it is told once with it and once more."""
         attempt, run = max(model.attempt - back, 1), new_id()
-        called = Told(TENANT, model.task_id, attempt, "", "ada", ToolCalled("tool", f"{run}/called", b""))
-        returned = Told(TENANT, model.task_id, attempt, f"{run}/called", "ada", ToolReturned("tool", f"{run}/returned", b""))
+        called = Told(model.tenant, model.task_id, attempt, "", "ada", ToolCalled("tool", f"{run}/called", b""))
+        returned = Told(
+            model.tenant, model.task_id, attempt, f"{run}/called", "ada", ToolReturned("tool", f"{run}/returned", b"")
+        )
         answers = self.world.do(self.world.batches.append([called, returned]))
         assert self.world.do(self.world.batches.append([returned, called])) == answers[::-1]
         if model.state.ended:
@@ -131,13 +134,14 @@ class TaskMoves(Life):
 
     def create_after(self, upstreams: Sequence[Model], policy: FailurePolicy) -> None:
         """A task that waits for others, which may have ended."""
-        needs = {model.task_id: model for model in upstreams}
-        queue = self.queue_at(self.order)
-        new = self.asked("", 2, 2, "after", needs=[(task_id, policy) for task_id in needs], queue=queue)
+        tenant = upstreams[0].tenant
+        needs = {model.task_id: model for model in upstreams if model.tenant == tenant}
+        queue = self.home_of(upstreams[0])
+        new = self.asked("", 2, 2, "after", needs=[(task_id, policy) for task_id in needs], queue=queue, tenant=tenant)
         [answer] = self.world.do(self.world.batches.create([new]))
         assert not isinstance(answer, Exception), answer
         assert (answer.state, answer.blocked_by) == (State.BLOCKED, len(needs))
-        self.block(self.keep(answer.task_id, 2, 2, queue=queue), needs, policy)
+        self.block(self.keep(answer.task_id, 2, 2, queue=queue, tenant=tenant), needs, policy)
         self.world.seen["blocked"] += 1
 
     def start(self, number: int, *, dying: bool) -> None:
@@ -316,7 +320,7 @@ class TaskMoves(Life):
     def signal(self, model: Model, signal: str, back: int) -> None:
         """A value for a name, which is the first, the same again, or another."""
         value = Value(number_value=back).SerializeToString(deterministic=True)
-        signalling = self.world.signals.signal(TENANT, model.task_id, signal, value, "ada")
+        signalling = self.world.signals.signal(model.tenant, model.task_id, signal, value, "ada")
         if model.state.ended:
             with pytest.raises(TaskEnded):
                 self.world.do(signalling)
@@ -331,7 +335,7 @@ class TaskMoves(Life):
                 self.world.do(signalling)
 
     def cancel(self, model: Model) -> None:
-        cancelling = self.world.cancellations.cancel(TENANT, model.task_id, "enough", "ada")
+        cancelling = self.world.cancellations.cancel(model.tenant, model.task_id, "enough", "ada")
         if model.state.ended:
             with pytest.raises(TaskNotCancellable):
                 self.world.do(cancelling)
