@@ -39,6 +39,13 @@ class Decider:
         self._peer = Peer(self._hear, here=True)
         self.decide.join(self._peer)
 
+    async def quiet(self) -> None:
+        """Waits until it knows of all that was committed: what it offers in the middle of a turn goes by what it knew before."""
+        decide = self.decide
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            while decide._in_turn or decide._changed or decide._over or decide._something.is_set() or not decide.deciding:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
     async def offer(self, demand: Demand, worker_id: str, slots: int) -> Sequence[Start]:
         """Offers slots, and waits until each has a task or is given back; gives what has started, in order.
 
@@ -116,8 +123,14 @@ class Deciders:
         self.now, self.before = self.before, self.now
         standing = await self.now.owners.stand(self.now.name, self.now.name, [self.before.name])
         assert standing.owner == self.now.name
-        self.now.decide.begin()
-        await self._until(lambda: self.now.decide.deciding)
+        await self._until(self._decides)
+
+    def _decides(self) -> bool:
+        """Whether the one that is to decide does; told again and again, as by the election."""
+        # A turn that was under way may have found just now that another one is the owner.
+        if not self.now.decide.deciding:
+            self.now.decide.begin()
+        return self.now.decide.deciding
 
     async def know(self, limits_version: int) -> None:
         """Waits until the one that decides goes by these limits."""

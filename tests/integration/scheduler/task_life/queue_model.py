@@ -36,6 +36,8 @@ class Bucket:
     """since when `least` is so."""
     begun: float = 0.0
     """since when `most` is."""
+    fading: float = 0.0
+    """starts a second by the rate before, which holds until the new one is known."""
 
     def limit(self, rate: str, now: float) -> None:
         """Another rate holds, which may count what passed before it."""
@@ -44,7 +46,14 @@ class Bucket:
         self.least = -1.0
         if rate == "flow":
             self.most = _RATES[rate][1]
+        self.fading = _RATES[self.rate][0] if self.rate else 0.0
         self.rate = rate
+
+    def known(self, now: float) -> None:
+        """Whoever decides goes by the rate, since a moment before this one."""
+        if self.rate and self.fading:
+            self.most = min(_RATES[self.rate][1], self.most + (now - self.begun) * self.fading)
+        self.fading, self.at = 0.0, now
 
     def begin_anew(self, before: float, now: float) -> None:
         """It is empty, since a moment between these."""
@@ -63,7 +72,8 @@ class Bucket:
             self.most = max(0.0, self.most - number)
             if number:
                 self.least = max(0.0, self.least - number)
-        self.begun, self.at = now, max(self.at, before)
+        # A full bucket saves nothing up until something starts, which may be as late as now.
+        self.begun, self.at = now, max(self.at, now if number else before)
 
     @property
     def dry(self) -> bool:

@@ -122,6 +122,7 @@ class QueueMoves(TaskMoves):
 
     def _offer(self, number: int) -> bool:
         """Whether a flow may have kept something from starting."""
+        self.world.do(self.world.deciders.now.quiet())
         before = time.monotonic()
         starts = self.world.do(self.world.deciders.now.offer(self.demand, WORKER, number))
         now = time.monotonic()
@@ -131,16 +132,17 @@ class QueueMoves(TaskMoves):
         for start in starts:
             model = self.models[start.task_id]
             assert model.home is not None
-            assert model in model.home.firsts(models), "it may not start, or not yet"
+            assert model in (firsts := model.home.firsts(models)), f"not of {firsts}: {model}"
             # What its rate has kept from starting may start a moment later.
-            assert all(queue.bucket.dry for queue in rivals_of(model, self.queues, models)), "not the first in line"
+            assert all(queue.bucket.dry for queue in rivals_of(model, self.queues, models)), f"not the first in line: {model}"
             assert start.lease is not None
             self.world.seen["of a shared queue"] += model.home.decided and model.home.owner != TENANT
             self.started(start.lease, lost=False)
             model.home.bucket.spend(1, before, now)
             self.world.seen["let through by a rate"] += model.home.bucket.rate != ""
         kept = [queue for queue in self.queues if queue.firsts(models)] if len(starts) < number else []
-        assert all(queue.bucket.dry for queue in kept), "somebody was left waiting"
+        left = [model for queue in kept if not queue.bucket.dry for model in queue.firsts(models)]
+        assert not left, f"left waiting after {len(starts)} starts on {number} slots: {left}"
         waiting = any(model.state is State.PENDING and model.decided for model in models)
         self.world.seen["held back"] += waiting and len(starts) < number
         self.world.seen["decided"] += len(starts)
@@ -165,7 +167,7 @@ class QueueMoves(TaskMoves):
         """Writes a queue; whoever creates tasks hears of it, and whoever decides."""
         self.world.do(self.world.queues.change(queue.owner, queue.name, lambda _: queue.row()))
         self._heard()
-        queue.bucket.at = time.monotonic()
+        queue.bucket.known(time.monotonic())
         if queue.limited and not queue.decided:
             queue.decided = True
             end = time.monotonic() + _MOST_SECONDS
