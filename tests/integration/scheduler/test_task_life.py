@@ -18,7 +18,7 @@ from tests.integration.scheduler.conftest import MakeSettings
 from tests.integration.scheduler.task_life.machine import MIXED, machine_over
 from tests.integration.scheduler.task_life.world import World
 
-EXAMPLES = int(os.environ.get("GUILDMESH_LIFE_EXAMPLES", "30"))
+EXAMPLES = int(os.environ.get("GUILDMESH_LIFE_EXAMPLES", "20"))
 """lives; a long run has some hundreds."""
 STEPS = int(os.environ.get("GUILDMESH_LIFE_STEPS", "8"))
 # Each of these must come about so often, or the run has shown too little; by the theme of the lives that bring it about.
@@ -70,7 +70,7 @@ def test_the_life_of_tasks_follows_the_model(world: World) -> None:
     themes: Sequence[str] = MIXED
     missing: list[tuple[str, str]] = []
     # Chance may have kept something rare away, so there is more of what brings it about until everything was seen.
-    for _ in range(10):
+    for _ in range(20):
         run_state_machine_as_test(
             machine_over(world, themes),
             settings=settings(

@@ -30,21 +30,23 @@ class PayloadMoves(TaskMoves):
 
     def upload(self, number: int) -> None:
         """One of a few bodies: some have the same."""
-        body = f"body {number % 3}"
+        self._upload(f"body {number % 3}")
+
+    def _upload(self, body: str) -> str:
         payload = self.world.do(self.world.upload.execute(TENANT, "text/plain", _pieces(body)))
         assert payload.size == len(body)
         self.uploaded.append(payload.payload_id)
         self.bodies[payload.payload_id] = body
         self.world.seen["uploaded"] += 1
+        return payload.payload_id
 
     def create_with(self, place: int, request: str) -> None:
         """A task whose context is a payload, which may be gone."""
         payload_id = self._payload(place)
         known = self.contexts.get(request)
-        # A repeat may have uploaded the same once more.
-        same = [each for each, body in self.bodies.items() if known is not None and body == known[1]]
-        if same and place % 3:
-            payload_id = same[place % len(same)]
+        if known is not None and place % 3:
+            # A repeat may have uploaded the same once more.
+            payload_id = self._upload(known[1])
         queue = self.queues[0] if request else self.queue_at(self.order)
         task = self.asked(request, _PRIORITY, _ATTEMPTS, "context", queue=queue, context=payload_id)
         [answer] = self.world.do(self.world.batches.create([task]))
