@@ -25,7 +25,6 @@ from guildmesh_client.worker.json_values import JsonValue, to_value
 from guildmesh_client.worker.outcome import failure, outcome
 from guildmesh_client.worker.reports import Report, Reports, key_of
 from guildmesh_client.worker.run import Run
-from guildmesh_client.worker.runs import Runs
 from guildmesh_client.worker.stream import Stream
 from guildmesh_client.worker.task import Task
 
@@ -113,13 +112,17 @@ class Worker:
         self._around = around
         self._functions: dict[str, TaskFunction] = {}
         self._reports = Reports()
-        self._runs = Runs()
+        self._runs: set[Run] = set()
+        self._newest: dict[str, Run] = {}
+        """the run of each task's newest attempt."""
         self._stream: Stream | None = None
         """the stream on which everything is told: the newest that was welcomed."""
         self._connections: dict[Stream, Connection] = {}
         """of the streams that are open, each of which holds its own."""
         self._open_streams: dict[Stream, asyncio.Task[grpc.aio.AioRpcError | None]] = {}
         self._stopping = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._lease = 15.0
         self._interval = 5.0
         self._patience = 1
@@ -167,7 +170,7 @@ class Worker:
         try:
             await self._work()
         finally:
-            await self._runs.stop("WORKER_STOPPED")
+            await self._cancel_runs("WORKER_STOPPED")
 
     def stop(self) -> None:
         """Takes no more tasks; `run` returns when the running ones have ended, or after `drain_seconds`."""
@@ -185,7 +188,7 @@ class Worker:
         refusal = await future
         if refusal is not None:
             raise StepRefused(refusal.reason, refusal.message)
-        if (run := self._runs.of(task.task_id, task.attempt)) is not None:
+        if (run := self._run_of(task.task_id, task.attempt)) is not None:
             run.heard(told_at)
         return value
 
@@ -195,7 +198,7 @@ class Worker:
         told_at = asyncio.get_running_loop().time()
 
         def heard(answer: asyncio.Future[pb.TaskRefusal | None]) -> None:
-            run = self._runs.of(chunk.task_id, chunk.attempt)
+            run = self._run_of(chunk.task_id, chunk.attempt)
             if run is not None and not answer.cancelled() and answer.result() is None:
                 run.heard(told_at)
 
@@ -342,7 +345,7 @@ class Worker:
     def _take_over(self, stream: Stream) -> None:
         """Makes a welcomed stream the one on which everything is told, and closes the one before."""
         before, self._stream = self._stream, stream
-        stream.beat(self._runs.heartbeats(again=True))
+        stream.beat(self._heartbeats(again=True))
         self._suspicious = self._suspicious and len(self._reports) > 0
         stream.report(self._reports.first() if self._suspicious else self._reports.all())
         if self._stopping.is_set():
@@ -353,6 +356,14 @@ class Worker:
             before.give_up(0.0 if before.mute else self._lease)
         self._offer()
 
+    def _heartbeats(self, *, again: bool = False) -> list[pb.TaskHeartbeat]:
+        return [run.heartbeat(again=again) for run in self._runs if run.keeps_its_lease]
+
+    def _run_of(self, task_id: str, attempt: int) -> Run | None:
+        """The run of an attempt; None for an older one, too, which has been stopped for the newest."""
+        run = self._newest.get(task_id)
+        return run if run is not None and run.task.attempt == attempt else None
+
     def _hear(self, response: pb.WorkResponse, stream: Stream) -> None:
         if response.HasField("welcome"):
             self._lease = response.welcome.lease_duration.ToTimedelta().total_seconds()
@@ -362,11 +373,11 @@ class Worker:
             self._take_over(stream)
         for renewal in response.renewals:
             sent = stream.renewed(renewal.task_id, renewal.attempt)
-            run = self._runs.of(renewal.task_id, renewal.attempt)
+            run = self._run_of(renewal.task_id, renewal.attempt)
             if run is not None and sent is not None:
                 run.renewed(sent + self._lease)
         for cancel in response.cancels:
-            run = self._runs.of(cancel.task_id, cancel.attempt)
+            run = self._run_of(cancel.task_id, cancel.attempt)
             stream.forget(cancel.task_id, cancel.attempt)
             if run is not None:
                 run.stop(cancel.reason)
@@ -436,16 +447,28 @@ class Worker:
             stream.outstanding -= 1
             task = Task(lease, self, now)
             run = Run(task, now + self._lease, self._ended)
+            other = self._newest.get(task.task_id)
+            if other is not None:
+                # Only one attempt is valid, and it is the newest.
+                other.stop("STALE_ATTEMPT")
+            self._newest[task.task_id] = run
             self._runs.add(run)
+            self._idle.clear()
             run.start(self._run(run))
 
     def _ended(self, run: Run) -> None:
         """Makes room; told twice of a run that was stopped."""
-        if not self._runs.remove(run):
+        if run not in self._runs:
             return
+        self._runs.remove(run)
+        task = run.task
+        if self._newest.get(task.task_id) is run:
+            del self._newest[task.task_id]
         if run.beaten:
             for stream in self._open_streams:
-                stream.forget(run.task.task_id, run.task.attempt)
+                stream.forget(task.task_id, task.attempt)
+        if not self._runs:
+            self._idle.set()
         self._made_room = True
         if self._stream is not None:
             self._stream.wake()
@@ -457,12 +480,12 @@ class Worker:
             await asyncio.sleep(self._lease / 20)
             # With room to spare.
             now = loop.time()
-            for run in self._runs:
+            for run in list(self._runs):
                 run.check(now, self._lease / 5)
             stream = self._stream
             if stream is None or stream.mute:
                 continue
-            stream.beat(self._runs.urgent_heartbeats(now))
+            stream.beat([run.heartbeat() for run in self._runs if run.keeps_its_lease and run.has_urgent_news(now)])
             if stream.silence() > self._interval * self._patience or stream.unanswered() > self._lease * self._patience:
                 self._give_up(stream, "hears nothing")
 
@@ -505,18 +528,24 @@ class Worker:
             await asyncio.sleep(self._interval)
             if stream is not self._stream:
                 return
-            stream.beat(self._runs.heartbeats())
+            stream.beat(self._heartbeats())
 
     async def _stop_when_asked(self) -> None:
         await self._stopping.wait()
         try:
             async with asyncio.timeout(self._drain_seconds):
-                await self._runs.until_none()
+                await self._idle.wait()
         except TimeoutError:
-            await self._runs.stop("WORKER_STOPPED")
+            await self._cancel_runs("WORKER_STOPPED")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
                 await self._reports.answered()
+
+    async def _cancel_runs(self, reason: str) -> None:
+        runs = list(self._runs)
+        for run in runs:
+            run.stop(reason)
+        await asyncio.gather(*(run.running for run in runs), return_exceptions=True)
 
 
 def _concurrency(given: int | None) -> int:

@@ -94,7 +94,7 @@ async def test_what_is_cancelled_before_its_first_step_makes_room_and_tells_noth
     desk.hear(_leases(("a", 1)), pb.WorkResponse(cancels=[pb.TaskCancel(task_id="a", attempt=1, reason=reason)]))
     assert desk.worker.running == 1
     await _rounds()
-    assert (desk.worker.running, called, desk.told, desk.worker._runs.of("a", 1)) == (0, [], [], None)
+    assert (desk.worker.running, called, desk.told, desk.worker._newest) == (0, [], [], {})
     assert await desk.credits() == 1
 
 
@@ -134,7 +134,7 @@ async def test_heartbeats_of_what_is_over_are_forgotten() -> None:
         return None
 
     desk.hear(_leases(("a", 1)))
-    desk.stream.beat(desk.worker._runs.heartbeats())
+    desk.stream.beat(desk.worker._heartbeats())
     await asyncio.sleep(0.01)
     assert desk.stream.unanswered() > 0
     go.set()
@@ -174,7 +174,7 @@ async def test_a_stopped_worker_says_so_of_what_it_cuts_off() -> None:
 
     desk.hear(_leases(("a", 1)))
     await _rounds()
-    await desk.worker._runs.stop("WORKER_STOPPED")
+    await desk.worker._cancel_runs("WORKER_STOPPED")
     assert [each.error.reason for each in desk.told if isinstance(each, pb.TaskFailure)] == ["WORKER_STOPPED"]
     assert desk.worker.running == 0
 
