@@ -150,7 +150,7 @@ async def test_a_replica_that_stands_still_in_a_start_does_not_keep_another_from
     monkeypatch.setattr("services.scheduler.storage.decisions.fail_point", hold)
     starting = asyncio.create_task(old.decisions.start(await old.fence(epoch), to_start(task_id)))
     await written.wait()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(3):
         await new.take_over()
     running, pages = await new.decisions.everything(WINDOW)
     assert not running

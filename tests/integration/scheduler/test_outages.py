@@ -245,7 +245,7 @@ async def a_broker_that_stands_still(
     async with reading(settings, settings.events_topic) as reader:
         await reader.until(all_there, 60)
     await until_outbox_empty(settings)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(5):
         while True:
             if not json.loads((await relay.service.admin_routes["/lag"]())[1])["events"]:
                 break

@@ -69,7 +69,7 @@ def loops_end_before_tls_does() -> Iterator[None]:
     """
     yield
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
+        warnings.filterwarnings("ignore", "unclosed (transport|<socket)", ResourceWarning)
         gc.collect()
 
 

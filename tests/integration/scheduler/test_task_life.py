@@ -18,7 +18,7 @@ from tests.integration.scheduler.conftest import MakeSettings
 from tests.integration.scheduler.task_life.machine import MIXED, machine_over
 from tests.integration.scheduler.task_life.world import World
 
-EXAMPLES = int(os.environ.get("GUILDMESH_LIFE_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("GUILDMESH_LIFE_EXAMPLES", "30"))
 """lives; a long run has some hundreds."""
 STEPS = int(os.environ.get("GUILDMESH_LIFE_STEPS", "8"))
 # Each of these must come about so often, or the run has shown too little; by the theme of the lives that bring it about.

@@ -298,7 +298,7 @@ async def test_killing_scheduler_and_relay_hides_no_event_from_a_watcher(mesh: M
     working = asyncio.create_task(worker.run())
     creating = asyncio.create_task(create_many(mesh, 120))
     try:
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(50):
             while not creating.done() or len(over) < 120:
                 restarts += 1
                 try:

@@ -9,7 +9,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -87,11 +86,16 @@ async def test_the_socket_of_a_peer_is_cut_by_its_port() -> None:
             assert client.recv(1) == b""
 
 
-async def test_a_delay_takes_that_long() -> None:
+async def test_a_delay_takes_that_long(monkeypatch: pytest.MonkeyPatch) -> None:
     _, tell = told()
-    begun = time.monotonic()
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("services.common.failpoints.asyncio.sleep", sleep)
     await Failpoints(f"{CREATE}=delay:60", tell=tell).reach(CREATE)
-    assert time.monotonic() - begun > 0.05
+    assert slept == [0.06]
 
 
 async def test_when_is_a_turn_or_a_chance_that_the_seed_decides() -> None:

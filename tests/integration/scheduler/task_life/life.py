@@ -62,27 +62,11 @@ class Life(RuleBasedStateMachine):
         """A queue for what comes of a task: that of all tenants, if it is another's."""
         return self.queue_at(self.order) if model.tenant == TENANT else self.queues[-1]
 
-    def asked(
-        self,
-        request: str,
-        priority: int,
-        most: int,
-        text: str,
-        parent: str = "",
-        attempt: int = 0,
-        times: str = "",
-        key: str = "",
-        needs: Iterable[tuple[str, int]] = (),
-        queue: QueueModel | None = None,
-        context: str = "",
-        tenant: str = TENANT,
-    ) -> NewTask:
-        """A task to create, with what its queue says; with `most` 0 it says nothing of its attempts."""
-        queue = queue or self.queues[0]
-        task = self.message(priority, most, text, parent, times, key, needs, queue, context)
+    def asked(self, task: task_pb2.Task, request: str = "", attempt: int = 0, tenant: str = TENANT) -> NewTask:
+        """A task to create, with what its queue says."""
         request_id = f"{self.kind}-{request}" if request else ""
         new = new_task(pb.CreateTaskRequest(task=task, request_id=request_id, parent_attempt=attempt), tenant, "ada", "")
-        put_in(new, queue.row(RETENTION_DAYS))
+        put_in(new, next(queue for queue in self.queues if queue.name == task.queue).row(RETENTION_DAYS))
         return new
 
     def message(
@@ -97,7 +81,7 @@ class Life(RuleBasedStateMachine):
         queue: QueueModel | None = None,
         context: str = "",
     ) -> task_pb2.Task:
-        """What a client asks for."""
+        """What a client asks for; with `most` 0 it says nothing of its attempts."""
         queue = queue or self.queues[0]
         task = task_pb2.Task(description=text, kind=self.kind, queue=queue.name, priority=priority, parent_task_id=parent)
         task.concurrency_key, task.context_payload = key, context

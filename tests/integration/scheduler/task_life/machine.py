@@ -111,7 +111,9 @@ class TaskLife(QueueMoves, LetterMoves, ClockMoves, GraphMoves, PayloadMoves):
         self.theme = data.draw(st.sampled_from(self.themes))
         self.graphs, self.contexts = {}, {}
         self.make_clock(policy, missed)
-        answers = self.world.do(self.world.batches.create([self.asked("", 1, most, "begin", key="x") for _ in range(number)]))
+        answers = self.world.do(
+            self.world.batches.create([self.asked(self.message(1, most, "begin", key="x")) for _ in range(number)])
+        )
         for answer in answers:
             assert not isinstance(answer, Exception), answer
             self.keep(answer.task_id, 1, most, key="x")

@@ -48,7 +48,7 @@ class PayloadMoves(TaskMoves):
             # A repeat may have uploaded the same once more.
             payload_id = self._upload(known[1])
         queue = self.queues[0] if request else self.queue_at(self.order)
-        task = self.asked(request, _PRIORITY, _ATTEMPTS, "context", queue=queue, context=payload_id)
+        task = self.asked(self.message(_PRIORITY, _ATTEMPTS, "context", queue=queue, context=payload_id), request)
         [answer] = self.world.do(self.world.batches.create([task]))
         body = self.bodies.get(payload_id)
         if body is None:

@@ -60,7 +60,7 @@ class QueueMoves(TaskMoves):
             queue.max_running = _PLENTY
             self._change(queue)
         tenants = [queue.tenants[(place + each) % 2] for each in range(number)]
-        tasks = [self.asked("", 1 + place % 2, 2, "guest", queue=queue, tenant=tenant) for tenant in tenants]
+        tasks = [self.asked(self.message(1 + place % 2, 2, "guest", queue=queue), tenant=tenant) for tenant in tenants]
         answers = self.world.do(self.world.batches.create(tasks))
         for tenant, answer in zip(tenants, answers, strict=True):
             assert not isinstance(answer, Exception), answer

@@ -60,7 +60,7 @@ class TaskMoves(Life):
         Some are a waiting worker's from the first moment on, which may die at once.
         """
         tasks = [
-            self.asked(request, priority, most, text, times=times, key=key, queue=self.queues[queue])
+            self.asked(self.message(priority, most, text, times=times, key=key, queue=self.queues[queue]), request)
             for _, request, priority, most, text, times, key, queue in wanted
         ]
         # Nobody claims what may have to wait.
@@ -103,7 +103,7 @@ class TaskMoves(Life):
     def create_child(self, model: Model, back: int, *, by_worker: bool) -> None:
         attempt = max(model.attempt - back, 1) if by_worker else 0
         queue = self.home_of(model)
-        task = self.asked("", 2, 2, "child", model.task_id, attempt, queue=queue, tenant=model.tenant)
+        task = self.asked(self.message(2, 2, "child", model.task_id, queue=queue), attempt=attempt, tenant=model.tenant)
         [answer] = self.world.do(self.world.batches.create([task]))
         if attempt and (model.state is not State.RUNNING or model.attempt != attempt):
             assert isinstance(answer, StaleAttempt | ParentTaskEnded), answer
@@ -137,7 +137,7 @@ class TaskMoves(Life):
         tenant = upstreams[0].tenant
         needs = {model.task_id: model for model in upstreams if model.tenant == tenant}
         queue = self.home_of(upstreams[0])
-        new = self.asked("", 2, 2, "after", needs=[(task_id, policy) for task_id in needs], queue=queue, tenant=tenant)
+        new = self.asked(self.message(2, 2, "after", needs=[(task_id, policy) for task_id in needs], queue=queue), tenant=tenant)
         [answer] = self.world.do(self.world.batches.create([new]))
         assert not isinstance(answer, Exception), answer
         assert (answer.state, answer.blocked_by) == (State.BLOCKED, len(needs))
