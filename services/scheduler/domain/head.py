@@ -44,6 +44,8 @@ class Head:
     """slot-seconds that its tenant was charged for it."""
     elsewhere: bool = False
     """whether it was found running and was not decided on."""
+    uncommitted: bool = False
+    """whether it starts with its creation, which is under way: the table does not have it yet."""
 
     def __lt__(self, other: Head) -> bool:
         return self.place < other.place

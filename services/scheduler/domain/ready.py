@@ -108,7 +108,7 @@ class Ready:
         if sum(queue.waiting.values()) + 1 > queue.room():
             return None
         # Its position is not known yet, and does not matter while it runs.
-        head = Head(task_id, lane, key, (-priority, 0), 1)
+        head = Head(task_id, lane, key, (-priority, 0), 1, uncommitted=True)
         if queue.full(head):
             return None
         queue.bucket.spend()
@@ -247,9 +247,14 @@ class Ready:
     def doubtful(self, moment: float) -> list[str]:
         """The tasks that seem to have been running since before a moment of the clock, or were started by another way.
 
-        Of the end of the latter nobody may tell: their schedulers do not know that they are decided on.
+        Of the end of the latter nobody may tell: their schedulers do not know that they are decided on. Those whose creation is
+        under way are not among them: a look would not find them, as if they had ended.
         """
-        return [task_id for task_id, head in self.running.items() if head.started < moment or head.elsewhere]
+        return [
+            task_id
+            for task_id, head in self.running.items()
+            if (head.started < moment or head.elsewhere) and not head.uncommitted
+        ]
 
     def prune(self) -> None:
         """Forgets tenants and queues of which nothing waits or runs."""

@@ -7,6 +7,7 @@ it all in turns (learn what has changed, decide, start, tell), so that nothing i
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -206,9 +207,10 @@ class DecideStarts:
         if now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
             # A message that was lost must not keep a slot for ever.
-            overdue = self._ready.doubtful(now - self._lease_seconds)
+            since = now - self._lease_seconds
             if self._all_again_at is not None and now >= self._all_again_at:
-                overdue, self._all_again_at = list(self._ready.running), None
+                since, self._all_again_at = math.inf, None
+            overdue = self._ready.doubtful(since)
             self._changed |= dict.fromkeys(random.sample(overdue, min(len(overdue), _MOST_LOOKED_AT)))
             self._ready.prune()
             await self._keep_queues()

@@ -59,6 +59,8 @@ class NewStarts:
             self._decide.add_new(_waiting(tasks, answers))
         if self._heads:
             metrics.starts.labels("created").inc(len(self._heads))
+            for head in self._heads.values():
+                head.uncommitted = False
             self._heads.clear()
 
     def refused(self) -> None:

@@ -24,11 +24,12 @@ from services.scheduler.domain.fence import EpochOver, Fence, LimitsChanged
 from services.scheduler.domain.head import Head, LaneKey, Page, Seen
 from services.scheduler.domain.limits import Limits, QueueKey
 from services.scheduler.domain.ports import Demand
-from services.scheduler.domain.task import Lease
+from services.scheduler.domain.task import Lease, NewTask
 from services.scheduler.domain.wake import Wake, decode_decided, encode_decided, everything
 from services.scheduler.usecases import decide_starts, keep_queues
 from services.scheduler.usecases.decide_starts import DecideStarts, Peer
 from services.scheduler.usecases.hub import Hub
+from services.scheduler.usecases.new_starts import NewStarts
 from tests.support.runs import NOW, a_run
 
 Q: QueueKey = ("*", "q")
@@ -156,9 +157,9 @@ class World:
 
 
 @asynccontextmanager
-async def deciding() -> AsyncIterator[World]:
+async def deciding(lease_seconds: float = 30.0) -> AsyncIterator[World]:
     table, hub = Table(), Hub("me")
-    decide = DecideStarts("me", table, table, hub, 30.0, 12.0)
+    decide = DecideStarts("me", table, table, hub, lease_seconds, 12.0)
     world = World(table, hub, decide)
     running = asyncio.create_task(decide.run())
     decide.begin()
@@ -353,3 +354,24 @@ async def test_everything_that_runs_is_looked_at_again_some_time_after_a_take_ov
         world.table.running = {}
         world.add(3, 4)
         await world.until(lambda: world.decide.startable(ANY) == 2)
+
+
+@pytest.mark.parametrize(("again", "lease"), [(0.05, 30.0), (30.0, 0.05)])
+async def test_a_look_does_not_take_a_task_for_ended_whose_creation_is_under_way(
+    again: float, lease: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is not there before its commit, but its slot is taken from the decision on."""
+    monkeypatch.setattr("services.scheduler.usecases.decide_starts._ALL_AGAIN_SECONDS", again)
+    monkeypatch.setattr("services.scheduler.usecases.decide_starts._LOOK_SECONDS", 0.02)
+    async with deciding(lease) as world:
+        starts = NewStarts(world.decide, world.decide.fence)
+        created = NewTask(task(1), "a", "ada", b"", "it", queue="q", kind="k")
+        assert starts.begin(0, created, "*")
+        world.table.running = {task(2): 1}
+        world.hub.wake(Wake(decided=[task(2)], origin="other"))
+        await world.until(lambda: world.table.looked.count([task(2)]) > 1)
+        assert world.decide.begin_new(LANE, task(3), None, 5) is None
+        # Committed, it is as any other.
+        starts.settle([], [], [])
+        if lease < again:
+            await world.until(lambda: world.decide.begin_new(LANE, task(3), None, 5))
