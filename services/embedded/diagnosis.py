@@ -248,13 +248,11 @@ def webhook_secrets(settings: MeshSettings) -> Iterator[Finding]:
 async def _brokers(settings: KafkaSettings) -> int:
     from aiokafka.admin import AIOKafkaAdminClient
 
+    from services.common.kafka.clients import running_client
+
     admin = AIOKafkaAdminClient(**kafka_arguments(settings), client_id="guildmesh-doctor", request_timeout_ms=3000)
-    try:
-        async with asyncio.timeout(6):
-            await admin.start()
-            return len((await admin.describe_cluster())["brokers"])
-    finally:
-        await admin.close()
+    async with running_client(admin, start_seconds=6, stop_seconds=1), asyncio.timeout(6):
+        return len((await admin.describe_cluster())["brokers"])
 
 
 def _pools_fit(settings: MeshSettings, allowed: int) -> Iterator[Finding]:

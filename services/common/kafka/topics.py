@@ -17,12 +17,14 @@ from aiokafka.errors import (
 )
 
 from services.common.errors import DependencyUnavailable
+from services.common.kafka.clients import running_client
 from services.common.kafka.connection import KafkaSettings, kafka_arguments
 
 log = structlog.get_logger(__name__)
 
 _TIMEOUT_MS = 5000
 _LEADER_SECONDS = 5.0
+_STOP_SECONDS = 1.0
 _LONGEST_PAUSE = 2.0
 
 
@@ -103,10 +105,7 @@ async def _are_ready(admin: AIOKafkaAdminClient, topics: Sequence[NewTopic]) -> 
 
 @asynccontextmanager
 async def open_admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An administrator's client; raises KafkaError when no broker answers."""
+    """An administrator's client; raises KafkaError, OSError or TimeoutError when no broker answers."""
     admin = AIOKafkaAdminClient(**kafka_arguments(settings), client_id="guildmesh-admin", request_timeout_ms=_TIMEOUT_MS)
-    try:
-        await admin.start()
+    async with running_client(admin, start_seconds=2 * _TIMEOUT_MS / 1000, stop_seconds=_STOP_SECONDS):
         yield admin
-    finally:
-        await admin.close()

@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
 from services.common.errors import DependencyUnavailable
+from services.common.kafka.clients import running_client
 from services.common.kafka.connection import kafka_arguments
 from services.common.kafka.topics import WrongTopicShape, create_topics, open_admin
 from services.scheduler.adapters.event_json import event_bytes
@@ -28,6 +29,7 @@ from services.scheduler.topic_settings import TopicSettings
 
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 5.0
+_STOP_SECONDS = 1.0
 _PARTITION_BYTES = 64 << 10
 # Offsets from the end on among which there is a record: transactions that were given up take some, too.
 _NEWEST = 100
@@ -69,15 +71,12 @@ class EventTopic:
         )
         partitions = [TopicPartition(self.name, partition) for partition in only]
         consumer.assign(partitions)
-        try:
+        async with contextlib.AsyncExitStack() as stack:
             with _away():
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    await consumer.start()
+                await stack.enter_async_context(
+                    running_client(consumer, start_seconds=_CONNECT_SECONDS, stop_seconds=_STOP_SECONDS)
+                )
             yield TopicReader(consumer, partitions)
-        finally:
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(_ANSWER_SECONDS):
-                    await _stop(consumer)
 
     async def _make(self) -> None:
         """Makes the topics of a tenant that has had no event yet, so that there is something to wait at."""
@@ -202,24 +201,6 @@ class TopicReader:
 
     async def _positions(self) -> Positions:
         return tuple([await self._consumer.position(partition) for partition in self._partitions])
-
-
-async def _stop(consumer: AIOKafkaConsumer) -> None:
-    """Ends a consumer.
-
-    In a task of its own: while Kafka is away the library cancels tries that wait, and their cancellation comes out of `stop`. It
-    is not the caller's, whom it would end; and it leaves the library's client open, which would go on trying for ever.
-    """
-    stopping = asyncio.create_task(consumer.stop())
-    try:
-        await asyncio.wait({stopping})
-    except asyncio.CancelledError:
-        stopping.cancel()
-        raise
-    if stopping.cancelled():
-        await consumer._client.close()
-    else:
-        stopping.result()
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -11,6 +10,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 
 from services.common.failpoints import fail_point, kafka_sockets
+from services.common.kafka.clients import running_client
 from services.common.kafka.connection import kafka_arguments
 from services.scheduler.adapters.topics import MOST_RECORD_BYTES, OwnedTopics
 from services.scheduler.domain.topic_names import ALL_TENANTS
@@ -102,14 +102,8 @@ async def open_publisher(settings: RelaySettings, lane: int) -> AsyncIterator[Pu
         request_timeout_ms=_REQUEST_TIMEOUT_MS,
         retry_backoff_ms=50,
     )
-    try:
-        async with asyncio.timeout(2 * _REQUEST_TIMEOUT_MS / 1000):
-            await fail_point("relay.lane.before_open")
-            await producer.start()
-            await fail_point("relay.lane.after_open", kafka_sockets(producer))
+    await fail_point("relay.lane.before_open")
+    # One that cannot flush (the broker is away) is dropped; the next one ends its transaction.
+    async with running_client(producer, start_seconds=2 * _REQUEST_TIMEOUT_MS / 1000, stop_seconds=_STOP_SECONDS):
+        await fail_point("relay.lane.after_open", kafka_sockets(producer))
         yield Publisher(producer, OwnedTopics(settings), json=settings.value_format == "json")
-    finally:
-        # A producer that cannot flush (the broker is away) is dropped; the next one ends its transaction.
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(_STOP_SECONDS):
-                await producer.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from services.common.db.driver import open_driver
 from services.common.db.engine_role import EngineDriver
+from services.common.kafka.clients import running_client
 from services.common.kafka.connection import kafka_arguments
 from services.common.kafka.topics import WrongTopicShape, create_topics, open_admin
 from services.scheduler.adapters.topics import MOST_RECORD_BYTES, events_topic
@@ -31,6 +31,7 @@ from services.scheduler.storage.outbox_codec import trace_of
 _MOST_RECORDS = 5000
 _MOST_BYTES = 4 << 20
 _REQUEST_TIMEOUT_MS = 30_000
+_START_SECONDS = 60.0
 _STOP_SECONDS = 5.0
 _ENOUGH_RECORDS = 1000
 _MOST_PAGES = 100
@@ -118,11 +119,8 @@ async def _start(
 
 async def _holds_records(settings: RelaySettings, topic: str) -> bool:
     consumer = AIOKafkaConsumer(**kafka_arguments(settings), client_id="guildmesh-replay", enable_auto_commit=False)
-    await consumer.start()
-    try:
+    async with running_client(consumer, start_seconds=_START_SECONDS, stop_seconds=_STOP_SECONDS):
         ends = await consumer.end_offsets([TopicPartition(topic, partition) for partition in range(SHARDS)])
-    finally:
-        await consumer.stop()
     return any(ends.values())
 
 
@@ -272,11 +270,5 @@ async def _producer(settings: RelaySettings, topic: str) -> AsyncIterator[AIOKaf
         request_timeout_ms=_REQUEST_TIMEOUT_MS,
         retry_backoff_ms=50,
     )
-    try:
-        async with asyncio.timeout(2 * _REQUEST_TIMEOUT_MS / 1000):
-            await producer.start()
+    async with running_client(producer, start_seconds=_START_SECONDS, stop_seconds=_STOP_SECONDS):
         yield producer
-    finally:
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(_STOP_SECONDS):
-                await producer.stop()

@@ -75,6 +75,8 @@ class Delivery:
         self._holds = holds
         self._counts = counts
         self._in_line: set[str] = set()
+        self._added: set[str] = set()
+        """those that were added since the last search began, which may not have seen what waits for them."""
         self._busy: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._tried: list[Tried] = []
         self._wanted = asyncio.Event()
@@ -83,6 +85,7 @@ class Delivery:
     def added(self, uid: str) -> None:
         """Hears that something waits for a webhook."""
         self._in_line.add(uid)
+        self._added.add(uid)
         self._wanted.set()
 
     async def run(self) -> None:
@@ -111,7 +114,8 @@ class Delivery:
         await self._record()
         now = asyncio.get_running_loop().time()
         if now - self._searched >= _SEARCH_SECONDS:
-            self._in_line = await self._waiting.in_line(list(self._registry.all))
+            self._added = set()
+            self._in_line = await self._waiting.in_line(list(self._registry.all)) | self._added
             self._searched = now
         if self._holds():
             await self._start(now)

@@ -16,6 +16,7 @@ from guildmesh.events.v1.tool_usage_pb2 import ToolUsage
 
 from services.common.errors import DependencyUnavailable
 from services.common.failpoints import fail_point, kafka_sockets
+from services.common.kafka.clients import running_client
 from services.common.kafka.connection import KafkaSettings, kafka_arguments
 from services.common.kafka.topics import WrongTopicShape, ensure_all
 from services.tool.domain.told import Usage
@@ -67,21 +68,12 @@ class KafkaUsageTopic:
             request_timeout_ms=_REQUEST_TIMEOUT_MS,
             retry_backoff_ms=50,
         )
-        # A start that is cut off would leave its first connection open: it is let go on, and then stopped.
-        starting = asyncio.create_task(producer.start())
-        try:
+        running = running_client(producer, start_seconds=2 * _REQUEST_TIMEOUT_MS / 1000, stop_seconds=_STOP_SECONDS)
+        # One that cannot flush is dropped; the next ends its transaction.
+        async with contextlib.AsyncExitStack() as stack:
             with _away():
-                async with asyncio.timeout(2 * _REQUEST_TIMEOUT_MS / 1000):
-                    await asyncio.shield(starting)
+                await stack.enter_async_context(running)
             yield KafkaUsagePublisher(producer, self._topic)
-        finally:
-            # One that cannot flush is dropped; the next ends its transaction.
-            await asyncio.wait({starting}, timeout=_STOP_SECONDS)
-            starting.cancel()
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(_STOP_SECONDS):
-                    await producer.stop()
-            await asyncio.gather(starting, return_exceptions=True)
 
 
 class KafkaUsagePublisher:

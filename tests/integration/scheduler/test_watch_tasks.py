@@ -111,7 +111,10 @@ async def replicas(
     scheduler_tls: Path,
 ) -> AsyncIterator[Replicas]:
     relay = relay_settings()
-    settings = own_settings(kafka_bootstrap_servers=relay.kafka_bootstrap_servers, events_topic=relay.events_topic)
+    # A worker shares its process with both: with 200 large results to tell, it is seconds behind on a slow machine.
+    settings = own_settings(
+        kafka_bootstrap_servers=relay.kafka_bootstrap_servers, events_topic=relay.events_topic, lease_seconds=15.0
+    )
     async with (
         running(open_service, settings, scheduler_tls) as first,
         running(open_service, settings, scheduler_tls) as second,

@@ -156,7 +156,7 @@ class Life(RuleBasedStateMachine):
         assert (state, newest) == (model.state, task.last_event_number)
         assert [event.number for event in stored] == list(range(1, newest + 1))
         events = [TaskEvent.FromString(event.value) for event in stored]
-        own = [event for event in events if not event.WhichOneof("change").startswith(("tool_", "child_"))]
+        own = [event for event in events if not (event.WhichOneof("change") or "").startswith(("tool_", "child_"))]
         assert [(event.WhichOneof("change"), event.attempt) for event in own] == model.events
         put_out = [event for event in events if event.HasField("output")]
         assert [(event.attempt, event.output.sequence, event.output.text) for event in put_out] == model.put_out
