@@ -51,6 +51,6 @@ async def _stop(client: Client, seconds: float) -> None:
         # Where a task of the library has missed that it was cancelled, its stop waits for it for ever; a second time it hears.
         stopping.cancel()
         await asyncio.wait({stopping}, timeout=_DROP_SECONDS)
-    if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
-        connections = client.client if isinstance(client, AIOKafkaProducer) else client._client
-        await asyncio.wait({asyncio.ensure_future(connections.close())}, timeout=_DROP_SECONDS)
+        if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
+            connections = client.client if isinstance(client, AIOKafkaProducer) else client._client
+            await asyncio.wait({asyncio.ensure_future(connections.close())}, timeout=_DROP_SECONDS)

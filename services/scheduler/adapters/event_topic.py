@@ -106,6 +106,7 @@ class EventTopic:
             actor=event.actor,
             parent_task_id=event.parent_task_id,
             left_out=_left_out(event, change) if event.content else 0,
+            time_us=event.event_time.ToMicroseconds(),
             traceparent=record.traceparent,
         )
 

@@ -49,6 +49,8 @@ class Published:
     parent_task_id: str
     left_out: int = 0
     """bytes of its texts that are not in it, 1 at least; 0 when it has all of them."""
+    time_us: int = 0
+    """event_time, in microseconds since 1970, as PostgreSQL keeps it."""
     traceparent: str = ""
     """W3C trace context of the call that created the task, where its record has one."""
 

@@ -46,6 +46,9 @@ class Webhook:
     version: int = 1
     generation: int = 1
     """grows when the place from which it delivers is set anew."""
+    start_time: datetime | None = None
+    start_generation: int | None = None
+    """the generation that start_time was set with."""
     paused: bool = False
     failing_since: datetime | None = None
     missed_time: datetime | None = None
@@ -59,6 +62,11 @@ class Webhook:
         if self.paused:
             return WebhookState.PAUSED
         return WebhookState.ACTIVE if self.failing_since is None else WebhookState.FAILING
+
+    @property
+    def delivers_from(self) -> datetime | None:
+        """Events from before it are not delivered; None where a scheduler of the version before has set the place alone."""
+        return self.start_time if self.start_generation == self.generation else None
 
     @property
     def sealed(self) -> bool:
@@ -78,6 +86,10 @@ class Webhook:
         """Notes that somebody has changed it."""
         self.version += 1
         self.update_time = now
+
+    def begin(self, start: datetime) -> None:
+        """Delivers from an event time on."""
+        self.start_time, self.start_generation = start, self.generation
 
     def resume(self) -> None:
         """Has it deliver, at once where its receiver took nothing."""

@@ -26,7 +26,8 @@ from services.scheduler.storage.webhook_secrets import SECRET_COLUMNS, Kept, Web
 _EVENT_TIMES_BEHIND = timedelta(seconds=0.1)
 _NAMES = (
     "tenant_id", "webhook_id", "url", "filter", "description", "created_by", "previous_secret_expire_time", "uid", "version",
-    "generation", "paused", "failing_since", "missed_time", "last_error", "create_time", "update_time",
+    "generation", "start_time", "start_generation", "paused", "failing_since", "missed_time", "last_error", "create_time",
+    "update_time",
 )  # fmt: skip
 COLUMNS = ", ".join((*_NAMES, *SECRET_COLUMNS))
 # Until the end of the transaction: two that create at once would both be the last that may.
@@ -108,14 +109,13 @@ class Webhooks:
         """See WebhookStore."""
         async with self._database.tenant(webhook.tenant_id) as connection:
             await connection.execute(_ALONE, webhook.tenant_id)
-            webhook.create_time = webhook.update_time = await connection.fetchval("SELECT clock_timestamp()")
+            now = webhook.create_time = webhook.update_time = await connection.fetchval("SELECT clock_timestamp()")
+            webhook.begin(now - _EVENT_TIMES_BEHIND)
             if await connection.fetchval(_INSERT, *_values(webhook), *self._kept(webhook)) is None:
                 raise WebhookExists(webhook.webhook_id)
             if await connection.fetchval(_NUMBER, webhook.tenant_id, self._most) > self._most:
                 raise TooManyWebhooks(self._most)
-            assert webhook.create_time is not None
-            start = webhook.create_time - _EVENT_TIMES_BEHIND
-            await connection.execute(_SET_BACK, webhook.tenant_id, webhook.uid, start)
+            await connection.execute(_SET_BACK, webhook.tenant_id, webhook.uid, webhook.start_time)
         return webhook
 
     async def get(self, tenant_id: str, webhook_id: str) -> Webhook | None:
@@ -160,6 +160,7 @@ class Webhooks:
             webhook, now = await self._locked(connection, tenant_id, webhook_id)
             start = check(now)
             webhook.generation += 1
+            webhook.begin(start)
             webhook.changed(now)
             await connection.execute(_UPDATE, *_values(webhook))
             # What waits comes again in its turn.

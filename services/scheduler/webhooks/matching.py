@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-
-from guildmesh.events.v1.task_event_pb2 import TaskEvent
 
 from services.scheduler.domain.event_topic_ports import EventTopic, Record
 from services.scheduler.domain.ports import TaskReader
 from services.scheduler.domain.positions import Positions
 from services.scheduler.domain.published import Published
-from services.scheduler.webhooks.registry import Known
+from services.scheduler.webhooks.registry import Known, microseconds_of
 from services.scheduler.webhooks.waiting import Backlog, Wanted
 
 
@@ -29,13 +26,15 @@ class Matching:
         webhooks: Callable[[str], Iterable[Known]],
         backlogs: Mapping[str, Backlog],
     ) -> list[Wanted]:
-        """What the webhooks of each record's tenant want of it, not before where they stand; raises what the reader raises."""
+        """What the webhooks of each record's tenant want of it, from where they begin and stand; raises what the reader does."""
         found: dict[str, tuple[Known, list[Published]]] = {}
         for record in records:
             event = None
             for known in webhooks(record.tenant_id):
                 if event is None:
                     event = self._topic.parse(record)
+                if event.time_us < known.start_us:
+                    continue
                 backlog = backlogs.get(known.uid)
                 if backlog is not None and self._is_before(event, backlog):
                     continue
@@ -62,6 +61,4 @@ class Matching:
         positions: Positions | None = backlog.positions
         if positions is not None and event.offset < positions[self._place[event.partition]]:
             return True
-        # Not of the record, whose value may be JSON.
-        moment: datetime = TaskEvent.FromString(event.value).event_time.ToDatetime(UTC)
-        return moment < backlog.start_time
+        return event.time_us < microseconds_of(backlog.start_time)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -29,6 +30,7 @@ READY_SECONDS = 30.0
 """for which a process is ready all the same: the mesh comes up, and a secret whose master key is lost can be replaced."""
 _VERSIONS = "SELECT uid::text, version, master_key_id, failing_since FROM webhooks"
 _MOST_NAMED = 20
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _READ = f"SELECT {COLUMNS} FROM webhooks WHERE uid = ANY($1::uuid[])"  # noqa: S608 - the names are ours
 
 
@@ -39,12 +41,19 @@ class Known:
         self.webhook = webhook
         self.master_key_id = master_key_id
         self.wanted: EventFilter = parse_event_filter(webhook.filter)
+        self.start_us = 0 if webhook.delivers_from is None else microseconds_of(webhook.delivers_from)
+        """the event time from which on it delivers, in microseconds since 1970."""
         self.endpoint = endpoint
 
     @property
     def uid(self) -> str:
         """What it is known by."""
         return self.webhook.uid
+
+
+def microseconds_of(moment: datetime) -> int:
+    """Since 1970."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 class Registry:

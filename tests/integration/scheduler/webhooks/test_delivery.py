@@ -18,6 +18,7 @@ from services.common.context import Principal
 from services.common.db.driver import open_driver
 from services.common.db.engine_role import EngineDriver
 from services.common.grpcx.status import error_info
+from services.scheduler.webhooks import routing
 from services.scheduler.webhooks.settings import WebhookSettings
 from tests.integration.scheduler.conftest import unique
 from tests.integration.scheduler.webhooks.conftest import Hooks, MakeWebhooks, delivering
@@ -45,6 +46,24 @@ def check(receiver: Receiver, task_ids: Sequence[str]) -> None:
     assert set(numbers) == set(task_ids)
     for line in numbers.values():
         assert line == list(range(1, max(3, len(line)) + 1))
+
+
+async def test_nothing_is_delivered_that_happened_before_however_much_of_it_is_on_the_topic(
+    hooks: Hooks, webhook_settings: MakeWebhooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "MOST_RECORDS", 3)
+    async with receiving() as receiver, hooks.echoing():
+        ended = {task_id: (await hooks.scheduler.watch(task_id))[-1].event_time for task_id in await create(hooks, 20)}
+        created = await hooks.create(receiver)
+        made = await create(hooks, 8)
+        # Nobody has read the topic before: the lane begins with the webhook, by the clock of records, which may be another one.
+        async with delivering(webhook_settings()):
+            await receiver.until(lambda: complete(receiver, made))
+    # Of the last tenth of a second it may have some: event times are told by a clock that is a little behind.
+    begin = created.create_time.ToMicroseconds() - 100_000
+    before = {task_id for task_id, moment in ended.items() if moment.ToMicroseconds() < begin}
+    assert before
+    assert before.isdisjoint(receiver.numbers())
 
 
 async def test_receivers_get_what_they_want_of_their_tenant_signed_and_in_order(
