@@ -26,6 +26,7 @@ _FOREIGN = (
 )
 # A token lives half an hour.
 _TOKEN_SECONDS = 300.0
+_TOLD_LINES = 20
 UP_SECONDS = 240.0
 """A first start may download Kafka."""
 
@@ -84,6 +85,14 @@ class RunningMesh:
     def rows(self) -> dict[str, dict[str, Any]]:
         """What `guildmesh status` knows about each part, by its name; read without the second that a command takes to start."""
         return {row.name: row.as_dict() for row in look(StateFolder(self.state_dir)).rows}
+
+    def told(self) -> str:
+        """The last lines of each part's log, without those on calls."""
+        parts = []
+        for path in sorted(StateFolder(self.state_dir).logs.glob("*.log")):
+            lines = [line for line in path.read_text(errors="replace").splitlines() if '"logger": "access"' not in line]
+            parts += [path.name, *lines[-_TOLD_LINES:]]
+        return "\n".join(parts)
 
     def pid(self, part: str) -> int:
         """The process of a part."""
