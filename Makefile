@@ -90,7 +90,7 @@ docs-check: $(VENV)/.dev
 
 .PHONY: test
 test: $(VENV)/.dev ## run the whole test suite
-	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/pytest -n 2 $(ARGS)
 
 .PHONY: test-unit
 test-unit: $(VENV)/.dev ## run the tests that need no server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,7 @@ from services.embedded.parts.postgres import Postgres
 from services.embedded.parts.redis import Redis
 from services.embedded.running import RunningPart
 from tests.support.example_workers import BUILDS
+from tests.support.scheduling import TestScheduling, place_of
 from tests.support.servers import running_kafka, running_postgres, running_redis
 
 # How long one example takes says more about what else the machine does than about the code.
@@ -23,6 +25,17 @@ settings.load_profile("guildmesh")
 # A shell that runs us in the background has us ignore Ctrl-C, and so would every program that a test starts and stops with it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: place_of(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TestScheduling:
+    # In the order above, not by how many tests a file has.
+    config.option.loadscopereorder = False
+    return TestScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
