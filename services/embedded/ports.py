@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import errno
+import random
 import socket
+from pathlib import Path
 
 import psutil
 
 from services.embedded.errors import MeshError
 
 LOOPBACK = "127.0.0.1"
+_CHANCE = random.SystemRandom()
+_TRIES = 1000
+_FIRST = 10_000
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_port(host: str = LOOPBACK) -> int:
@@ -18,17 +24,28 @@ def free_port(host: str = LOOPBACK) -> int:
 
 
 def free_ports(count: int, host: str = LOOPBACK) -> list[int]:
-    """Gives `count` different TCP ports that nobody listens on now."""
-    sockets = []
+    """Gives `count` different TCP ports that nobody listens on now.
+
+    Below those that the system gives to connections: one of these could be taken by a connection before its server listens.
+    """
+    below = _first_ephemeral()
+    found: set[int] = set()
+    for _ in range(_TRIES):
+        if len(found) == count:
+            return list(found)
+        port = _CHANCE.randrange(_FIRST, below)
+        if not is_taken(port, host):
+            found.add(port)
+    raise MeshError(f"No {count} TCP ports between {_FIRST} and {below} are free: choose them by hand.")
+
+
+def _first_ephemeral() -> int:
+    """The first port that the system gives to connections by itself; that of Linux's default where it does not say."""
     try:
-        for _ in range(count):
-            # All stay open until the end, so that no port is given twice.
-            sockets.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            sockets[-1].bind((host, 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+        first = int(_EPHEMERAL.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        first = 32_768
+    return first if first > 2 * _FIRST else 32_768
 
 
 def is_taken(port: int, host: str = LOOPBACK) -> bool:

@@ -64,6 +64,12 @@ class Steady:
             for task in tasks:
                 task.cancel()
 
+    async def flows(self) -> None:
+        """Waits until tasks end."""
+        async with asyncio.timeout(60):
+            while not self._samples[-1][1]:  # noqa: ASYNC110 - the count is another task's
+                await asyncio.sleep(_SAMPLE_SECONDS)
+
     async def rate(self, window: float) -> float:
         """The rate of a window from now on, in tasks a second."""
         begun = self._samples[-1]
@@ -300,6 +306,7 @@ async def cell(
                     pair = Pair(steady, await beside.enter_async_context(twin_of(twin, shape)) if twin else None)
                     await beside.enter_async_context(steady.working())
                     # Both begin with all that a first time costs, the twin some seconds sooner.
+                    await steady.flows()
                     await asyncio.sleep(3 * window)
                     before = await pair.rates(window)
                     trouble = asyncio.create_task(CELLS[name](cluster, steady, window * WINDOWS))

@@ -6,7 +6,7 @@ from xdist.scheduler import LoadFileScheduling
 
 _MESH = "tests/acceptance/"
 # What takes longest comes first, so that no process is left alone with it in the end.
-_ORDER = (_MESH, "tests/faults/", "tests/integration/", "tests/contract/", "tests/architecture/", "tests/unit/")
+_ORDER = (_MESH, "tests/integration/", "tests/faults/", "tests/contract/", "tests/architecture/", "tests/unit/")
 
 
 def place_of(nodeid: str) -> int:
