@@ -76,7 +76,11 @@ class RunningMesh:
 
     def up(self) -> str:
         """Starts it and returns when all is healthy."""
-        return self.ok("up", "--detach", timeout=UP_SECONDS)
+        try:
+            return self.ok("up", "--detach", timeout=UP_SECONDS)
+        except AssertionError as error:
+            error.add_note(self.told())
+            raise
 
     def down(self) -> str:
         """Stops it."""

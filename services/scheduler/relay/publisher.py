@@ -93,6 +93,7 @@ def packed(records: Iterable[Packed]) -> Iterator[RecordBatch]:
 @asynccontextmanager
 async def open_publisher(settings: RelaySettings, lane: int) -> AsyncIterator[Publisher]:
     """A lane's publisher. Opening it fences the one before, and ends what that one began."""
+    await fail_point("relay.lane.before_open")
     producer = AIOKafkaProducer(
         **kafka_arguments(settings),
         client_id=f"guildmesh-relay-{lane}",
@@ -102,7 +103,6 @@ async def open_publisher(settings: RelaySettings, lane: int) -> AsyncIterator[Pu
         request_timeout_ms=_REQUEST_TIMEOUT_MS,
         retry_backoff_ms=50,
     )
-    await fail_point("relay.lane.before_open")
     # One that cannot flush (the broker is away) is dropped; the next one ends its transaction.
     async with running_client(producer, start_seconds=2 * _REQUEST_TIMEOUT_MS / 1000, stop_seconds=_STOP_SECONDS):
         await fail_point("relay.lane.after_open", kafka_sockets(producer))

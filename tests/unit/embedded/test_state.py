@@ -15,7 +15,7 @@ from services.embedded import processes
 from services.embedded.errors import MeshError
 from services.embedded.mesh import STOPPED, look, sweep, take_down
 from services.embedded.parts.part import Launch
-from services.embedded.ports import free_port, is_taken, owner, require_free
+from services.embedded.ports import free_port, free_ports, is_taken, owner, require_free
 from services.embedded.state import StateFolder
 from services.embedded.status import PartStatus, State
 
@@ -93,6 +93,13 @@ def test_a_taken_port_names_its_holder_and_the_way_out() -> None:
         assert str(os.getpid()) in (owner(port) or "")
         with pytest.raises(MeshError, match=rf"Port {port} is taken by .*pid {os.getpid()}.*API_PORT={port + 1}"):
             require_free(port, "API_PORT")
+
+
+def test_free_ports_are_not_those_that_connections_get() -> None:
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = free_ports(50)
+    assert len(set(ports)) == 50
+    assert not any(first <= port <= last or port < 1024 for port in ports)
 
 
 def test_a_process_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
